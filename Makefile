@@ -12,7 +12,7 @@ WORKERS ?= 2
 THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 QUICKSTART := outputs/quickstart
 
 .DEFAULT_GOAL := help

@@ -1,0 +1,54 @@
+"""What every test gets: no network, caches of its own, one thread, fixed seeds.
+
+The environment is set while this file is imported, which is before any library reads it, and is inherited by the
+subprocesses that tests start.
+"""
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_CACHES = Path(tempfile.mkdtemp(prefix="jepa-lm-tests-"))
+
+os.environ.update(
+    {
+        "HF_HOME": str(_CACHES / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_EVALUATE_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "JEPA_CACHE": str(_CACHES / "jepa-lm"),
+        "MPLBACKEND": "Agg",
+        # The suite runs one process per core, so more threads than one would only get in each other's way.
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+# A cache folder set by name would win over HF_HOME.
+for _name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "HF_METRICS_CACHE", "TRANSFORMERS_CACHE"):
+    os.environ.pop(_name, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the caches of this process."""
+    shutil.rmtree(_CACHES, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Each test starts from the same random state, whichever ran before it in its process."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent

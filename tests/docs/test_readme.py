@@ -1,0 +1,119 @@
+"""The README's snippets are run, and what it names exists. CONTRIBUTING says what the marks mean."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+BLOCK = re.compile(r"(?:<!-- test: (?P<mark>[^\n]+?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
+TINY_RUN = (
+    "--max_steps 2 --hidden_size 16 --num_attention_heads 2 --num_hidden_layers 1 --max_rows 300 --max_vocab 300"
+)
+HIDE_THE_PACKAGES = "import sys; sys.modules.update(dict.fromkeys(['configuration_jepa', 'modeling_jepa']))\n"
+
+
+class Snippet(NamedTuple):
+    """A fenced block of the README."""
+
+    mark: str | None
+    language: str
+    code: str
+    line: int
+
+
+def snippets(text: str) -> list[Snippet]:
+    """All `bash` and `python` blocks, with the line on which each begins."""
+    return [
+        Snippet(found["mark"], found["language"], found["code"], text.count("\n", 0, found.start()) + 1)
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def marked(kind: str) -> list:
+    """Parameters for the blocks whose mark begins with `kind`."""
+    found = [s for s in snippets(README.read_text(encoding="utf-8")) if (s.mark or "").split()[:1] == [kind]]
+    return [pytest.param(snippet, id=f"line-{snippet.line}") for snippet in found]
+
+
+@pytest.fixture(scope="module")
+def folder(repository, tmp_path_factory) -> Path:
+    """Looks like a checkout in which `make quickstart` has been run, with a model of two steps."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("training", "eval"):
+        (folder / name).symlink_to(repository / name)
+    run(f"python training/train.py training/recipes/text_jepa/quickstart.yaml {TINY_RUN}", folder)
+    return folder
+
+
+@pytest.mark.parametrize("snippet", marked("run"))
+def test_the_snippet_runs(snippet, folder):
+    if snippet.language == "python":
+        hide = HIDE_THE_PACKAGES if snippet.mark == "run without the package" else ""
+        run([sys.executable, "-I", "-c", hide + snippet.code], folder)
+    for command in commands(snippet) if snippet.language == "bash" else []:
+        run(f"{command} {snippet.mark.removeprefix('run').removeprefix(' with')}", folder)
+
+
+@pytest.mark.parametrize("snippet", marked("check"))
+def test_the_targets_files_and_extras_of_a_snippet_exist(snippet, repository):
+    for command in commands(snippet):
+        if command.startswith("make "):
+            subprocess.run(["make", "-n", *command.split()[1:]], cwd=repository, check=True, capture_output=True)
+        for name in re.findall(r"[\w/]+\.(?:txt|toml|py|yaml)\b", command):
+            assert (repository / name).is_file(), f"{name} in {command!r}"
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(re.findall(r"\.\[(\w+)\]", snippet.code)) <= set(project["optional-dependencies"])
+
+
+def test_every_snippet_says_how_it_is_tested():
+    unmarked = [s.line for s in snippets(README.read_text(encoding="utf-8")) if s.mark is None]
+    assert unmarked == []
+
+
+def test_every_file_and_folder_that_the_page_names_exists(repository):
+    text = README.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:configuration_jepa|modeling_jepa|training|eval|tests)/[\w/.]*)`", text)
+    linked = re.findall(r"\]\(([\w./]+)\)", text)
+    assert len(named) > 5
+    assert len(linked) > 2
+    assert [name for name in [*named, *linked] if not (repository / name).exists()] == []
+
+
+def test_the_page_stays_within_the_recipes_that_exist(repository):
+    """Each recipe stands in the table, and the table names no other (that they exist is tested above)."""
+    text = README.read_text(encoding="utf-8")
+    recipes = {str(path.relative_to(repository)) for path in (repository / "training/recipes").rglob("*.yaml")}
+    assert {name for name in recipes if f"| `{name}` |" not in text} == set()
+
+
+def test_make_help_lists_every_target(repository):
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=repository, check=True, capture_output=True, text=True).stdout
+    assert [line.split()[1] for line in shown.splitlines()] == phony
+
+
+def commands(snippet: Snippet) -> list[str]:
+    """The lines of a `bash` block without their comments."""
+    return [line for line in (line.split(" # ")[0].strip() for line in snippet.code.splitlines()) if line]
+
+
+def run(command: str | list[str], folder: Path) -> None:
+    """Run a shell line or an argument list with this environment's programs first; its output is the failure."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command,
+        shell=isinstance(command, str),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"

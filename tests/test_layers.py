@@ -1,0 +1,173 @@
+"""The order of the layers, and what may stand in the two packages that travel with a checkpoint.
+
+Read from the source, so that an import inside a function or under `TYPE_CHECKING` counts as well.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each may import itself and what stands above it. A module belongs to the longest prefix that fits its name.
+LAYERS = ("configuration_jepa", "modeling_jepa", "training.data", "eval", "training", "eval.benchmarks", "tests")
+
+SHIPPED = ("configuration_jepa", "modeling_jepa")
+LIBRARIES = {
+    "configuration_jepa": {"huggingface_hub", "transformers"},
+    "modeling_jepa": {"huggingface_hub", "safetensors", "torch", "transformers"},
+}
+FAMILIES = ("text_jepa", "dialogue_jepa", "staged_generator", "video_jepa")
+BUILT_ON = {"dialogue_jepa": {"text_jepa"}}
+
+
+def sources() -> dict[str, str]:
+    """Dotted module name -> source, for every module of every layer."""
+    found = {}
+    for top in sorted({layer.split(".")[0] for layer in LAYERS}):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def layer_of(module: str) -> int | None:
+    """Position in `LAYERS`, or None for a library's module."""
+    fitting = [layer for layer in LAYERS if module == layer or module.startswith(layer + ".")]
+    return LAYERS.index(max(fitting, key=len)) if fitting else None
+
+
+def imports(module: str, source: str, is_package: bool) -> Iterator[tuple[str, ast.stmt]]:
+    """Every (imported name, statement). `from a import b` gives `a.b`: its prefix decides, whichever `b` is."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                package = package[: len(package) - node.level + 1]
+                base = ".".join([*package, base] if base else package)
+            yield from ((f"{base}.{alias.name}", node) for alias in node.names)
+
+
+def upward_imports(modules: dict[str, str]) -> list[str]:
+    """Imports that go against the order, as `importer -> imported`."""
+    packages = {name.rpartition(".")[0] for name in modules}
+    found = []
+    for module, source in modules.items():
+        for name, _ in imports(module, source, module in packages):
+            theirs = layer_of(name)
+            if theirs is not None and theirs > layer_of(module):
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def foreign_imports(package: str, modules: dict[str, str]) -> list[str]:
+    """Imports of `package` that are neither its own, of a layer below, of Python, nor allowed, and not in a `try`."""
+    found = []
+    for module, source in modules.items():
+        if module.split(".")[0] != package:
+            continue
+        guarded = _inside_try(source)
+        for name, node in imports(module, source, module == package):
+            top = name.split(".")[0]
+            known = top in LIBRARIES[package] or top in sys.stdlib_module_names or top in SHIPPED
+            if not known and node.lineno not in guarded:
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def family_crossings(modules: dict[str, str]) -> list[str]:
+    """Imports of one family's file by another's, beyond those of `BUILT_ON`."""
+    found = []
+    for module, source in modules.items():
+        family = next((f for f in FAMILIES if module.endswith((f"ing_{f}", f"tion_{f}"))), None)
+        if family is None or not module.startswith(SHIPPED):
+            continue
+        for name, _ in imports(module, source, is_package=False):
+            other = next((f for f in FAMILIES if f"ing_{f}" in name or f"tion_{f}" in name), family)
+            if other != family and other not in BUILT_ON.get(family, set()):
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def _inside_try(source: str) -> set[int]:
+    """Line numbers of the statements in the body of a `try` that catches an `ImportError`."""
+    lines = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Try) and any("ImportError" in ast.unparse(h.type) for h in node.handlers if h.type):
+            lines.update(child.lineno for child in ast.walk(ast.Module(node.body, [])) if isinstance(child, ast.stmt))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, str]:
+    return sources()
+
+
+def test_every_layer_imports_only_what_stands_below_it(modules):
+    assert upward_imports(modules) == []
+
+
+def test_importing_the_data_layer_does_not_run_the_layers_above_it(modules):
+    """`import training.data` runs `training/__init__.py` first, which therefore imports nothing of the project."""
+    own = [name for name, _ in imports("training", modules.get("training", ""), is_package=True) if layer_of(name)]
+    assert own == []
+
+
+@pytest.mark.parametrize("package", SHIPPED)
+def test_a_package_that_travels_with_checkpoints_imports_only_what_a_stranger_has(modules, package):
+    assert foreign_imports(package, modules) == []
+
+
+def test_a_family_imports_no_other_family(modules):
+    assert family_crossings(modules) == []
+
+
+@pytest.mark.parametrize("package", SHIPPED)
+def test_a_package_that_travels_with_checkpoints_is_flat(package):
+    nested = [path for path in (ROOT / package).rglob("*.py") if path.parent != ROOT / package]
+    assert nested == []
+    assert (ROOT / package / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        ("training.data.sources", "from eval.score import score", ["training.data.sources -> eval.score.score"]),
+        (
+            "training.data.sources",
+            "def f():\n    import training.trainer",
+            ["training.data.sources -> training.trainer"],
+        ),
+        ("training.data.masking", "from .. import trainer", ["training.data.masking -> training.trainer"]),
+        ("eval.score", "import eval.benchmarks.cells", ["eval.score -> eval.benchmarks.cells"]),
+        ("configuration_jepa.base", "import modeling_jepa", ["configuration_jepa.base -> modeling_jepa"]),
+        ("eval.score", "from training.data.errors import InputError", []),
+        ("training.train", "from eval import score\nimport torch", []),
+    ],
+)
+def test_the_check_sees_an_import_that_goes_up(module, source, found):
+    assert upward_imports({module: source}) == found
+
+
+def test_the_check_sees_a_library_that_a_stranger_may_not_have():
+    guarded = "try:\n    import faiss\nexcept ImportError:\n    faiss = None\n"
+    assert foreign_imports("modeling_jepa", {"modeling_jepa.layers": guarded}) == []
+    assert foreign_imports("modeling_jepa", {"modeling_jepa.layers": "import faiss"}) == [
+        "modeling_jepa.layers -> faiss"
+    ]
+    assert foreign_imports("configuration_jepa", {"configuration_jepa.base": "def f():\n    import torch"}) == [
+        "configuration_jepa.base -> torch"
+    ]
+
+
+def test_the_check_sees_a_family_that_imports_another():
+    text = {"modeling_jepa.modeling_text_jepa": "from modeling_jepa.modeling_video_jepa import VideoJepaModel"}
+    dialogue = {"modeling_jepa.modeling_dialogue_jepa": "from modeling_jepa.modeling_text_jepa import TextJepaModel"}
+    assert len(family_crossings(text)) == 1
+    assert family_crossings(dialogue) == []
