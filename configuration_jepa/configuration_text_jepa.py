@@ -1,0 +1,110 @@
+"""Configuration of the latent text model: fill in the blank in embedding space."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from configuration_jepa.configuration_base import JepaConfig, require, require_choice
+
+HEADS = ("cosine", "softmax")
+RANKINGS = ("full", "sampled")
+NEGATIVE_SAMPLINGS = ("uniform", "frequency")
+LOGIT_SCALES = ("fixed", "learned", "length")
+TARGET_TABLES = ("online", "ema", "contextual")
+COLLAPSE_PROTECTIONS = ("none", "vicreg", "sigreg")
+
+
+@strict
+class TextJepaConfig(JepaConfig):
+    r"""
+    Configuration of [`TextJepaModel`] and [`TextJepaForMaskedLM`]. Fields of the trunk: see `JepaConfig`.
+
+    Args:
+        head: `cosine` scores unit predictions against unit rows of a table; `softmax` is the twin, plain dot products.
+        predictor_layers: hidden layers of the predictor between the encoder and the head.
+        ranking: `full`, cross entropy over the whole vocabulary, or `sampled`, over 1 + `num_negatives` tokens.
+        ranking_weight: weight of the ranking part.
+        num_negatives: negatives per hole, for `sampled` ranking and for the figure `acc_neg`.
+        negative_sampling: `uniform`, or `frequency` (drawn by training frequency, and corrected for it).
+        temperature: cosines are divided by it; with a learned scale, its start.
+        logit_scale: `fixed`; `learned` (one number); `length` (times the length of the prediction: certainty).
+        frequency_bias: a bias per token, started at the log frequency of the training part.
+        alignment_weight: weight of 2 - 2 cos between prediction and target.
+        auxiliary_weight: weight of 1 - cos between the encoder's own vector at the hole and the target.
+        target_table: where targets come from: `online`, the embedding table itself; `ema`, a moving-average copy;
+            `contextual`, for the alignment part only, a moving-average encoder that reads the intact phrase.
+        teacher_momentum: share of its old self that the moving average keeps at each step.
+        collapse_protection: `none`; `vicreg` (Bardes et al., 2022, arXiv:2105.04906); `sigreg` (Balestriero and
+            LeCun, 2025, arXiv:2511.08544).
+        collapse_weight: weight of the protection.
+
+    Example:
+        >>> from configuration_jepa import TextJepaConfig
+        >>> TextJepaConfig(hidden_size=128).head
+        'cosine'
+    """
+
+    model_type = "text_jepa"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "modeling_text_jepa.TextJepaModel",
+        "AutoModelForMaskedLM": "modeling_text_jepa.TextJepaForMaskedLM",
+    }
+    loss_fields: ClassVar[tuple[str, ...]] = (
+        "ranking",
+        "ranking_weight",
+        "num_negatives",
+        "negative_sampling",
+        "temperature",
+        "logit_scale",
+        "frequency_bias",
+        "alignment_weight",
+        "auxiliary_weight",
+        "target_table",
+        "teacher_momentum",
+        "collapse_protection",
+        "collapse_weight",
+    )
+
+    head: str = "cosine"
+    predictor_layers: int = 1
+    ranking: str = "full"
+    ranking_weight: float | int = 1.0
+    num_negatives: int = 32
+    negative_sampling: str = "uniform"
+    temperature: float | int = 0.1
+    logit_scale: str = "learned"
+    frequency_bias: bool = True
+    alignment_weight: float | int = 0.0
+    auxiliary_weight: float | int = 0.1
+    target_table: str = "online"
+    teacher_momentum: float = 0.996
+    collapse_protection: str = "none"
+    collapse_weight: float | int = 0.1
+
+    def validate_choices(self) -> None:
+        """Each choice is one of its list. Raises `ValueError`."""
+        require_choice(self, "head", HEADS)
+        require_choice(self, "ranking", RANKINGS)
+        require_choice(self, "negative_sampling", NEGATIVE_SAMPLINGS)
+        require_choice(self, "logit_scale", LOGIT_SCALES)
+        require_choice(self, "target_table", TARGET_TABLES)
+        require_choice(self, "collapse_protection", COLLAPSE_PROTECTIONS)
+
+    def validate_loss(self) -> None:
+        """Ranges and contradictions of the loss fields. Raises `ValueError`."""
+        for name in ("ranking_weight", "alignment_weight", "auxiliary_weight", "collapse_weight"):
+            require(self, name, getattr(self, name) >= 0, "at least 0")
+        require(self, "predictor_layers", self.predictor_layers >= 0, "at least 0")
+        require(self, "temperature", self.temperature > 0, "above 0 (0.05 to 0.1 are usual)")
+        require(self, "teacher_momentum", 0 <= self.teacher_momentum < 1, "at least 0 and below 1")
+        candidates = self.vocab_size - len(self.special_token_ids) - 1
+        require(self, "num_negatives", self.num_negatives >= 1, "at least 1")
+        if self.num_negatives > candidates:
+            raise ValueError(
+                f"num_negatives={self.num_negatives} is more than the {candidates} tokens that can be negatives in a "
+                f"vocabulary of {self.vocab_size}. Lower num_negatives, or use ranking='full'."
+            )
+        if not self.ranking_weight and not self.alignment_weight:
+            raise ValueError("ranking_weight=0 and alignment_weight=0 leave nothing to learn: set one of them above 0.")
+        if self.head == "softmax" and self.target_table == "ema":
+            raise ValueError("target_table='ema' needs head='cosine': a softmax head scores against its own table.")

@@ -1,0 +1,92 @@
+"""From an encoder's vector to scores over a table: predictor, cosine head, softmax head. Shared by the latent families.
+
+Shapes: H width, V rows of the table.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from configuration_jepa.configuration_base import JepaConfig
+from modeling_jepa.layers import RMSNorm
+from modeling_jepa.losses import unit
+
+
+class Predictor(nn.Module):
+    """From the encoder's space to the target's, same width: hidden layers with norm, then a plain linear layer, whose
+    free length can say how certain the prediction is. Without hidden layers it is the identity."""
+
+    def __init__(self, config: JepaConfig, num_layers: int) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in range(num_layers))
+        self.norms = nn.ModuleList(RMSNorm(config.hidden_size, config.norm_eps) for _ in range(num_layers))
+        self.activation = ACT2FN[config.hidden_act]
+        self.output = nn.Linear(config.hidden_size, config.hidden_size) if num_layers else nn.Identity()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(..., H) -> (..., H)`."""
+        for layer, norm in zip(self.hidden, self.norms, strict=True):
+            hidden_states = norm(self.activation(layer(hidden_states)))
+        return self.output(hidden_states)
+
+
+class LatentHead(nn.Module):
+    """Predictor and scores against a table.
+
+    `config` gives `head`, `logit_scale`, `temperature`, `frequency_bias` and `predictor_layers`:
+
+    - `cosine`, scale `fixed`: cos / temperature; `learned`: s cos, s starting at 1 / temperature; `length`: s |p| cos,
+      the logarithm of a von Mises-Fisher density up to its norm (Davidson et al., 2018, arXiv:1804.00891, eq. 1).
+    - `softmax`: the dot product p . w.
+
+    Each with a bias per token where `frequency_bias` is set.
+    """
+
+    def __init__(self, config: JepaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.predictor = Predictor(config, config.predictor_layers)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.frequency_bias)
+        self.log_scale = None
+        if config.head == "cosine" and config.logit_scale != "fixed":
+            self.log_scale = nn.Parameter(torch.tensor(self.initial_log_scale()))
+
+    def initial_log_scale(self) -> float:
+        """Start of the learned scale: 1 / temperature, for `length` shared out over the expected length sqrt(H)."""
+        length = math.sqrt(self.config.hidden_size) if self.config.logit_scale == "length" else 1.0
+        return -math.log(self.config.temperature * length)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Predictions: `(..., H) -> (..., H)`, of any length."""
+        return self.predictor(hidden_states)
+
+    def logits(self, predictions: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
+        """Scores over the whole table: `(..., H) -> (..., V)`.
+
+        Args:
+            predictions: what `forward` gave.
+            table: `(V, H)`, scored against instead of the head's own.
+        """
+        table = self.decoder.weight if table is None else table
+        if self.config.head == "softmax":
+            return nn.functional.linear(predictions, table, self.decoder.bias)
+        return nn.functional.linear(self._query(predictions), unit(table), self.decoder.bias)
+
+    def logits_of(
+        self, predictions: torch.Tensor, token_ids: torch.Tensor, table: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of some tokens only: predictions `(K, H)`, ids `(K, M)` -> `(K, M)`."""
+        rows = (self.decoder.weight if table is None else table)[token_ids]
+        if self.config.head == "softmax":
+            query = predictions
+        else:
+            query, rows = self._query(predictions), unit(rows)
+        scores = torch.einsum("kh,kmh->km", query, rows.to(query.dtype))
+        return scores if self.decoder.bias is None else scores + self.decoder.bias[token_ids]
+
+    def _query(self, predictions: torch.Tensor) -> torch.Tensor:
+        """The prediction's direction (or, for `length`, the prediction itself) times the scale, float32."""
+        query = predictions.float() if self.config.logit_scale == "length" else unit(predictions)
+        return query / self.config.temperature if self.log_scale is None else query * self.log_scale.float().exp()

@@ -1,0 +1,60 @@
+"""What the models of all families share: library flags, initialisation, outputs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from configuration_jepa.configuration_base import JepaConfig
+from modeling_jepa.latent_head import LatentHead
+from modeling_jepa.layers import Attention, Block
+from modeling_jepa.teacher import MovingAverageTeacher
+
+
+class JepaPreTrainedModel(PreTrainedModel):
+    """Base of all models: how weights start, what can be recorded, what the library may do with them."""
+
+    config: JepaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": Block, "attentions": Attention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Set the start of `module`'s own weights, through the library's functions: they skip what was loaded."""
+        super()._init_weights(module)
+        if isinstance(module, LatentHead) and module.log_scale is not None:
+            init.constant_(module.log_scale, module.initial_log_scale())
+        elif isinstance(module, MovingAverageTeacher):
+            init.zeros_(module.num_updates)
+
+
+@dataclass
+class LatentMaskedLMOutput(ModelOutput):
+    """Output of a masked model with a latent head. K holes, B batch, T sequence, V vocabulary, H width.
+
+    Args:
+        loss: 0-d, when labels are given.
+        loss_parts: name -> (sum, count), float32 `(2,)`, without gradient: the weighted parts of the loss and the
+            figures of the training log.
+        logits: with labels `(K, V)`, holes in row-major order; without `(B, T, V)`. Left out in training where the
+            ranking needs only samples.
+        predictions: what the head scores, `(K, H)` or `(B, T, H)`, of any length.
+        hidden_states, attentions: as everywhere in the library.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None

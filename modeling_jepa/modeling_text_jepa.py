@@ -1,0 +1,347 @@
+"""The latent text model: a bidirectional encoder that fills blanks in embedding space.
+
+Shapes: B batch, T sequence, K holes (positions whose label is not -100, row-major), H width, V vocabulary, M negatives.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from configuration_jepa.configuration_text_jepa import TextJepaConfig
+from modeling_jepa.losses import (
+    above_negatives,
+    alignment_loss,
+    auxiliary_loss,
+    cosine,
+    part,
+    ranking_loss,
+    sampled_ranking_loss,
+    sigreg_penalty,
+    unit,
+    vicreg_penalty,
+)
+from modeling_jepa.latent_head import LatentHead
+from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
+from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
+from modeling_jepa.teacher import MovingAverageTeacher
+
+
+class TextJepaPreTrainedModel(JepaPreTrainedModel):
+    """Base of the text models."""
+
+    config: TextJepaConfig
+    # The encoder alone can be opened from a checkpoint of the whole model.
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^teacher\.", r"^token_counts$"]
+
+
+class TextJepaModel(TextJepaPreTrainedModel):
+    """Bidirectional transformer encoder: tokens in, one vector per position out."""
+
+    def __init__(self, config: TextJepaConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """Encode.
+
+        Args:
+            input_ids: `(B, T)`; or `inputs_embeds` instead.
+            attention_mask: `(B, T)`, 1 where there is a token.
+            position_ids: `(B or 1, T)`; only differences count.
+            inputs_embeds: `(B, T, H)`.
+
+        Returns:
+            `last_hidden_state` `(B, T, H)`, normed; hidden states and attentions on request.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; a sequence longer than the model.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        length = inputs_embeds.shape[1]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"A sequence of {length} tokens is longer than max_position_embeddings="
+                f"{self.config.max_position_embeddings}: shorten it (truncation=True in the tokenizer)."
+            )
+        if position_ids is None:
+            position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0)
+
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+        )
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        positions = rotary_position_embeddings(position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype)
+        hidden_states = self.dropout(inputs_embeds)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, position_embeddings=positions, attention_mask=mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class TextJepaForMaskedLM(TextJepaPreTrainedModel):
+    """The encoder with predictor, head, targets and loss: a masked language model whose answers are directions.
+
+    `token_counts` `(V,)`, float32, are the counts of the training part (zeros: unknown); they travel with the weights.
+    """
+
+    _tied_weights_keys = {"head.decoder.weight": "model.embed_tokens.weight"}
+    token_counts: torch.Tensor
+
+    def __init__(self, config: TextJepaConfig) -> None:
+        super().__init__(config)
+        self.model = TextJepaModel(config)
+        self.head = LatentHead(config)
+        self.teacher = self._build_teacher(config)
+        self.register_buffer("token_counts", torch.zeros(config.vocab_size))
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; the teacher is frozen again, since loading gives every parameter a gradient."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_teacher()
+        return loaded
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        negative_ids: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LatentMaskedLMOutput:
+        """Fill holes, and learn to.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: as of `TextJepaModel.forward`.
+            labels: `(B, T)`, the true token at a hole, -100 elsewhere. With them the head runs at the holes only.
+            negative_ids: `(K, M)`, tokens to rank the true one against; never the true one. Without them `sampled`
+                ranking takes the whole vocabulary.
+            num_items_in_batch: holes of the whole accumulation window over all processes; the loss is a share of its
+                mean. Without it, the mean over these holes.
+
+        Raises:
+            ValueError: a `contextual` target without `input_ids`.
+        """
+        encoded = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        output = LatentMaskedLMOutput(hidden_states=encoded.hidden_states, attentions=encoded.attentions)
+        if labels is None:
+            output.predictions = self.head(encoded.last_hidden_state)
+            output.logits = self.head.logits(output.predictions, self._answer_table())
+            return output
+
+        holes = labels != -100
+        target_ids = labels[holes]
+        vectors = encoded.last_hidden_state[holes]
+        output.predictions = self.head(vectors)
+        contextual = self._contextual_targets(input_ids, attention_mask, position_ids, labels)
+        output.logits, parts = self._ranking(output.predictions, target_ids, negative_ids)
+        parts |= self._alignment(output.predictions, vectors, target_ids, contextual)
+        output.loss = self._weigh(parts, target_ids.numel(), num_items_in_batch)
+        output.loss_parts = {name: value.detach() for name, value in parts.items()}
+        return output
+
+    def table_directions(self) -> torch.Tensor:
+        """`(V, H)` unit rows, float32, of the table that answers are scored against. No gradient."""
+        return unit(self.head.decoder.weight if self._answer_table() is None else self._answer_table()).detach()
+
+    @torch.no_grad()
+    def set_token_counts(self, counts: torch.Tensor) -> None:
+        """Keep the training part's token counts `(V,)`, and start the bias at their smoothed log frequency."""
+        if tuple(counts.shape) != (self.config.vocab_size,):
+            raise ValueError(f"counts has shape {tuple(counts.shape)}; it must be ({self.config.vocab_size},).")
+        self.token_counts.copy_(counts)
+        if self.head.decoder.bias is not None:
+            smoothed = self.token_counts + 1.0
+            self.head.decoder.bias.copy_(torch.log(smoothed / smoothed.sum()))
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a moving average follows the student."""
+        return self.teacher is not None
+
+    def update_teacher(self) -> None:
+        """One step of the moving average; after each optimiser step. Nothing without a teacher."""
+        if self.teacher is not None:
+            self.teacher.update(self._student())
+
+    def freeze_teacher(self) -> None:
+        """Take the teacher out of what an optimiser may be given."""
+        if self.teacher is not None:
+            self.teacher.freeze()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head's table, tied to the input's by default."""
+        return self.head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the head's table."""
+        self.head.decoder = new_embeddings
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As the library's; counts of new tokens are 0, and the teacher's new rows are the student's."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        size = embeddings.num_embeddings
+        kept = min(size, self.token_counts.shape[0])
+        counts = self.token_counts.new_zeros(size)
+        counts[:kept] = self.token_counts[:kept]
+        self.token_counts = counts
+        if self.teacher is not None:
+            table = self.teacher.target if self.config.target_table == "ema" else self.teacher.target.embed_tokens
+            weight = embeddings.weight.detach().clone()
+            weight[:kept] = table.weight[:kept]
+            table.weight = nn.Parameter(weight, requires_grad=False)
+            table.num_embeddings = size
+        return embeddings
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TextJepaForMaskedLM):
+            init.zeros_(module.token_counts)
+
+    def _build_teacher(self, config: TextJepaConfig) -> MovingAverageTeacher | None:
+        if config.target_table == "ema":
+            return MovingAverageTeacher(nn.Embedding(config.vocab_size, config.hidden_size), config.teacher_momentum)
+        if config.target_table == "contextual":
+            return MovingAverageTeacher(TextJepaModel(config), config.teacher_momentum)
+        return None
+
+    def _student(self) -> nn.Module:
+        return self.model.embed_tokens if self.config.target_table == "ema" else self.model
+
+    def _answer_table(self) -> torch.Tensor | None:
+        """The table of answers where it is not the head's own: the moving average."""
+        if self.teacher is None or self.config.target_table != "ema":
+            return None
+        self.teacher.follow_until_updated(self._student())
+        return self.teacher.target.weight
+
+    @torch.no_grad()
+    def _contextual_targets(
+        self,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        labels: torch.LongTensor,
+    ) -> torch.Tensor | None:
+        """`(K, H)`: what the teacher says at the holes of the intact phrase, which the labels give back."""
+        if self.teacher is None or self.config.target_table != "contextual":
+            return None
+        if input_ids is None:
+            raise ValueError("target_table='contextual' needs input_ids: the teacher reads the intact phrase.")
+        self.teacher.follow_until_updated(self._student())
+        holes = labels != -100
+        intact = torch.where(holes, labels, input_ids)
+        read = self.teacher.target(input_ids=intact, attention_mask=attention_mask, position_ids=position_ids)
+        return read.last_hidden_state[holes]
+
+    def _ranking(
+        self, predictions: torch.Tensor, target_ids: torch.Tensor, negative_ids: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """Logits `(K, V)` where they are made, and the parts `ranking`, `accuracy`, `acc_neg`."""
+        table = self._answer_table()
+        sampled = self.config.ranking == "sampled" and negative_ids is not None
+        logits = None if sampled and self.training else self.head.logits(predictions, table)
+        parts = {}
+        if negative_ids is not None:
+            targets_and_negatives = torch.cat((target_ids[:, None], negative_ids), dim=1)
+            if logits is None:
+                scores = self.head.logits_of(predictions, targets_and_negatives, table)
+            else:
+                scores = logits.gather(1, targets_and_negatives)
+            parts["acc_neg"] = above_negatives(scores[:, 0], scores[:, 1:])
+        if sampled:
+            correction = self._log_proposal(targets_and_negatives)
+            parts["ranking"] = sampled_ranking_loss(scores[:, 0], scores[:, 1:], correction)
+        else:
+            parts["ranking"] = ranking_loss(logits, target_ids)
+        if logits is not None:
+            parts["accuracy"] = part(logits.argmax(-1) == target_ids)
+        return logits, parts
+
+    def _alignment(
+        self,
+        predictions: torch.Tensor,
+        vectors: torch.Tensor,
+        target_ids: torch.Tensor,
+        contextual: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The parts `alignment`, `auxiliary`, `collapse` and the figure `cos_mean` (always against the table)."""
+        table = self._answer_table()
+        rows = (self.head.decoder.weight if table is None else table)[target_ids].detach()
+        targets = rows if contextual is None else contextual
+        parts = {
+            "alignment": alignment_loss(predictions, targets),
+            "auxiliary": auxiliary_loss(vectors, targets),
+            "cos_mean": part(cosine(predictions, rows)),
+        }
+        if self.config.collapse_protection != "none":
+            penalty = self._collapse_penalty(vectors, target_ids)
+            parts["collapse"] = torch.stack((penalty, penalty.new_tensor(1.0))) * target_ids.numel()
+        return parts
+
+    def _collapse_penalty(self, vectors: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
+        if self.config.collapse_protection == "vicreg":
+            return vicreg_penalty(vectors)
+        return sigreg_penalty(vectors, seed=int(target_ids.sum()))
+
+    def _log_proposal(self, token_ids: torch.Tensor) -> torch.Tensor | None:
+        """Log probability with which each token is drawn as a negative, where it is not uniform."""
+        if self.config.negative_sampling == "uniform":
+            return None
+        return proposal_probabilities(self.token_counts).log()[token_ids]
+
+    def _weigh(
+        self, parts: dict[str, torch.Tensor], num_holes: int, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """Weighted sum of the parts' means; no hole at all gives a loss of 0 with a gradient of 0."""
+        count = max(num_holes, 1) if num_items_in_batch is None else num_items_in_batch
+        weights = {
+            "ranking": self.config.ranking_weight,
+            "alignment": self.config.alignment_weight,
+            "auxiliary": self.config.auxiliary_weight,
+            "collapse": self.config.collapse_weight,
+        }
+        return sum(weight * parts[name][0] / count for name, weight in weights.items() if name in parts)
+
+
+def proposal_probabilities(token_counts: torch.Tensor) -> torch.Tensor:
+    """How often each token is drawn as a negative by frequency: proportional to (count + 1)^0.75 (Mikolov et al., 2013,
+    arXiv:1310.4546). `(V,) -> (V,)`, float32; the drawing leaves special tokens out."""
+    weights = (token_counts.float() + 1.0) ** 0.75
+    return weights / weights.sum()

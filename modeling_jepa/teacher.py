@@ -1,0 +1,50 @@
+"""The moving-average target network that JEPA objectives predict."""
+
+import torch
+from torch import nn
+
+
+class MovingAverageTeacher(nn.Module):
+    """A module of its own whose weights follow a student's: w <- m w + (1 - m) student (Grill et al., 2020,
+    arXiv:2006.07733). It gets no gradient, never trains and has no dropout.
+
+    Args:
+        target: a module built from the config, with the parameter names of the student. Never a deep copy, whose
+            weights would be initialised again.
+        momentum: m, from 0 to below 1.
+    """
+
+    num_updates: torch.Tensor
+
+    def __init__(self, target: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.target = target
+        self.momentum = momentum
+        # 0 means: nothing averaged yet, the teacher is the student. Saved, so that a resumed run goes on averaging.
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Take the gradient away again: loading a checkpoint gives it back to every parameter."""
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "MovingAverageTeacher":
+        """Stays in evaluation mode: a target with dropout would be noise."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def follow_until_updated(self, student: nn.Module) -> None:
+        """Be the student as long as nothing has been averaged; call before the teacher is asked."""
+        if self.num_updates == 0:
+            self._blend(student, 0.0)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """One step of the average, after the student's optimiser step; the first one copies the student."""
+        self._blend(student, self.momentum if self.num_updates > 0 else 0.0)
+        self.num_updates += 1
+
+    def _blend(self, student: nn.Module, momentum: float) -> None:
+        weights = dict(student.named_parameters())
+        for name, own in self.target.named_parameters():
+            own.lerp_(weights[name].to(own.dtype), 1.0 - momentum)
