@@ -1,11 +1,12 @@
-"""Open a checkpoint as somebody does who has never seen this project, and say what came back.
+"""Open a checkpoint as somebody does who has never seen this project, and fill five blanks with it.
 
-    python -m eval.load_as_stranger outputs/quickstart
+    python eval/load_as_stranger.py outputs/quickstart
+    python eval/load_as_stranger.py outputs/quickstart "the people of the _ states" "we must _ our schools"
 
 Everything is done in a new process in which the project's packages cannot be imported, with an empty module cache, in
 another working folder and without a network: only the code that lies beside the weights can be used. Every Auto class
-that the checkpoint declares is opened, and the stock pipelines are asked once. Exit code 0: all of it worked; 1:
-something did not; 2: the folder is no checkpoint.
+that the checkpoint declares is opened, and so are the stock pipelines. Exit code 0: all of it worked; 1: something did
+not; 2: the folder is no checkpoint. This file imports nothing of the package, as it also runs inside that process.
 """
 
 import argparse
@@ -19,78 +20,121 @@ from pathlib import Path
 from typing import Any
 
 OWN_PACKAGES = ("configuration_jepa", "modeling_jepa", "training", "eval")
-PIPELINES = {"AutoModel": "feature-extraction", "AutoModelForMaskedLM": "fill-mask"}
-PHRASE = "the people of the {mask} states"
+PHRASES = (
+    "the people of the _ states",
+    "the congress of the united _",
+    "we must work for peace and _",
+    "the state of the _ is strong",
+    "during the last fiscal _ we spent more",
+)
+_INSIDE = "--inside"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the check in a process of its own and return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("checkpoint", type=Path, help="a folder written by save_pretrained, or by a training run")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.inside:
-        return _be_a_stranger(arguments.checkpoint)
-    try:
-        declared = _auto_map(arguments.checkpoint)
-    except (OSError, ValueError) as error:
-        print(f"error: checkpoint: {error}", file=sys.stderr)
-        return 2
-    print(f"Opened where {' and '.join(OWN_PACKAGES[:2])} cannot be imported ({', '.join(declared)}):", flush=True)
-    return _run_elsewhere(arguments.checkpoint.resolve())
+class StrangerError(RuntimeError):
+    """The checkpoint did not open without the package; the message holds what the process said."""
 
 
-def _auto_map(folder: Path) -> list[str]:
-    """The Auto classes that the checkpoint's config declares.
+def load_as_stranger(checkpoint: str | Path, phrases: Sequence[str] = PHRASES, timeout: float = 300.0) -> dict:
+    """Open a checkpoint in a clean process, and fill a blank in each phrase where it is a masked model.
+
+    Args:
+        checkpoint: a folder written by save_pretrained or by a training run.
+        phrases: each with one blank, written `_`.
+        timeout: seconds until the process is given up.
+
+    Returns:
+        classes: {Auto class or pipeline: what it gave}; blanks: [{phrase, tokens, scores}], the five best of each.
 
     Raises:
-        ValueError: the folder holds no config, or a config that names no code.
+        ValueError: the folder holds no config, or one that names no code.
+        StrangerError: the process failed or took too long.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no config.json; give a folder written by save_pretrained or a training run.")
-    declared = json.loads(path.read_text(encoding="utf-8")).get("auto_map")
-    if not declared:
-        raise ValueError(f"{path} has no auto_map, so it cannot be opened without the package; save the model again.")
-    return list(declared)
-
-
-def _run_elsewhere(folder: Path) -> int:
+    folder = Path(checkpoint).resolve()
+    declared_auto_map(folder)
     with tempfile.TemporaryDirectory(prefix="stranger-") as elsewhere:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
         environment |= {"HF_HOME": elsewhere, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        command = [sys.executable, "-I", str(Path(__file__).resolve()), str(folder), "--inside"]
-        return int(subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode != 0)
+        # -I: neither the working folder, nor this script's own, nor the user's packages are on the path.
+        command = [sys.executable, "-I", str(Path(__file__).resolve()), _INSIDE, str(folder), *phrases]
+        try:
+            process = subprocess.run(
+                command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StrangerError(f"{checkpoint} did not open within {timeout:.0f} seconds") from error
+    if process.returncode != 0:
+        raise StrangerError(f"{checkpoint} does not open without the package:\n{process.stderr.strip()}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def _be_a_stranger(folder: Path) -> int:
-    sys.modules.update(dict.fromkeys(OWN_PACKAGES))  # None there makes an import fail as if it were not installed
-    import transformers
+def declared_auto_map(folder: Path) -> list[str]:
+    """The Auto classes that a checkpoint's config declares; raises ValueError where there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no config.json; give a folder written by save_pretrained or a training run")
+    declared = json.loads(path.read_text(encoding="utf-8")).get("auto_map")
+    if not declared:
+        raise ValueError(f"{path} has no auto_map, so it cannot be opened without the package; save the model again")
+    return list(declared)
 
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    _say("AutoTokenizer", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens")
-    for name in _auto_map(folder):
-        opened = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
-        size = "" if name == "AutoConfig" else f", {opened.num_parameters():,} parameters"
-        _say(name, type(opened).__name__ + size)
-        if name in PIPELINES:
-            _ask(transformers.pipeline(PIPELINES[name], model=str(folder), trust_remote_code=True))
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check, print what came back, and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("checkpoint", type=Path, help="a folder written by save_pretrained, or by a training run")
+    parser.add_argument("phrases", nargs="*", help="phrases with one blank, written _ (default: five)")
+    arguments = parser.parse_args(argv)
+    try:
+        report = load_as_stranger(arguments.checkpoint, arguments.phrases or PHRASES)
+    except (ValueError, StrangerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    print(f"Opened where {' and '.join(OWN_PACKAGES[:2])} cannot be imported:")
+    for name, what in report["classes"].items():
+        print(f"  {name:<22}{what}")
+    for blank in report["blanks"]:
+        print(f"  {blank['phrase']:<40} {blank['tokens'][0]:<12} (then {', '.join(blank['tokens'][1:])})")
     return 0
 
 
-def _ask(pipeline: Any) -> None:
-    if pipeline.task == "fill-mask":
-        best = pipeline(PHRASE.format(mask=pipeline.tokenizer.mask_token))[0]
-        _say(pipeline.task, f"{PHRASE.format(mask='_')!r}: {best['token_str']!r} ({best['score']:.2f})")
-    else:
-        vectors = pipeline(PHRASE.format(mask="united"))[0]
-        _say(pipeline.task, f"{len(vectors)} vectors of width {len(vectors[0])}")
+def _inside(folder: str, phrases: Sequence[str]) -> dict[str, Any]:
+    """What runs in the clean process: open everything, and say what came back."""
+    sys.modules.update(dict.fromkeys(OWN_PACKAGES))  # None there makes an import fail as if it were not installed
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    classes = {"AutoTokenizer": f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"}
+    declared = declared_auto_map(Path(folder))
+    for name in declared:
+        opened = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
+        if not type(opened).__module__.startswith("transformers_modules."):
+            raise RuntimeError(f"{name} gave {type(opened)}, which is not the code beside the weights")
+        size = "" if name == "AutoConfig" else f", {opened.num_parameters():,} parameters"
+        classes[name] = type(opened).__name__ + size
+    blanks: list[dict[str, Any]] = []
+    if "AutoModel" in declared:
+        extract = transformers.pipeline("feature-extraction", model=folder, trust_remote_code=True)
+        vectors = extract(phrases[0].replace("_", "").strip())[0]
+        classes["feature-extraction"] = f"{len(vectors)} vectors of width {len(vectors[0])}"
+    if "AutoModelForMaskedLM" in declared:
+        fill = transformers.pipeline("fill-mask", model=folder, trust_remote_code=True)
+        classes["fill-mask"] = f"five best tokens for {len(phrases)} phrases"
+        blanks = [_fill(fill, phrase) for phrase in phrases]
+    return {"classes": classes, "blanks": blanks}
 
 
-def _say(name: str, what: str) -> None:
-    print(f"  {name:<22}{what}", flush=True)
+def _fill(pipeline: Any, phrase: str) -> dict[str, Any]:
+    """The five best tokens at the blank of one phrase."""
+    answers = pipeline(phrase.replace("_", pipeline.tokenizer.mask_token, 1), top_k=5)
+    return {
+        "phrase": phrase,
+        "tokens": [answer["token_str"].strip() for answer in answers],
+        "scores": [answer["score"] for answer in answers],
+    }
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == [_INSIDE]:
+        print(json.dumps(_inside(sys.argv[2], sys.argv[3:])))
+        sys.exit(0)
     sys.exit(main())

@@ -1,0 +1,277 @@
+"""Run arms x seeds, one JSON each: what is done is never done again, what is missing can be done later or elsewhere.
+
+    python -m eval.benchmarks.cells arms.yaml --out results/twins --seeds 3 --workers 2
+
+`arms.yaml` holds `arms`: a list of `{name, settings, function, data, code}`, the last three by choice. A cell's number
+is what `function(settings, seed, folder)` returns; its file name carries a hash of code, settings, data and seed, so
+a change of any of them asks for a new cell and leaves the old one alone. Each cell runs in a process of its own with
+one thread: two of them use two cores best for small models.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+
+from eval.benchmarks.tables import comparison_table
+from eval.score import package_versions
+from training.data.errors import InputError
+
+SCHEMA_VERSION = 1
+CHECKOUT = Path(__file__).resolve().parents[2]
+# What a trained and scored number depends on. `eval` outside the scorers only prints.
+DEFAULT_CODE = (
+    "configuration_jepa",
+    "modeling_jepa",
+    "training",
+    "eval/metrics",
+    "eval/scorers",
+    "eval/baselines.py",
+    "eval/benchmarks/recipe_cell.py",
+)
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_ONE_THREAD = dict.fromkeys(_THREADS, "1")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a comparison.
+
+    `function` is "module:function", called as function(settings, seed, folder) in a fresh process with an empty
+    folder; it returns a dict with `metrics` (name -> number or None) and, for paired intervals, `examples`: lists of
+    one length, an entry per test example: `ids` (the same for all arms), `clusters` (the row that an example comes
+    from) and one list per metric. `data` names the sources that the number depends on: files and folders count by
+    their content, `builtin:` and `hub:` by their name. `code` are the files and folders of the checkout that produce
+    the number; of folders the Python files count. A file at `settings["recipe"]` counts by its content as well.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    function: str = "eval.benchmarks.recipe_cell:train_and_score"
+    data: tuple[str, ...] = ()
+    code: tuple[str, ...] = DEFAULT_CODE
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (arm, seed) with its key and the file of its result."""
+
+    arm: Arm
+    seed: int
+    key: str
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there."""
+        return self.path.is_file()
+
+
+@dataclass
+class Outcome:
+    """Cells by what became of them; `failed` maps a cell's file name to the last line of its error."""
+
+    ran: list[Cell] = field(default_factory=list)
+    kept: list[Cell] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def plan_cells(arms: Sequence[Arm], seeds: Sequence[int], folder: str | Path) -> list[Cell]:
+    """All cells, seed by seed, so that an interrupted comparison has every arm at its first seeds.
+
+    Raises:
+        InputError: two arms of one name, or code or data that is not there.
+    """
+    names = [arm.name for arm in arms]
+    if len(set(names)) != len(names):
+        raise InputError(f"arms must have different names, were given {', '.join(sorted(names))}")
+    stamps = {arm.name: (hash_paths(arm.code, CHECKOUT, "*.py"), _data_stamp(arm)) for arm in arms}
+    cells = []
+    for seed in seeds:
+        for arm in arms:
+            key = cell_key(arm, seed, *stamps[arm.name])
+            cells.append(Cell(arm, seed, key, Path(folder) / f"{_slug(arm.name)}-seed{seed}-{key[:12]}.json"))
+    return cells
+
+
+def cell_key(arm: Arm, seed: int, code_hash: str, data_stamp: dict[str, str]) -> str:
+    """sha256 over everything that a number depends on; the arm's name is not among it."""
+    content = {
+        "function": arm.function,
+        "settings": arm.settings,
+        "seed": seed,
+        "code": code_hash,
+        "data": data_stamp,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def run_cells(cells: Sequence[Cell], workers: int = 1, progress: bool = False) -> Outcome:
+    """Run the cells that have no result, `workers` one-thread processes at a time.
+
+    A cell that fails leaves no file and does not stop the others. Interrupting keeps all finished results.
+    """
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, was given {workers}")
+    outcome = Outcome(kept=[cell for cell in cells if cell.done])
+    waiting = [cell for cell in cells if not cell.done]
+    with ThreadPoolExecutor(workers) as pool, Progress(disable=not progress) as bar:
+        task = bar.add_task("cells", total=len(waiting))
+        for cell, error in zip(waiting, pool.map(_run_in_process, waiting), strict=True):
+            if error is None:
+                outcome.ran.append(cell)
+            else:
+                outcome.failed[cell.path.name] = error
+            bar.advance(task)
+    return outcome
+
+
+def collect(cells: Sequence[Cell]) -> dict[str, list[dict]]:
+    """Results of the finished cells by arm, in the order of arms and seeds."""
+    results: dict[str, list[dict]] = {}
+    for cell in cells:
+        if cell.done:
+            results.setdefault(cell.arm.name, []).append(json.loads(cell.path.read_text(encoding="utf-8")))
+    return results
+
+
+def hash_paths(paths: Sequence[str | Path], root: Path, pattern: str = "*") -> str:
+    """sha256 over names and bytes of files, and of the files of folders that match a pattern, in sorted order."""
+    digest = hashlib.sha256()
+    for given in paths:
+        path = root / given
+        if not path.exists():
+            raise InputError(f"{given} does not exist: a cell's key needs the content of all it depends on")
+        for file in sorted(path.rglob(pattern)) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(str(file.relative_to(root) if file.is_relative_to(root) else file.name).encode() + b"\0")
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def read_arms(path: str | Path) -> list[Arm]:
+    """Arms of a YAML file; raises InputError naming what it does not understand."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or set(content) != {"arms"} or not content["arms"]:
+        raise InputError(f"{path} must hold a list under `arms` and nothing else")
+    arms = []
+    for entry in content["arms"]:
+        unknown = set(entry) - {"name", "settings", "function", "data", "code"}
+        if unknown or not {"name", "settings"} <= set(entry):
+            raise InputError(
+                f"{path}: an arm has name, settings and by choice function, data, code; found {', '.join(entry)}"
+            )
+        lists = {key: tuple(entry[key]) for key in ("data", "code") if key in entry}
+        arms.append(Arm(**{**entry, **lists}))
+    return arms
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, 1 where a cell failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.benchmarks.cells", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("arms", help="YAML file with the arms")
+    parser.add_argument("--out", required=True, help="folder of the results")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 for each arm (default: 3)")
+    parser.add_argument("--workers", type=int, default=1, help="one-thread processes at a time (default: 1)")
+    parser.add_argument("--metrics", nargs="+", default=["top1", "mrr", "median_rank"], help="columns of the table")
+    parser.add_argument("--against", help="arm that differences are taken to (default: the second)")
+    arguments = parser.parse_args(argv)
+    try:
+        arms = read_arms(arguments.arms)
+        cells = plan_cells(arms, range(arguments.seeds), arguments.out)
+        outcome = run_cells(cells, arguments.workers, progress=sys.stderr.isatty())
+        against = arguments.against or (arms[1].name if len(arms) > 1 else None)
+        table = comparison_table(collect(cells), arguments.metrics, against)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    Console(width=140).print(table)
+    for name, reason in outcome.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def run_one(arm: Arm, seed: int, key: str) -> dict[str, Any]:
+    """Compute one cell here and now; what the worker process does."""
+    module, _, name = arm.function.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    wall, cpu = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory(prefix="cell-") as folder:
+        result = function(arm.settings, seed, Path(folder))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "key": key,
+        "arm": asdict(arm),
+        "seed": seed,
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        # Linux counts in KiB, macOS in bytes.
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        "versions": package_versions(),
+        **result,
+    }
+
+
+def _run_in_process(cell: Cell) -> str | None:
+    """Run one cell in a process of its own; returns the last line of its error, or None."""
+    request = json.dumps(
+        {"arm": asdict(cell.arm), "seed": cell.seed, "key": cell.key, "path": str(cell.path.resolve())}
+    )
+    python_path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **_ONE_THREAD, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": python_path}
+    command = [sys.executable, "-m", "eval.benchmarks.worker"]
+    process = subprocess.run(command, input=request, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode == 0:
+        return None
+    cell.path.parent.mkdir(parents=True, exist_ok=True)
+    cell.path.with_suffix(".log").write_text(process.stdout + process.stderr, encoding="utf-8")
+    last = (process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1]
+    return f"{last} (all of it in {cell.path.with_suffix('.log').name})"
+
+
+def _data_stamp(arm: Arm) -> dict[str, str]:
+    """Content hash of each source that is a file or folder; a built-in or Hub source stands for itself."""
+    return {
+        source: hash_paths([source], Path.cwd()) if Path(source).exists() else "by name"
+        for source in (*arm.data, *([arm.settings["recipe"]] if "recipe" in arm.settings else []))
+        if _known_source(source)
+    }
+
+
+def _known_source(source: str) -> bool:
+    """True; raises InputError for a path that does not exist."""
+    if not Path(source).exists() and not source.startswith(("builtin:", "hub:")):
+        raise InputError(f"data {source!r} is neither a file or folder, nor builtin:NAME or hub:ID")
+    return True
+
+
+def _slug(name: str) -> str:
+    """An arm's name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

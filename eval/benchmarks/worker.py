@@ -1,0 +1,20 @@
+"""One cell in a process of its own: reads {arm, seed, key, path} as JSON from its input, writes the result to path."""
+
+import json
+import sys
+
+from eval.benchmarks.cells import Arm, run_one
+from eval.score import write_json
+
+
+def main() -> int:
+    """Compute and write; an error ends the process with its traceback, which the runner keeps."""
+    request = json.load(sys.stdin)
+    lists = {name: tuple(request["arm"][name]) for name in ("data", "code")}
+    result = run_one(Arm(**{**request["arm"], **lists}), request["seed"], request["key"])
+    write_json(result, request["path"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Opening a checkpoint the way users open it, and refusing one that is not whole.
+
+model = open_model("outputs/quickstart", AutoModelForMaskedLM)
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import configuration_jepa  # noqa: F401  (registers the families' configurations with the Auto classes)
+import modeling_jepa  # noqa: F401  (registers the families' models with the Auto classes)
+from training.data.errors import InputError
+
+MANIFEST = "manifest.json"
+RUN_FILE = "run.json"
+_SHOWN = 5
+
+
+def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = None) -> PreTrainedModel:
+    """A model in eval mode, float32 or as saved, with every tensor accounted for.
+
+    Args:
+        checkpoint: a folder, or a repository id of the Hub that is already local or can be fetched.
+        auto_class: one of `transformers`' Auto classes for models.
+        device: "cpu", "cuda" ...; None takes a GPU where there is one.
+
+    Raises:
+        InputError: no checkpoint there, a file differs from the manifest, or tensors are missing, unexpected or
+            of another shape.
+    """
+    name = _checked_name(checkpoint)
+    try:
+        model, info = auto_class.from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{name} cannot be opened as a model: {_one_line(error)}") from error
+    _refuse_incomplete(name, info)
+    return model.to(choose_device(device)).eval()
+
+
+def open_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved with a checkpoint; raises InputError where there is none."""
+    name = _checked_name(checkpoint)
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} holds no tokenizer that can be opened: {_one_line(error)}") from error
+
+
+def read_run(checkpoint: str | Path) -> dict | None:
+    """`run.json` of a checkpoint (recipe, data hash, versions), or None where it has none."""
+    path = Path(checkpoint) / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {_one_line(error)}; take an earlier checkpoint") from error
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The device asked for, or the first GPU, or the CPU; raises InputError for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used here: {_one_line(error)}; use 'cpu'") from error
+    return chosen
+
+
+def verify_manifest(folder: Path) -> None:
+    """Compare every file that `manifest.json` names with its sha256; a folder without a manifest passes.
+
+    Raises:
+        InputError: naming the first files that are missing or changed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    try:
+        hashes = json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged; take an earlier checkpoint") from error
+    damaged = [name for name, expected in sorted(hashes.items()) if sha256_of(folder / name) != expected]
+    if damaged:
+        raise InputError(f"{folder} is damaged: {_listed(damaged)} missing or changed since saving; take another one")
+
+
+def sha256_of(path: Path) -> str | None:
+    """Hex digest of a file's bytes, read in pieces; None for a file that is not there."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked_name(checkpoint: str | Path) -> str:
+    """What to hand to from_pretrained: a folder that holds a whole checkpoint, or the name of a repository."""
+    folder = Path(checkpoint)
+    if not folder.exists():
+        # A repository's id is NAME or OWNER/NAME; anything else can only have been meant as a folder.
+        if str(checkpoint).count("/") != 1 or str(checkpoint).startswith((".", "/", "outputs/")):
+            raise InputError(f"no checkpoint at {checkpoint}: there is no such folder; train one or check the path")
+        return str(checkpoint)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{checkpoint} is no checkpoint: it holds no config.json; name the folder of a trained model")
+    verify_manifest(folder)
+    return str(folder)
+
+
+def _refuse_incomplete(name: str, info: dict) -> None:
+    """Raise InputError that names what loading could not place: such tensors would be random numbers."""
+    problems = [
+        f"{kind} {_listed(sorted(str(key) for key in info[field]))}"
+        for kind, field in (
+            ("missing", "missing_keys"),
+            ("unexpected", "unexpected_keys"),
+            ("misshapen", "mismatched_keys"),
+        )
+        if info[field]
+    ]
+    if problems:
+        raise InputError(
+            f"{name} does not hold the tensors of its model: {'; '.join(problems)}; take another checkpoint"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of many names."""
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _one_line(error: Exception) -> str:
+    """An error's text without line breaks."""
+    return " ".join(str(error).split())

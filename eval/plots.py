@@ -1,0 +1,78 @@
+"""Curves of a run from its `log.jsonl`, as a picture; needs no display.
+
+plot_run("outputs/quickstart/log.jsonl", "outputs/quickstart/plots/loss.png")
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from training.data.errors import InputError
+
+LOSS_NAMES = ("loss", "ranking", "alignment", "auxiliary", "collapse")
+HELDOUT_NAMES = ("eval_mrr", "eval_top1", "eval_top5", "eval_top10")
+
+
+def read_log(path: str | Path) -> list[dict]:
+    """Rows of a `log.jsonl` in order; raises InputError naming file and line for one that is no JSON object."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; give the log.jsonl of a run") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg}); remove the line") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: not a JSON object; remove the line")
+        rows.append(row)
+    return rows
+
+
+def curve(rows: Sequence[dict], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one logged figure; rows without it, or where it is null, are left out."""
+    points = [(row["step"], row[name]) for row in rows if "step" in row and isinstance(row.get(name), int | float)]
+    return [step for step, _ in points], [float(value) for _, value in points]
+
+
+def plot_run(log: str | Path, picture: str | Path) -> None:
+    """Draw loss and its parts above held-out figures (shares 0..1), against optimizer steps.
+
+    Raises:
+        InputError: the log holds no loss.
+    """
+    rows = read_log(log)
+    if not curve(rows, "loss")[0]:
+        raise InputError(f"{log} holds no training loss yet: train for at least one logging step")
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    _draw(upper, rows, LOSS_NAMES, "training loss")
+    _draw(lower, rows, HELDOUT_NAMES, "held-out figure")
+    lower.set_xlabel("step")
+    Path(picture).parent.mkdir(parents=True, exist_ok=True)
+    # Without the date and version that matplotlib adds, the same log gives the same bytes.
+    figure.savefig(picture, dpi=120, metadata={"Software": None})
+
+
+def _draw(axes: Axes, rows: Sequence[dict], names: Sequence[str], label: str) -> None:
+    """The named curves that the log holds, on one pair of axes."""
+    drawn = 0
+    for name in names:
+        steps, values = curve(rows, name)
+        if steps and not all(math.isnan(value) for value in values):
+            axes.plot(steps, values, label=name.removeprefix("eval_"), marker="." if len(steps) < 30 else None)
+            drawn += 1
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    if drawn:
+        axes.legend()

@@ -1,0 +1,209 @@
+"""Rules of thumb that planning, advice and diagnosis share: sizes against data, passes over it, chance levels.
+
+Pure functions of numbers; nothing here opens a model or a file. Each verdict says what was found, what is allowed and
+what to do, in one line.
+
+Text and dialogue are measured in *effective examples*: (phrase, position) pairs, so a phrase of 8 words that loses one
+word at a time gives 8. The generator is measured in tokens of its training part.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PASSES = (5.0, 10.0)
+FEW_PASSES = 1.0
+MANY_PASSES = 10.0
+TOO_MANY_PASSES = 100.0
+# Above the range it is a warning; above this multiple of it, a loud one.
+LOUD_SIZE_FACTOR = 2.0
+# Rules of thumb below which generated text does not become grammatical: the smallest models of TinyStories that write
+# consistent sentences have about 1M parameters (Eldan & Li, 2023, arXiv:2305.07759); the tokens are our own estimate.
+LANGUAGE_PARAMETERS = 1_000_000
+LANGUAGE_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Range:
+    """Parameters from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    def contains(self, parameters: float) -> bool:
+        """Whether a number of parameters lies in the range."""
+        return self.low <= parameters <= self.high
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`level`: "ok", "warning" or "loud"; `name`: what was found, for programs; `message`: one line for people."""
+
+    level: str
+    name: str
+    message: str
+
+
+# (examples up to and including, parameters): above the last step, up to as many parameters as examples.
+TEXT_LADDER: tuple[tuple[int, Range], ...] = (
+    (30_000, Range(500_000, 1_500_000)),
+    (250_000, Range(1_000_000, 4_000_000)),
+    (1_000_000, Range(4_000_000, 30_000_000)),
+)
+# The generator's counterpart in tokens. A causal model learns from every token, so the steps lie higher.
+TOKEN_LADDER: tuple[tuple[int, Range], ...] = (
+    (1_000_000, Range(500_000, 2_000_000)),
+    (10_000_000, Range(1_000_000, 10_000_000)),
+    (100_000_000, Range(5_000_000, 100_000_000)),
+)
+
+
+def effective_examples(maskable_lengths: Sequence[int]) -> int:
+    """(phrase, position) pairs: the sum of the phrases' numbers of tokens that can be holes."""
+    return int(sum(maskable_lengths))
+
+
+def text_size_range(examples: int) -> Range:
+    """Parameters that suit a number of effective examples (a latent text or dialogue model)."""
+    return _climb(TEXT_LADDER, examples, "examples")
+
+
+def token_size_range(tokens: int) -> Range:
+    """Parameters that suit a number of training tokens (a causal generator trained from nothing)."""
+    return _climb(TOKEN_LADDER, tokens, "tokens")
+
+
+def judge_text_size(parameters: int, examples: int) -> Verdict:
+    """Whether a latent text model suits its data."""
+    return _judge_size(parameters, examples, text_size_range(examples), "effective examples")
+
+
+def judge_generator_size(parameters: int, tokens: int) -> list[Verdict]:
+    """Whether either is too small to learn language at all (listed first), then whether the model suits its data."""
+    verdicts = []
+    if parameters < LANGUAGE_PARAMETERS:
+        verdicts.append(
+            Verdict(
+                "warning",
+                "too_small_for_language",
+                f"{readable(parameters)} parameters are too few to learn language (first grammatical sentences come "
+                f"with about {readable(LANGUAGE_PARAMETERS)}): widen or deepen the model",
+            )
+        )
+    if tokens < LANGUAGE_TOKENS:
+        verdicts.append(
+            Verdict(
+                "warning",
+                "too_little_for_language",
+                f"{readable(tokens)} tokens are too few to learn language from nothing (take at least "
+                f"{readable(LANGUAGE_TOKENS)}): add text, or start from a trained model",
+            )
+        )
+    return [*verdicts, _judge_size(parameters, tokens, token_size_range(tokens), "tokens")]
+
+
+def passes_over_data(steps: int, batch: int, examples: int, holes_per_phrase: float = 1.0) -> float:
+    """How often each effective example is seen: steps x batch x holes per phrase / examples.
+
+    Args:
+        steps: optimizer steps.
+        batch: phrases per step, over all processes and accumulation.
+        examples: effective examples.
+        holes_per_phrase: mean number of holes in a phrase: 1 for `single`, rate x length for `rate`.
+    """
+    _positive(steps=steps, batch=batch, examples=examples, holes_per_phrase=holes_per_phrase)
+    return steps * batch * holes_per_phrase / examples
+
+
+def steps_for_passes(passes: float, batch: int, examples: int, holes_per_phrase: float = 1.0) -> int:
+    """Optimizer steps, rounded up, that give so many passes: the inverse of `passes_over_data`."""
+    _positive(passes=passes, batch=batch, examples=examples, holes_per_phrase=holes_per_phrase)
+    return max(1, math.ceil(passes * examples / (batch * holes_per_phrase)))
+
+
+def judge_passes(passes: float) -> Verdict:
+    """5 to 10 passes are right; over 10 is a warning, over 100 a loud one, and so is under one."""
+    low, high = PASSES
+    wanted = f"{low:g} to {high:g} are right"
+    if passes > TOO_MANY_PASSES:
+        return Verdict(
+            "loud",
+            "far_too_many_passes",
+            f"{passes:,.0f} passes over the data ({wanted}): "
+            f"it will be learnt by heart; cut the steps to 1/{passes / high:,.0f}",
+        )
+    if passes > MANY_PASSES:
+        return Verdict(
+            "warning", "many_passes", f"{passes:.1f} passes over the data ({wanted}): fewer steps or more data"
+        )
+    if passes < FEW_PASSES:
+        return Verdict(
+            "warning", "under_one_pass", f"{passes:.2f} passes: some of the data is never seen ({wanted}): more steps"
+        )
+    if passes < low:
+        return Verdict(
+            "warning", "few_passes", f"{passes:.1f} passes over the data ({wanted}): more steps will still help"
+        )
+    return Verdict("ok", "passes", f"{passes:.1f} passes over the data ({wanted})")
+
+
+def chance_above_negatives(num_negatives: int) -> float:
+    """acc_neg of a model that knows nothing: 1 / (1 + N), 1/33 for 32 negatives."""
+    _positive(num_negatives=num_negatives)
+    return 1.0 / (1 + num_negatives)
+
+
+def expected_acc_neg(rank: float, vocab_size: int, num_negatives: int) -> float:
+    """acc_neg that a true rank implies with uniform negatives: (1 - (rank - 1) / (V - 1)) ^ N.
+
+    With V = 4,000 and N = 32: 0.93 at rank 10, 0.67 at rank 50, 0.45 at rank 100. So a good acc_neg says little.
+    """
+    if not 1 <= rank <= vocab_size:
+        raise ValueError(f"rank must lie between 1 and vocab_size={vocab_size}, was given {rank}")
+    _positive(vocab_size=vocab_size - 1, num_negatives=num_negatives)
+    return (1.0 - (rank - 1) / (vocab_size - 1)) ** num_negatives
+
+
+def readable(count: float) -> str:
+    """A count in three digits with its unit, never rounded to nothing: 950, 1.20k, 0.99M, 12.3M, 1.50B.
+
+    From 100,000 on in millions, so that sizes of small models compare at a glance.
+    """
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size or (unit == "M" and count >= 1e5):
+            value = count / size
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{unit}"
+    return f"{count:,.0f}"
+
+
+def _climb(ladder: tuple[tuple[int, Range], ...], amount: int, unit: str) -> Range:
+    """The step of a ladder that an amount of data stands on."""
+    _positive(**{unit: amount})
+    for up_to, sizes in ladder:
+        if amount <= up_to:
+            return sizes
+    # "Above: up to the data" - but never less than the last step already allowed.
+    last = ladder[-1][1]
+    return Range(last.low, max(last.high, amount))
+
+
+def _judge_size(parameters: int, amount: int, sizes: Range, unit: str) -> Verdict:
+    """Compare parameters with a range, in one line."""
+    _positive(parameters=parameters)
+    found = f"{readable(parameters)} parameters for {readable(amount)} {unit}"
+    wanted = f"{readable(sizes.low)} to {readable(sizes.high)} suit them"
+    if parameters > sizes.high:
+        level = "loud" if parameters > LOUD_SIZE_FACTOR * sizes.high else "warning"
+        return Verdict(
+            level, "too_large", f"{found} are too many ({wanted}): it will learn them by heart; go smaller or add data"
+        )
+    if parameters < sizes.low:
+        return Verdict("warning", "too_small", f"{found} are few ({wanted}): it may underfit; widen it or deepen it")
+    return Verdict("ok", "size", f"{found} ({wanted})")
+
+
+def _positive(**numbers: float) -> None:
+    """Raise ValueError that names the first number that is not above 0."""
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, was given {value}")

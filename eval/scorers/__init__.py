@@ -1,0 +1,1 @@
+"""One scorer per family: a model and prepared rows in, figures beside their baselines out."""

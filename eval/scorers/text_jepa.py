@@ -1,0 +1,207 @@
+"""Held-out fill-in-the-blank figures of a masked language model, ours or a stock one, over its whole vocabulary.
+
+scores = score_rows(model, tokenizer, encoded.dataset, token_counts=model.token_counts)
+scores.metrics["top1"], scores.baselines["unigram"]["top1"]
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eval.baselines import unigram_ranks
+from eval.errors import NonFiniteError
+from eval.metrics.fill_blank_ranking import FillBlankRanking
+from eval.scorers.holes import HoleBatch, Holes, HoleScores, choose_rows, collect_holes, hole_batches, make_scorer
+from training.data.errors import InputError
+
+MAX_HOLES = 4
+MAX_ROWS = 2000  # at most 8,000 blanks: a standard error of about half a point, within ten minutes on two cores
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class BlankAnswers:
+    """One entry per blank, in the order of the rows: for paired comparisons of two models on the same blanks."""
+
+    row_ids: np.ndarray
+    positions: np.ndarray
+    targets: np.ndarray
+    predictions: np.ndarray
+    ranks: np.ndarray
+    cosines: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense."""
+
+    metrics: dict
+    baselines: dict[str, dict]
+    num_examples: int  # blanks
+    num_rows: int
+    answers: BlankAnswers
+
+
+def score_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.Dataset,
+    token_counts: Tensor | np.ndarray | None = None,
+    *,
+    max_holes: int = MAX_HOLES,
+    max_rows: int | None = MAX_ROWS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    progress: bool = False,
+) -> Scores:
+    """Score a model on blanks made one at a time, always with the mask token, up to `max_holes` a row by row_id.
+
+    rank = 1 + #{v != target : score(v) >= score(target)}: a tie counts against the model. Holds `batch_size` x V
+    scores at a time. Uses no random state and leaves the model in the mode (train or eval) it was given in.
+
+    Args:
+        model: a latent text model, or any masked LM whose forward gives logits (batch, sequence, V).
+        tokenizer: the model's own.
+        dataset: columns input_ids (list of int) and row_id (int), rows not longer than the model.
+        token_counts: (V,) counts in the training part, for deciles and the unigram baseline (null without them).
+        max_holes: blanks per row at most.
+        max_rows: rows to score, the same for a given seed; None for all.
+        batch_size: blanks per forward pass.
+        seed: decides which rows, if not all.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: no row holds a token that can be blanked, or counts of another vocabulary.
+        NonFiniteError: the model scores a token as NaN or plus infinity.
+    """
+    counts = _known_counts(token_counts, model.config.vocab_size)
+    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    holes = collect_holes(dataset, rows, tokenizer, max_holes)
+    if len(holes) == 0:
+        raise InputError(
+            f"nothing to score: none of {len(rows)} rows holds a token that is in the vocabulary; "
+            f"check that the data's language and the tokenizer belong together"
+        )
+    answers = _answer_all(model, tokenizer, dataset, holes, batch_size, progress)
+    metrics = _figures(answers, answers.predictions, answers.ranks, answers.cosines, counts, tokenizer)
+    unigram = _unigram(answers, metrics, counts, tokenizer)
+    return Scores(metrics, {"unigram": unigram}, len(holes), len(rows), answers)
+
+
+def pessimistic_ranks(logits: Tensor, targets: Tensor) -> Tensor:
+    """(blanks,) ranks 1..V of the true tokens: 1 + the number of other entries scored at least as high.
+
+    A model that gives every token the same score gets rank V everywhere, never 1.
+
+    Args:
+        logits: (blanks, V).
+        targets: (blanks,) token ids.
+    """
+    true = logits.gather(1, targets[:, None])
+    return (logits >= true).sum(dim=1)
+
+
+def _answer_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.Dataset,
+    holes: Holes,
+    batch_size: int,
+    progress: bool,
+) -> BlankAnswers:
+    """Rank, first guess and cosine of every blank."""
+    ranks = np.zeros(len(holes), dtype=np.int64)
+    predictions = np.zeros(len(holes), dtype=np.int64)
+    cosines = np.full(len(holes), np.nan)
+    with _evaluating(model), torch.inference_mode(), Progress(disable=not progress, transient=True) as bar:
+        scorer = make_scorer(model)
+        task = bar.add_task("scoring", total=len(holes))
+        for batch in hole_batches(dataset, holes, tokenizer, batch_size, model.device):
+            scores = scorer(batch)
+            _check_finite(scores, batch, holes)
+            ranks[batch.indices] = pessimistic_ranks(scores.logits, batch.targets).cpu().numpy()
+            predictions[batch.indices] = scores.logits.argmax(dim=-1).cpu().numpy()
+            if scores.cosines is not None:
+                cosines[batch.indices] = scores.cosines.cpu().double().numpy()
+            bar.advance(task, len(batch.indices))
+    known = None if np.isnan(cosines).all() else cosines
+    return BlankAnswers(holes.row_ids, holes.positions, holes.targets, predictions, ranks, known)
+
+
+def _check_finite(scores: HoleScores, batch: HoleBatch, holes: Holes) -> None:
+    """Refuse NaN and plus infinity, naming the row; minus infinity is a token the model rules out."""
+    broken = torch.isnan(scores.logits).any(dim=-1) | torch.isposinf(scores.logits).any(dim=-1)
+    if scores.cosines is not None:
+        broken |= ~torch.isfinite(scores.cosines)
+    if broken.any():
+        first = batch.indices[int(broken.nonzero()[0])]
+        raise NonFiniteError(
+            f"the model scores NaN or infinity at row {holes.row_ids[first]}, position {holes.positions[first]} "
+            f"({int(broken.sum())} of {len(broken)} blanks of the batch): "
+            "its weights are broken, use an earlier checkpoint"
+        )
+
+
+def _figures(
+    answers: BlankAnswers,
+    predictions: np.ndarray,
+    ranks: np.ndarray,
+    cosines: np.ndarray | None,
+    counts: np.ndarray | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict:
+    """All metrics through the metric object, with `most_predicted` as tokens."""
+    metric = FillBlankRanking(keep_in_memory=True)
+    figures = metric.compute(
+        predictions=predictions,
+        references=answers.targets,
+        ranks=ranks,
+        cosines=[None] * len(ranks) if cosines is None else cosines,
+        token_counts=counts,
+    )
+    figures["most_predicted"] = [
+        [tokenizer.convert_ids_to_tokens(token), share] for token, share in figures["most_predicted"]
+    ]
+    return figures
+
+
+def _unigram(
+    answers: BlankAnswers, metrics: dict, counts: np.ndarray | None, tokenizer: PreTrainedTokenizerBase
+) -> dict:
+    """The unigram baseline on the same blanks; every figure None when training counts are unknown."""
+    if counts is None:
+        return dict.fromkeys(metrics)
+    guessed = unigram_ranks(answers.targets, counts, never=tuple(tokenizer.all_special_ids))
+    return _figures(answers, guessed.predictions, guessed.ranks, None, counts, tokenizer)
+
+
+def _known_counts(token_counts: Tensor | np.ndarray | None, vocab_size: int) -> np.ndarray | None:
+    """Counts as an array (V,), or None where they are unknown (not given, or all zero as in a model never told)."""
+    if token_counts is None:
+        return None
+    if isinstance(token_counts, Tensor):
+        token_counts = token_counts.detach().cpu().double().numpy()
+    counts = np.asarray(token_counts, dtype=np.float64)
+    if counts.shape != (vocab_size,):
+        raise InputError(
+            f"token_counts must have one count for each of the model's {vocab_size} tokens, has shape {counts.shape}"
+        )
+    return counts if counts.any() else None
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Eval mode inside, the mode it was in before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
