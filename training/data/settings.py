@@ -1,0 +1,136 @@
+"""What a recipe's `data` and `masking` sections may hold. Nothing here imports torch, so that a typo is found at once."""
+
+from dataclasses import dataclass, field
+
+from training.data.errors import InputError
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class DataSettings:
+    """The `data` section of a recipe. `validate()` raises InputError."""
+
+    data: str = field(
+        default="builtin:sotu",
+        metadata=_help(
+            "where the rows come from: builtin:NAME, a file (txt, tsv, jsonl, csv, parquet), a folder with train.*, "
+            "valid.* and test.*, or hub:ID[:CONFIG][:SPLIT]"
+        ),
+    )
+    split: str | None = field(
+        default=None,
+        metadata=_help(
+            "use only this named split of a folder or Hub data set, cut into train, valid and test by row hash"
+        ),
+    )
+    text_column: str | None = field(
+        default=None, metadata=_help("the column that holds the text (default: `text`, or the only text column)")
+    )
+    sides: str = field(
+        default="left",
+        metadata=_help("of lines with a TAB or |||: `left` takes the left side, `both` both sides as two phrases"),
+    )
+    tokenizer: str = field(
+        default="word",
+        metadata=_help("`word`, `bpe` (byte-level, trained on the training part), or a tokenizer's path or Hub id"),
+    )
+    pre_tokenizer: str = field(
+        default="words",
+        metadata=_help(
+            "for `word`: `words` splits punctuation off, `whitespace` is for corpora that are tokenized already"
+        ),
+    )
+    lowercase: bool = field(default=True, metadata=_help("lower-case the text (not for a given tokenizer)"))
+    max_vocab: int = field(default=8000, metadata=_help("entries of a trained vocabulary, special tokens included"))
+    split_sentences: bool = field(default=False, metadata=_help("split every row into sentences"))
+    long_rows: str = field(
+        default="windows",
+        metadata=_help("rows longer than the model: `windows` (overlapping by a quarter) or `cut`; counted either way"),
+    )
+    min_words: int = field(default=2, metadata=_help("leave out rows with fewer words; counted"))
+    max_words: int | None = field(default=None, metadata=_help("leave out rows with more words; counted"))
+    drop_headings: bool = field(default=False, metadata=_help("leave out headings such as ` = Title = `; counted"))
+    max_rows: int | None = field(
+        default=None, metadata=_help("a seeded subset of at most this many rows of each of train, valid and test")
+    )
+    max_bad_share: float = field(
+        default=0.01, metadata=_help("stop when a larger share of the rows is undecodable, wrongly typed or missing")
+    )
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        _one_of("sides", self.sides, ("left", "both"))
+        _one_of("pre_tokenizer", self.pre_tokenizer, ("words", "whitespace"))
+        _one_of("long_rows", self.long_rows, ("windows", "cut"))
+        _at_least("max_vocab", self.max_vocab, 8)
+        _at_least("min_words", self.min_words, 1)
+        if self.max_words is not None:
+            _at_least("max_words", self.max_words, self.min_words, because="it may not be below min_words")
+        if self.max_rows is not None:
+            _at_least("max_rows", self.max_rows, 1)
+        _share("max_bad_share", self.max_bad_share)
+        if not self.data.strip():
+            raise InputError("data: is empty; give builtin:NAME, a file, a folder or hub:ID")
+
+
+@dataclass
+class MaskingSettings:
+    """The `masking` section of a recipe. `validate()` raises InputError."""
+
+    masking: str = field(
+        default="rate",
+        metadata=_help("`single` (one hole), `rate` (a share of the tokens) or `span` (a few runs of tokens)"),
+    )
+    mask_rate: float = field(default=0.3, metadata=_help("`rate`: share of the tokens that become holes"))
+    mask_rate_final: float | None = field(
+        default=None, metadata=_help("`rate`: the share at the last step, reached in a straight line (default: constant)")
+    )
+    max_spans: int = field(default=3, metadata=_help("`span`: at most this many spans in a phrase"))
+    max_span_length: int = field(default=32, metadata=_help("`span`: at most this many tokens in a span"))
+    max_span_share: float = field(
+        default=0.25, metadata=_help("`span`: at most this share of the phrase (but always one hole)")
+    )
+    mask_token_share: float = field(default=0.8, metadata=_help("share of the holes that become the mask token"))
+    random_token_share: float = field(
+        default=0.1, metadata=_help("share of the holes that become a random token; the rest stays as it is")
+    )
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        _one_of("masking", self.masking, ("single", "rate", "span"))
+        _open_share("mask_rate", self.mask_rate)
+        if self.mask_rate_final is not None:
+            _open_share("mask_rate_final", self.mask_rate_final)
+        _at_least("max_spans", self.max_spans, 1)
+        _at_least("max_span_length", self.max_span_length, 1)
+        _open_share("max_span_share", self.max_span_share)
+        _share("mask_token_share", self.mask_token_share)
+        _share("random_token_share", self.random_token_share)
+        if self.mask_token_share + self.random_token_share > 1:
+            raise InputError(
+                f"mask_token_share + random_token_share: {self.mask_token_share} + {self.random_token_share} is more "
+                "than 1; what they leave of 1 stays as it is, so lower one of them"
+            )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}: got {value!r}; use one of {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: int, low: int, because: str = "") -> None:
+    if value < low:
+        raise InputError(f"{name}: got {value}; use {low} or more{f' ({because})' if because else ''}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}: got {value}; use a share from 0 to 1")
+
+
+def _open_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise InputError(f"{name}: got {value}; use a share above 0 and below 1 (such as 0.3)")

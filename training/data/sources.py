@@ -1,0 +1,221 @@
+"""From the name of a source to checked rows: `load_rows(settings, "train")`.
+
+`builtin:NAME` | a file | a folder with train.*, valid.*, test.* | `hub:ID[:CONFIG][:SPLIT]`. A part that the source lacks
+is cut from its training rows by a hash of the row, so it is the same on every machine and disjoint from the rest.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+
+from training.data.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
+from training.data.errors import InputError
+from training.data.hub import HubAddress, hub_fingerprint, read_hub
+from training.data.readers import READABLE, check_file, read_file
+from training.data.rows import RawRow, RowReport, collect, row_ids, side_of
+from training.data.settings import DataSettings
+
+SPLITS = ("train", "valid", "test")
+HELD_OUT_SHARE = 0.05
+_FILE_NAMES = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows.
+
+    Attributes:
+        dataset: columns `text` (str) and `row_id` (int64; a function of the text, the same in any order and subset).
+        report: what was kept, left out and rejected.
+    """
+
+    dataset: datasets.Dataset
+    report: RowReport
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a model card says about the data."""
+
+    name: str
+    licence: str | None
+    language: str | None
+    hub_id: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored part of a source: a file, a split of a Hub data set, a built-in text."""
+
+    where: str
+    read: Callable[[], Iterator[RawRow]]
+    fingerprint: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A located source.
+
+    Attributes:
+        name: for the screen.
+        parts: the stored parts under our names; "train" alone where nothing is held out by the source itself.
+        is_whole: it is a single text without parts of its own, used whole for scoring and diagnosis.
+    """
+
+    name: str
+    parts: dict[str, Part]
+    is_whole: bool
+    missing: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "missing", tuple(split for split in SPLITS if split not in self.parts))
+
+    def part_of(self, split: str) -> Part:
+        """The stored part that holds the rows of `split`."""
+        return self.parts.get(split, self.parts["train"])
+
+    def fingerprint(self, split: str) -> str:
+        """Changes with the content that `split` is made from."""
+        parts = self.parts.values() if split == "all" else [self.part_of(split)]
+        content = "|".join(part.fingerprint() for part in parts)
+        return hashlib.sha256(f"{content}|{self.missing}|{split}|{HELD_OUT_SHARE}".encode()).hexdigest()
+
+
+def load_rows(settings: DataSettings, split: str) -> Rows:
+    """The checked rows of one split.
+
+    Args:
+        split: "train", "valid", "test", or "all" for every row of the source.
+
+    Raises:
+        InputError: the source cannot be found or read, has no text column, too many bad rows, or no row left.
+    """
+    settings.validate()
+    if split not in (*SPLITS, "all"):
+        raise InputError(f"split: got {split!r}; use one of {', '.join(SPLITS)}, all")
+    source = locate(settings)
+    report = RowReport(source.name, split, notes=_notes(source, split))
+    parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
+    rows = (row for part in parts for row in _rows_of(source, part, split))
+    phrases = collect(rows, settings, report, ", ".join(part.where for part in parts))
+    table = pa.table({"text": pa.array(phrases, pa.string()), "row_id": pa.array(row_ids(phrases), pa.int64())})
+    return Rows(datasets.Dataset(table), report)
+
+
+def locate(settings: DataSettings) -> Source:
+    """The source that the settings name. Reads no rows. Raises InputError where there is none."""
+    name = settings.data
+    if name.startswith("hub:"):
+        return _hub_source(settings)
+    if name.startswith("builtin:"):
+        builtin = name.removeprefix("builtin:")
+        check_builtin(builtin)
+        _refuse_split(settings, "a built-in text")
+        part = Part(name, lambda: read_builtin(builtin), lambda: builtin_fingerprint(builtin))
+        return Source(name, {"train": part}, is_whole=False)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder_source(path, settings)
+    if not path.exists():
+        raise InputError(
+            f"data: {name} does not exist; give a file ({', '.join(READABLE)}), a folder with train.*, hub:ID, or one of "
+            f"{', '.join(f'builtin:{builtin}' for builtin in BUILTINS)}"
+        )
+    check_file(path)
+    _refuse_split(settings, "a single file")
+    return Source(name, {"train": _file_part(path, settings)}, is_whole=True)
+
+
+def scoring_split(settings: DataSettings, split: str) -> str:
+    """The split to score when a user names a source only to score on it: a single file is used whole."""
+    return "all" if locate(settings).is_whole else split
+
+
+def describe_source(settings: DataSettings) -> SourceInfo:
+    """Name, licence and language of the source, for cards; None where unknown. Reads no rows, asks no network."""
+    if settings.data.startswith("builtin:"):
+        name = settings.data.removeprefix("builtin:")
+        check_builtin(name)
+        builtin = BUILTINS[name]
+        return SourceInfo(f"{settings.data}: {builtin.title}", builtin.licence, builtin.language, None)
+    if settings.data.startswith("hub:"):
+        address = HubAddress.parse(settings.data, settings.split)
+        if address.shortcut is None:
+            return SourceInfo(address.hub_id, None, None, address.hub_id)
+        known = address.shortcut
+        return SourceInfo(known.title, known.licence, known.language, known.hub_id)
+    return SourceInfo(Path(settings.data).name, None, None, None)
+
+
+def _rows_of(source: Source, part: Part, split: str) -> Iterator[RawRow]:
+    is_cut = split != "all" and source.missing and part is source.parts["train"]
+    for row in part.read():
+        if not is_cut or side_of(row, source.missing, HELD_OUT_SHARE) == split:
+            yield row
+
+
+def _notes(source: Source, split: str) -> list[str]:
+    if not source.missing or split == "all":
+        return []
+    return [
+        f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training rows, chosen by "
+        "row hash, are held out for each"
+    ]
+
+
+def _folder_source(folder: Path, settings: DataSettings) -> Source:
+    files = {split: path for split in SPLITS if (path := _file_of(folder, split)) is not None}
+    if settings.split is not None:
+        if settings.split not in files:
+            raise InputError(f"split: {folder} has no {settings.split}.*; it has {', '.join(files) or 'none of them'}")
+        files = {"train": files[settings.split]}
+    if "train" not in files:
+        raise InputError(
+            f"data: the folder {folder} holds no train.*; name its files train.*, valid.* and test.* "
+            f"({', '.join(READABLE)}) or give one file"
+        )
+    return Source(str(folder), {split: _file_part(path, settings) for split, path in files.items()}, is_whole=False)
+
+
+def _file_of(folder: Path, split: str) -> Path | None:
+    found = [folder / f"{name}{kind}" for name in _FILE_NAMES[split] for kind in READABLE]
+    found = [path for path in found if path.exists()]
+    if len(found) > 1:
+        raise InputError(f"data: {folder} holds several {split} files ({', '.join(p.name for p in found)}); keep one")
+    return found[0] if found else None
+
+
+def _file_part(path: Path, settings: DataSettings) -> Part:
+    return Part(
+        str(path), lambda: read_file(path, settings.text_column, settings.sides), lambda: _hash_of_file(path)
+    )
+
+
+def _hash_of_file(path: Path) -> str:
+    check_file(path)
+    with path.open("rb") as file:
+        return f"{path.suffix} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _hub_source(settings: DataSettings) -> Source:
+    address = HubAddress.parse(settings.data, settings.split)
+    names = {"train": address.split} if address.split else address.split_names()
+    parts = {split: _hub_part(address, name, settings.text_column) for split, name in names.items()}
+    return Source(f"hub:{address.hub_id}", parts, is_whole=False)
+
+
+def _hub_part(address: HubAddress, name: str, text_column: str | None) -> Part:
+    return Part(
+        f"hub:{address.hub_id}:{name}",
+        lambda: read_hub(address.load(name), address, text_column),
+        lambda: hub_fingerprint(address.load(name)),
+    )
+
+
+def _refuse_split(settings: DataSettings, what: str) -> None:
+    if settings.split is not None:
+        raise InputError(f"split: {settings.split!r} was asked for, but {settings.data} is {what} without named splits")
