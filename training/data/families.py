@@ -5,7 +5,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -13,18 +15,27 @@ from transformers import PreTrainedTokenizerFast
 from training.data.collators import TextCollator
 from training.data.masking import TextMasker
 from training.data.prepared import Prepared, prepare
+from training.data.sampling import PassDataset
 from training.data.settings import DataSettings, MaskingSettings
 from training.data.tokenization import TokenIds
 
 Batch = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class NegativeSettings:
-    """What masking must know of the loss section: how many wrong tokens to draw for each hole, and how."""
+class MakeMasker(Protocol):
+    """Builds what masks a batch; `num_negatives` and `negative_sampling` are fields of the model's loss section."""
 
-    num_negatives: int = 32
-    negative_sampling: str = "uniform"
+    def __call__(
+        self,
+        settings: MaskingSettings,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        seed: int,
+        num_negatives: int = 32,
+        negative_sampling: str = "uniform",
+        token_counts: np.ndarray | None = None,
+    ) -> Callable[[Batch, float], Batch]:
+        """(batch, share of the steps done) -> the model's inputs."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +45,17 @@ class FamilyData:
     Attributes:
         data_settings, masking_settings: dataclasses of the recipe's sections `data` and `masking`.
         prepare: (data settings, model length, tokenizer or None) -> Prepared.
+        make_dataset: (an encoded split) -> what the data loader reads by (row index, pass index).
         make_collator: (tokenizer) -> rows to a batch, without randomness.
-        make_masker: (masking settings, tokenizer, seed, negatives, token counts) -> (batch, progress) to a masked batch.
+        make_masker: (masking settings, tokenizer, ...) -> batches to masked batches.
     """
 
     data_settings: type[DataSettings]
     masking_settings: type[MaskingSettings]
     prepare: Callable[[DataSettings, int, PreTrainedTokenizerFast | None], Prepared]
+    make_dataset: Callable[[datasets.Dataset], PassDataset]
     make_collator: Callable[[PreTrainedTokenizerFast], TextCollator]
-    make_masker: Callable[
-        [MaskingSettings, PreTrainedTokenizerFast, int, NegativeSettings, np.ndarray | None],
-        Callable[[Batch, float], Batch],
-    ]
+    make_masker: MakeMasker
 
 
 def _text_collator(tokenizer: PreTrainedTokenizerFast) -> TextCollator:
@@ -55,12 +65,14 @@ def _text_collator(tokenizer: PreTrainedTokenizerFast) -> TextCollator:
 def _text_masker(
     settings: MaskingSettings,
     tokenizer: PreTrainedTokenizerFast,
+    *,
     seed: int,
-    negatives: NegativeSettings,
-    token_counts: np.ndarray | None,
+    num_negatives: int = 32,
+    negative_sampling: str = "uniform",
+    token_counts: np.ndarray | None = None,
 ) -> TextMasker:
     tokens = TokenIds.from_tokenizer(tokenizer)
-    return TextMasker(settings, tokens, seed, negatives.num_negatives, negatives.negative_sampling, token_counts)
+    return TextMasker(settings, tokens, seed, num_negatives, negative_sampling, token_counts)
 
 
 FAMILIES: dict[str, FamilyData] = {
@@ -68,6 +80,7 @@ FAMILIES: dict[str, FamilyData] = {
         data_settings=DataSettings,
         masking_settings=MaskingSettings,
         prepare=prepare,
+        make_dataset=PassDataset,
         make_collator=_text_collator,
         make_masker=_text_masker,
     ),

@@ -28,7 +28,9 @@ class HubAddress:
     @classmethod
     def parse(cls, source: str, split: str | None) -> "HubAddress":
         """Raise InputError where the address is malformed."""
-        identity, config, own_split = ([part or None for part in source.removeprefix("hub:").split(":")] + [None] * 2)[:3]
+        identity, config, own_split = ([part or None for part in source.removeprefix("hub:").split(":")] + [None] * 2)[
+            :3
+        ]
         if identity is None or source.count(":") > 3:
             raise InputError(f"data: {source} is no address; use hub:ID, hub:ID:CONFIG or hub:ID:CONFIG:SPLIT")
         shortcut = SHORTCUTS.get(identity)
@@ -58,17 +60,21 @@ class HubAddress:
         except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
             raise InputError(self._failure(error)) from error
         found = {"train": "train"} if "train" in names else {}
-        found |= {"valid": name for name in reversed(_VALID_NAMES) if name in names}
+        found |= (
+            {"valid": next(name for name in _VALID_NAMES if name in names)} if set(_VALID_NAMES) & set(names) else {}
+        )
         found |= {"test": "test"} if "test" in names else {}
         if "train" not in found:
-            raise InputError(f"split: hub:{self.hub_id} has no split `train`; choose with --split among {', '.join(names)}")
+            raise InputError(
+                f"split: hub:{self.hub_id} has no split `train`; choose with --split among {', '.join(names)}"
+            )
         return found
 
     def _failure(self, error: Exception) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return (
-            f"data: hub:{self.hub_id}{f':{self.config}' if self.config else ''} could not be loaded ({reason}); check the "
-            "id, the config and the network, or give a local file; a data set that needs a loading script cannot be used"
+            f"data: hub:{self.hub_id}{f':{self.config}' if self.config else ''} could not be loaded ({reason}); check "
+            "the id, the config and the network, or give a local file; data sets with a loading script cannot be used"
         )
 
 

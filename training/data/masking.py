@@ -58,8 +58,8 @@ class TextMasker:
         self._rank = torch.cumsum(~is_special, 0) - 1
         if num_negatives < 0 or num_negatives > len(self._ordinary) - 1:
             raise InputError(
-                f"num_negatives: got {num_negatives}; use 0 to {len(self._ordinary) - 1}, the tokens other than the right "
-                "one and the special ones"
+                f"num_negatives: got {num_negatives}; use 0 to {len(self._ordinary) - 1}, the number of tokens "
+                "beside the right one and the special ones"
             )
         self._cumulative = self._frequencies(negative_sampling, token_counts)
 
@@ -113,9 +113,7 @@ class TextMasker:
         others = torch.where(fate < mask_share + self.settings.random_token_share, drawn, input_ids)
         return torch.where(fate < mask_share, self.mask_token_id, others)
 
-    def _negatives(
-        self, input_ids: torch.Tensor, holes: torch.Tensor, keys: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
+    def _negatives(self, input_ids: torch.Tensor, holes: torch.Tensor, keys: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """(holes, negatives) int64: ordinary tokens other than the right one, with replacement."""
         rows, positions = torch.nonzero(holes, as_tuple=True)
         numbers = torch.arange(self.num_negatives, device=input_ids.device)

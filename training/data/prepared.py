@@ -1,8 +1,9 @@
 """Rows made ready once, and cached by content.
 
-Every item (a tokenizer, an encoded split) is a folder under `$JEPA_CACHE`, or `~/.cache/jepa-lm`, whose name is the hash
-of what it was made from: the source's bytes, the settings, the tokenizer, this format's version. A folder is written
-under another name first and renamed when it is whole, so a killed run or a second one at the same time does no harm.
+Every item (a tokenizer, an encoded split) is a folder under `$JEPA_CACHE`, or `~/.cache/jepa-lm`, whose name is the
+hash of what it was made from: the source's bytes, the settings, the tokenizer, this format's version. A folder is
+written under another name first and renamed when it is whole, so a killed run or a second one at the same time does no
+harm.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from training.data.rows import RowReport
 from training.data.settings import DataSettings
 from training.data.sources import Rows, load_rows, locate
 from training.data.tokenization import TokenIds, build_tokenizer, count_tokens, encode_rows
@@ -39,10 +41,14 @@ class EncodedSplit:
     Attributes:
         dataset: columns `input_ids` and `row_id`.
         report: `rows` (the RowReport as a dict), `tokens` (the counts of `encode_rows`), `key` (the content's hash).
+        folder: where it lies in the cache.
+        is_new: it was made now, not before.
     """
 
     dataset: datasets.Dataset
     report: dict[str, Any]
+    folder: Path
+    is_new: bool
 
 
 @dataclass
@@ -86,6 +92,7 @@ def prepare(settings: DataSettings, max_length: int, tokenizer: PreTrainedTokeni
         tokenizer = _cached_tokenizer(settings, max_length, rows)
     train = prepare_split(settings, "train", tokenizer, max_length, rows)
     valid = prepare_split(settings, "valid", tokenizer, max_length)
+    _say(settings, train, valid)
     ids = TokenIds.from_tokenizer(tokenizer)
     return Prepared(
         settings=settings,
@@ -118,16 +125,13 @@ def prepare_split(
     def make(folder: Path) -> None:
         loaded = rows() if rows is not None else load_rows(settings, split)
         encoded = encode_rows(loaded.dataset, tokenizer, max_length, settings.long_rows)
-        encoded.dataset.save_to_disk(folder / _DATA)
+        _save_quietly(encoded.dataset, folder / _DATA)
         report = {"key": key, "rows": loaded.report.to_dict(), "tokens": encoded.report}
         (folder / _REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        logger.info("%s", loaded.report.summary())
 
-    folder = _cached(key, make, f"{settings.data} [{split}]")
+    folder, is_new = _cached(key, make)
     report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    for note in report["rows"]["notes"]:
-        logger.info("%s", note)
-    return EncodedSplit(datasets.load_from_disk(str(folder / _DATA)), report)
+    return EncodedSplit(datasets.load_from_disk(str(folder / _DATA)), report, folder, is_new)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -152,15 +156,14 @@ def _cached_tokenizer(settings: DataSettings, max_length: int, rows: Callable[[]
     def make(folder: Path) -> None:
         build_tokenizer(settings, rows().dataset["text"], max_length).save_pretrained(folder)
 
-    return AutoTokenizer.from_pretrained(_cached(key, make, f"vocabulary of {settings.data}"))
+    return AutoTokenizer.from_pretrained(_cached(key, make)[0])
 
 
-def _cached(key: str, make: Callable[[Path], None], what: str) -> Path:
-    """The folder of this key, made by `make` when it is not there."""
+def _cached(key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The folder of this key, made by `make` when it is not there, and whether it was."""
     folder = cache_folder() / "prepared" / key
     if folder.is_dir():
-        logger.info("%s: prepared before, taken from %s", what, folder)
-        return folder
+        return folder, False
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
     try:
@@ -171,7 +174,33 @@ def _cached(key: str, make: Callable[[Path], None], what: str) -> Path:
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return folder
+    return folder, True
+
+
+def _say(settings: DataSettings, train: EncodedSplit, valid: EncodedSplit) -> None:
+    """What the user should know of the rows: one line where they were prepared before."""
+    if not train.is_new and not valid.is_new:
+        count = len(train.dataset)
+        logger.info("%s: %s training rows, prepared before, taken from %s", settings.data, f"{count:,}", train.folder)
+        return
+    for split in (train, valid):
+        logger.info("%s", RowReport(**split.report["rows"]).summary())
+        logger.info(
+            "as token ids: %s", ", ".join(f"{name} {count:,}" for name, count in split.report["tokens"].items())
+        )
+    for note in train.report["rows"]["notes"]:
+        logger.info("%s", note)
+
+
+def _save_quietly(dataset: datasets.Dataset, folder: Path) -> None:
+    """Without the library's progress bar, which has no argument that turns it off."""
+    was_shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        dataset.save_to_disk(folder)
+    finally:
+        if was_shown:
+            datasets.enable_progress_bars()
 
 
 def _relevant(settings: DataSettings) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def read_file(path: Path, text_column: str | None, sides: str) -> Iterator[RawRo
     """The rows of a txt, tsv, jsonl, csv or parquet file.
 
     Raises:
-        InputError: the file is missing, empty, of another kind, or has no usable text column. Faults of single rows are
-            yielded as rows with a `problem`.
+        InputError: the file is missing, empty, of another kind, or has no usable text column. Faults of single rows
+            are yielded as rows with a `problem`.
     """
     check_file(path)
     if path.suffix == ".txt" or (path.suffix == ".tsv" and text_column is None):
@@ -55,7 +55,9 @@ def check_file(path: Path) -> None:
             raise InputError(f"data: {path} is empty (0 bytes); give a file with one phrase per line")
         path.open("rb").close()
     except OSError as error:
-        raise InputError(f"data: {path} cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise InputError(
+            f"data: {path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
 
 
 def choose_column(columns: dict[str, str], text_column: str | None, where: str) -> str:
@@ -109,7 +111,7 @@ def _fault(text: str) -> str | None:
 
 
 def _decoded_lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(line number, text without its line end; None where it is not UTF-8). LF, CRLF and a byte-order mark are known."""
+    """(line number, text without its line end; None where it is not UTF-8). Knows CRLF and a byte-order mark."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             raw = raw.removeprefix(_BOM) if number == 1 else raw
@@ -191,7 +193,9 @@ def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _table_column(header: list[str], text_column: str | None, path: Path) -> str:
     if text_column is None and "text" not in header and len(header) > 1:
-        raise InputError(f"data: {path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}")
+        raise InputError(
+            f"data: {path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}"
+        )
     return choose_column(dict.fromkeys(header, "text"), text_column, str(path))
 
 
@@ -218,7 +222,7 @@ def _arrow_rows(batches: Iterable[pa.RecordBatch], column: str, where: str) -> I
 
 
 def arrow_kind(kind: pa.DataType) -> str:
-    """ "text" for text and (nested) lists of it, else the type's name."""
+    """The word `text` for text and (nested) lists of it, else the type's name."""
     is_list: Callable[[pa.DataType], bool] = lambda item: pa.types.is_list(item) or pa.types.is_large_list(item)  # noqa: E731
     inner = kind
     while is_list(inner):

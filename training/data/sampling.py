@@ -1,7 +1,7 @@
 """Which row comes when: a permutation per pass over the data, each a function of (seed, pass) alone.
 
-A resumed run asks for the same order without any saved state. Passes follow each other without a seam: a batch may hold
-the last rows of one and the first of the next, and nothing is dropped.
+A resumed run asks for the same order without any saved state. Passes follow each other without a seam: a batch may
+hold the last rows of one and the first of the next, and nothing is dropped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,9 @@ class PassSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, num_rows: int, seed: int, num_samples: int) -> None:
         if num_rows < 1 or num_samples < 0:
-            raise ValueError(f"num_rows: got {num_rows}, num_samples: got {num_samples}; use 1 row and 0 samples or more")
+            raise ValueError(
+                f"num_rows: got {num_rows}, num_samples: got {num_samples}; use 1 row and 0 samples or more"
+            )
         self.num_rows = num_rows
         self.seed = seed
         self.num_samples = num_samples

@@ -1,9 +1,9 @@
 """Paragraphs into sentences, by rule: no model, no download.
 
-Made for English prose, plain ("He came. She left.") or tokenized already ("he came . she left ."). A boundary is a run
-of `.`, `!` or `?` with the quotes and brackets that close after it, followed by white space, unless the word before the
-dot is a known abbreviation or an initial, or the next word starts in lower case. A mark standing alone always ends a
-sentence: already tokenized text keeps its abbreviations in one piece.
+Made for English prose, plain ("He came. She left.") or tokenized already ("he came . she left ."). A boundary is a
+run of `.`, `!` or `?` with the quotes and brackets that close after it, followed by white space, unless the word
+before the dot is a known abbreviation or an initial, or the next word starts in lower case. A mark standing alone
+always ends a sentence: already tokenized text keeps its abbreviations in one piece. A semicolon ends none.
 """
 
 import re
@@ -11,11 +11,11 @@ import re
 _BOUNDARY = re.compile(r"([.!?…]+)[\"”’')\]]*(?=\s)")
 _LONE_QUOTE = re.compile(r"\s+(\"|''|”)(?=\s|$)")
 _LAST_WORD = re.compile(r"\S+$")
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms messrs dr prof rev hon gen col maj capt lt sgt gov sen rep pres st mt ft jr sr esq inc ltd co corp bros "
-    "no nos vol vols pp p fig figs art sec ch ed eds vs cf viz etc e.g i.e a.m p.m u.s u.n u.k d.c ph.d jan feb mar apr "
-    "jun jul aug sept sep oct nov dec".split()
+_ABBREVIATIONS = re.compile(
+    r"(mr|mrs|ms|messrs|dr|prof|rev|hon|gen|col|maj|capt|lt|sgt|gov|sen|rep|pres|st|mt|ft|jr|sr|esq|inc|ltd|co|corp|bros"
+    r"|ed|eds|vs|cf|viz|etc|e\.g|i\.e|a\.m|p\.m|u\.s|u\.n|u\.k|d\.c|ph\.d|jan|feb|mar|apr|jun|jul|aug|sept|sep|oct|nov|dec)"
 )
+_BEFORE_NUMBERS = re.compile(r"nos?|vols?|pp?|figs?|art|sec|ch")
 _OPEN = "\"“‘'([`"
 
 
@@ -49,7 +49,8 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
     word_match = _LAST_WORD.search(text, start, mark)
     word = word_match.group().lstrip(_OPEN) if word_match else ""
     is_initial = len(word) == 1 and word.isupper() and word != "I"
-    return not (is_initial or word.lower() in _ABBREVIATIONS)
+    is_numbering = following.isdigit() and _BEFORE_NUMBERS.fullmatch(word.lower())
+    return not (is_initial or is_numbering or _ABBREVIATIONS.fullmatch(word.lower()))
 
 
 def _end_of_quote(text: str, start: int, end: int) -> int:

@@ -1,4 +1,7 @@
-"""What a recipe's `data` and `masking` sections may hold. Nothing here imports torch, so that a typo is found at once."""
+"""What a recipe's `data` and `masking` sections may hold.
+
+Nothing here imports torch, so that a typo is found at once.
+"""
 
 from dataclasses import dataclass, field
 
@@ -48,7 +51,9 @@ class DataSettings:
     split_sentences: bool = field(default=False, metadata=_help("split every row into sentences"))
     long_rows: str = field(
         default="windows",
-        metadata=_help("rows longer than the model: `windows` (overlapping by a quarter) or `cut`; counted either way"),
+        metadata=_help(
+            "rows longer than the model: `windows` (overlapping by a quarter) or `cut`; counted either way"
+        ),
     )
     min_words: int = field(default=2, metadata=_help("leave out rows with fewer words; counted"))
     max_words: int | None = field(default=None, metadata=_help("leave out rows with more words; counted"))
@@ -86,7 +91,8 @@ class MaskingSettings:
     )
     mask_rate: float = field(default=0.3, metadata=_help("`rate`: share of the tokens that become holes"))
     mask_rate_final: float | None = field(
-        default=None, metadata=_help("`rate`: the share at the last step, reached in a straight line (default: constant)")
+        default=None,
+        metadata=_help("`rate`: the share at the last step, reached in a straight line (default: constant)"),
     )
     max_spans: int = field(default=3, metadata=_help("`span`: at most this many spans in a phrase"))
     max_span_length: int = field(default=32, metadata=_help("`span`: at most this many tokens in a span"))

@@ -1,7 +1,7 @@
 """From the name of a source to checked rows: `load_rows(settings, "train")`.
 
-`builtin:NAME` | a file | a folder with train.*, valid.*, test.* | `hub:ID[:CONFIG][:SPLIT]`. A part that the source lacks
-is cut from its training rows by a hash of the row, so it is the same on every machine and disjoint from the rest.
+`builtin:NAME` | a file | a folder with train.*, valid.*, test.* | `hub:ID[:CONFIG][:SPLIT]`. A part that the source
+lacks is cut from its training rows by a hash of the row, so it is the same everywhere and disjoint from the rest.
 """
 
 import hashlib
@@ -122,8 +122,8 @@ def locate(settings: DataSettings) -> Source:
         return _folder_source(path, settings)
     if not path.exists():
         raise InputError(
-            f"data: {name} does not exist; give a file ({', '.join(READABLE)}), a folder with train.*, hub:ID, or one of "
-            f"{', '.join(f'builtin:{builtin}' for builtin in BUILTINS)}"
+            f"data: {name} does not exist; give a file ({', '.join(READABLE)}), a folder with train.*, hub:ID, or one "
+            f"of {', '.join(f'builtin:{builtin}' for builtin in BUILTINS)}"
         )
     check_file(path)
     _refuse_split(settings, "a single file")
@@ -162,8 +162,8 @@ def _notes(source: Source, split: str) -> list[str]:
     if not source.missing or split == "all":
         return []
     return [
-        f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training rows, chosen by "
-        "row hash, are held out for each"
+        f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training rows, "
+        "chosen by row hash, are held out for each"
     ]
 
 
@@ -190,9 +190,7 @@ def _file_of(folder: Path, split: str) -> Path | None:
 
 
 def _file_part(path: Path, settings: DataSettings) -> Part:
-    return Part(
-        str(path), lambda: read_file(path, settings.text_column, settings.sides), lambda: _hash_of_file(path)
-    )
+    return Part(str(path), lambda: read_file(path, settings.text_column, settings.sides), lambda: _hash_of_file(path))
 
 
 def _hash_of_file(path: Path) -> str:
@@ -218,4 +216,6 @@ def _hub_part(address: HubAddress, name: str, text_column: str | None) -> Part:
 
 def _refuse_split(settings: DataSettings, what: str) -> None:
     if settings.split is not None:
-        raise InputError(f"split: {settings.split!r} was asked for, but {settings.data} is {what} without named splits")
+        raise InputError(
+            f"split: {settings.split!r} was asked for, but {settings.data} is {what} without named splits"
+        )

@@ -15,7 +15,7 @@ def span_holes(
     pass_index: torch.Tensor,
     row_id: torch.Tensor,
 ) -> torch.Tensor:
-    """Spans of each row, at most `max_spans` of at most `max_span_length` tokens, in all `max_span_share` of the phrase.
+    """Spans of each row: at most `max_spans`, each of `max_span_length` tokens, in all `max_span_share` of the phrase.
 
     The phrase reaches from the first to the last maskable token. It is cut into as many equal segments as there are
     spans, and each segment holds one span and at least one free position, so spans neither overlap nor touch.
@@ -40,7 +40,9 @@ def span_holes(
     room = first + (segment + 1) * length // number - starts
     longest = torch.minimum(budget // number, room - 1).clamp(1, settings.max_span_length)
     drawn_length = 1 + counter_integers(seed, _LENGTH, pass_index, row_id, segment, high=2**31) % longest
-    shift = counter_integers(seed, _START, pass_index, row_id, segment, high=2**31) % (room - drawn_length).clamp(min=1)
+    shift = counter_integers(seed, _START, pass_index, row_id, segment, high=2**31) % (room - drawn_length).clamp(
+        min=1
+    )
 
     begin = (starts + shift)[:, :, None]
     inside = (positions >= begin) & (positions < begin + drawn_length[:, :, None])

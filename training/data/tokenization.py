@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 import pyarrow as pa
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from training.data.errors import InputError
@@ -200,7 +210,7 @@ def _given(name: str) -> PreTrainedTokenizerFast:
         key: SPECIAL_TOKENS[key] for key in ("pad_token", "mask_token") if key not in present
     }
     if "mask_token" in needed:
-        needed["mask_token"] = _spaceless(needed["mask_token"])
+        needed["mask_token"] = _spaceless(SPECIAL_TOKENS["mask_token"])
     if needed:
         tokenizer.add_special_tokens(needed)
         logger.info("tokenizer %s lacks %s: added", name, ", ".join(str(token) for token in needed.values()))
@@ -211,7 +221,11 @@ def _given(name: str) -> PreTrainedTokenizerFast:
 
 
 def _encode_batch(
-    batch: dict[str, list], tokenizer: PreTrainedTokenizerFast, max_length: int, overlap: int, long_rows: str,
+    batch: dict[str, list],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    overlap: int,
+    long_rows: str,
     report: dict[str, int],
 ) -> pa.Table:
     texts, unknown = batch["text"], tokenizer.unk_token
