@@ -1,0 +1,241 @@
+"""Recipe and command line -> one checked `Run`. A typo is an error here, before data and model are touched.
+
+A recipe is YAML: `family`, then the sections `model`, `data`, `masking`, `loss`, `training`, `evaluation`. Every key
+is also a flag of the same name, and a flag wins: `--max_steps 500`. `--help` prints all of them.
+"""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+
+from training.data.errors import InputError
+from training.data.settings import DataSettings, MaskingSettings
+from training.families import DEFAULT_FAMILY, config_class_of, family_names
+from training.settings import EvaluationSettings, TrainingSettings
+from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, suggestion, type_name
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_SETTINGS = {
+    "data": DataSettings,
+    "masking": MaskingSettings,
+    "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run was asked to do. `model` and `loss` hold only what was set; the configuration has the rest."""
+
+    family: str
+    recipe_path: Path
+    output_dir: Path
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    data: DataSettings = field(default_factory=DataSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    resume: str = "auto"
+    extend: bool = False
+    init_from: str | None = None
+    stage: int | None = None
+    dry_run: bool = False
+    device: str = "auto"
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """Keyword arguments for the family's configuration class."""
+        return {**self.model, **self.loss}
+
+    def with_settings(self, **sections: dict[str, Any]) -> "Run":
+        """A copy with some settings changed, such as `training={"max_steps": 10}`; checked again."""
+        changed = {
+            section: replace(getattr(self, section), **values)
+            if section in _SETTINGS
+            else {**getattr(self, section), **values}
+            for section, values in sections.items()
+        }
+        run = replace(self, **changed)
+        _validate(run)
+        return run
+
+
+def parse_arguments(argv: list[str]) -> Run:
+    """`argv` (without the program's name) -> `Run`.
+
+    Raises:
+        InputError: an unknown key or flag (with the nearest known one), a value of the wrong type or out of range,
+            a recipe that is missing or no recipe.
+        SystemExit: with code 0, after `--help`.
+    """
+    recipe_path = _find_recipe(argv)
+    recipe = read_recipe(recipe_path) if recipe_path else {"family": DEFAULT_FAMILY}
+    keys = keys_of_family(recipe["family"])
+    flags = vars(_parse_flags(argv, keys))
+    if recipe_path is None:
+        raise InputError("recipe: none given; use training/train.py RECIPE.yaml (see training/recipes/), or --help")
+    universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
+    values = {**_values_of_recipe(recipe, keys, recipe_path), **flags}
+    return _make_run(recipe["family"], recipe_path, values, universal, keys)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe at `path` as it stands, its family checked. Raises `InputError`."""
+    if not path.is_file():
+        raise InputError(f"recipe: {path} is no file; recipes lie in training/recipes/FAMILY/NAME.yaml")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe: {path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"recipe: {path} holds no keys; it needs `family` and sections ({', '.join(SECTIONS)})")
+    unknown = [name for name in recipe if name not in ("family", *SECTIONS)]
+    if unknown:
+        near = suggestion(str(unknown[0]), ("family", *SECTIONS))
+        raise InputError(f"recipe: {path} has an unknown section {unknown[0]!r}{near}")
+    if recipe.get("family") not in family_names():
+        raise InputError(f"family: got {recipe.get('family')!r} in {path}; use one of {', '.join(family_names())}")
+    return recipe
+
+
+def keys_of_family(family: str) -> dict[str, Key]:
+    """Name -> key, for all sections of a recipe of this family."""
+    keys = keys_of_config(config_class_of(family))
+    for section, settings_class in _SETTINGS.items():
+        keys += keys_of_settings(section, settings_class)
+    return {key.name: key for key in keys}
+
+
+def _find_recipe(argv: list[str]) -> Path | None:
+    """The recipe is the first argument, so that the flags that follow can be those of its family."""
+    return Path(argv[0]) if argv and not argv[0].startswith("-") else None
+
+
+def _values_of_recipe(recipe: dict[str, Any], keys: dict[str, Key], path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for section in SECTIONS:
+        content = recipe.get(section) or {}
+        if not isinstance(content, dict):
+            raise InputError(f"{section}: the section in {path} must hold keys, got {content!r}")
+        for name, value in content.items():
+            if name not in keys:
+                near = suggestion(str(name), keys)
+                raise InputError(f"{section}: unknown key {name!r} in {path}{near}")
+            if keys[name].section != section:
+                raise InputError(f"{name}: belongs in section `{keys[name].section}`, found in `{section}` of {path}")
+            values[name] = keys[name].convert(value)
+    return values
+
+
+def _make_run(
+    family: str, recipe_path: Path, values: dict[str, Any], universal: dict[str, Any], keys: dict[str, Key]
+) -> Run:
+    by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in values.items():
+        by_section[keys[name].section][name] = value
+    sections = {name: made(**by_section[name]) for name, made in _SETTINGS.items()}
+    prefix = "" if family == DEFAULT_FAMILY else f"{family}-"
+    output_dir = universal.pop("output_dir", None) or Path("outputs") / f"{prefix}{recipe_path.stem}"
+    run = Run(
+        family=family,
+        recipe_path=recipe_path,
+        output_dir=Path(output_dir),
+        model=by_section["model"],
+        loss=by_section["loss"],
+        **sections,
+        **universal,
+    )
+    _validate(run)
+    return run
+
+
+def _validate(run: Run) -> None:
+    for section in _SETTINGS:
+        settings = getattr(run, section)
+        for item in fields(settings):
+            value = getattr(settings, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{item.name}: got {value}; use a finite number")
+        settings.validate()
+    try:
+        config_class_of(run.family)(vocab_size=run.data.max_vocab, **run.config_fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise InputError(" ".join(str(error.__cause__ or error).split())) from None
+    if run.device not in DEVICES:
+        raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
+    if run.stage is not None:
+        raise InputError(f"stage: family {run.family} has no stages; leave --stage out")
+    if run.output_dir.exists() and not run.output_dir.is_dir():
+        raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `InputError` where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def _parse_flags(argv: list[str], keys: dict[str, Key]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="training/train.py",
+        description="Train a model from a recipe. Every key of a recipe is also a flag, and a flag wins.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    _add_universal(parser)
+    groups = {section: parser.add_argument_group(f"{section} (recipe section)") for section in SECTIONS}
+    for key in keys.values():
+        options: dict[str, Any] = {"help": f"{key.help} [{_shown(key.default)}]".replace("%", "%%")}
+        if "list" in type_name(key.type):
+            options |= {"nargs": "*", "metavar": "ITEM"}
+        elif key.type is bool:
+            options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+        else:
+            options |= {"metavar": "X"}
+        groups[key.section].add_argument(f"--{key.name}", **options)
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*keys, *_UNIVERSAL])
+        raise InputError(f"unknown flag {unknown[0]}{near.replace('mean ', 'mean --')}")
+    given = vars(known)
+    given.pop("recipe", None)
+    return argparse.Namespace(
+        **{name: keys[name].convert(value) if name in keys else value for name, value in given.items()}
+    )
+
+
+_UNIVERSAL = {
+    "output_dir": "run folder [outputs/RECIPE for text_jepa, outputs/FAMILY-RECIPE for the others]",
+    "resume": "auto: go on where the run in output_dir stopped; never: start over; PATH: from this checkpoint [auto]",
+    "init_from": "a checkpoint whose weights and tokenizer are the start of a new run",
+    "stage": "stage to train, for families that grow by stages",
+    "device": "auto, cpu, cuda or mps [auto]",
+}
+
+
+def _add_universal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", help="a YAML file; it comes first")
+    for name, text in _UNIVERSAL.items():
+        parser.add_argument(f"--{name}", help=text, metavar="X", type=int if name == "stage" else str)
+    parser.add_argument("--extend", action="store_true", help="go on with a finished run to a longer max_steps")
+    parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and time, and end")
+
+
+def _shown(default: Any) -> str:
+    return (
+        {None: "null", True: "true", False: "false"}.get(default, default)
+        if not isinstance(default, list)
+        else str(default)
+    )
+
+
+if __name__ == "__main__":  # pragma: no cover - a way to look at the help alone
+    print(parse_arguments(sys.argv[1:]))

@@ -1,0 +1,166 @@
+"""From a checked `Run` and prepared data to a model and a trainer."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from configuration_jepa import JepaConfig
+from eval.loading import open_model, open_tokenizer
+from training.arguments import Run
+from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, TeacherUpdate
+from training.data.errors import InputError
+from training.data.prepared import Prepared
+from training.families import Family
+from training.run_state import RunState
+from training.schedule import scheduler_arguments
+from training.signals import SignalWatch
+from training.trainer import JepaTrainer, TrainingParts
+
+
+def prepare_data(run: Run, family: Family) -> Prepared:
+    """The run's rows as token ids; with `init_from`, by that checkpoint's tokenizer. Raises `InputError`."""
+    max_length = family.config_class(**run.config_fields).max_position_embeddings
+    tokenizer = None if run.init_from is None else open_tokenizer(run.init_from)
+    return family.data.prepare(run.data, max_length, tokenizer)
+
+
+def build_config(run: Run, family: Family, tokenizer: PreTrainedTokenizerBase) -> JepaConfig:
+    """The recipe's configuration, with vocabulary and special tokens of the tokenizer. Raises `InputError`."""
+    special = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
+    from_tokenizer = {name: getattr(tokenizer, name) for name in special} | {"vocab_size": len(tokenizer)}
+    try:
+        return family.config_class(**run.config_fields, **from_tokenizer)
+    except (ValueError, StrictDataclassError) as error:
+        raise InputError(" ".join(str(error.__cause__ or error).split())) from None
+
+
+def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any) -> PreTrainedModel:
+    """A model whose initial weights are a function of the seed; with `init_from`, the weights of that checkpoint."""
+    set_seed(run.training.seed)
+    model = family.model_class(config)
+    model.set_token_counts(torch.as_tensor(token_counts, dtype=torch.float32))
+    if run.init_from is not None:
+        _take_weights(model, run.init_from)
+    return model
+
+
+def build_trainer(
+    run: Run,
+    family: Family,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    run_state: RunState,
+    watch: SignalWatch | None = None,
+) -> JepaTrainer:
+    """The trainer with everything that hangs on it. It does nothing before `train()`."""
+    _refuse_too_few_rows(run, len(prepared.train))
+    masker = family.data.make_masker(
+        run.masking,
+        prepared.tokenizer,
+        seed=run.training.seed,
+        num_negatives=model.config.num_negatives,
+        negative_sampling=model.config.negative_sampling,
+        token_counts=prepared.counts,
+    )
+    parts = TrainingParts(
+        dataset=family.data.make_dataset(prepared.train),
+        collator=family.data.make_collator(prepared.tokenizer),
+        masker=masker,
+        score=_scorer(run, family, prepared),
+        save_total_limit=run.training.save_total_limit,
+    )
+    phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
+    callbacks = [TeacherUpdate(), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
+    trainer = JepaTrainer(model, training_arguments(run), prepared.tokenizer, parts, run_state, callbacks)
+    trainer.remove_callback(PrinterCallback)  # our progress says it
+    if watch is not None:
+        trainer.add_callback(SaveOnSignal(watch, any_process=_any_process(trainer)))
+    return trainer
+
+
+def training_arguments(run: Run) -> TrainingArguments:
+    """Our settings as the library's."""
+    settings = run.training
+    check_device(run)
+    # Given only where they are asked for: `accelerate launch` may have its own say about precision.
+    switches = ("bf16", "fp16", "gradient_checkpointing", "torch_compile")
+    return TrainingArguments(
+        output_dir=str(run.output_dir),
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        logging_steps=settings.logging_steps,
+        save_steps=settings.save_steps,
+        dataloader_num_workers=settings.dataloader_num_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[name.strip() for name in settings.report_to.split(",")],
+        run_name=settings.run_name or run.output_dir.name,
+        use_cpu=run.device == "cpu" or "ACCELERATE_USE_CPU" in os.environ,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        eval_on_start=0 in run.evaluation.milestones,
+        **{name: True for name in switches if getattr(settings, name)},
+        **scheduler_arguments(settings),
+    )
+
+
+def check_device(run: Run) -> None:
+    """Refuse a device that is not here. Raises `InputError`."""
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if run.device in available and not available[run.device]():
+        raise InputError(f"device: {run.device} is not available here; use --device cpu, or leave it out")
+    if run.training.fp16 and not torch.cuda.is_available():
+        raise InputError("fp16: needs a CUDA device; use bf16, or leave it out")
+
+
+def _refuse_too_few_rows(run: Run, rows: int) -> None:
+    batch = run.training.per_device_train_batch_size
+    if rows < batch:
+        raise InputError(
+            f"data: {run.data.data} gives {rows} training rows, fewer than one batch of {batch}; "
+            "use more text, or a smaller per_device_train_batch_size"
+        )
+
+
+def _scorer(run: Run, family: Family, prepared: Prepared) -> Callable[[PreTrainedModel], dict[str, Any]]:
+    """Model -> held-out figures on the same subset of the validation rows every time."""
+
+    def score(model: PreTrainedModel) -> dict[str, Any]:
+        return family.score_held_out(model, prepared.tokenizer, prepared.valid, run.evaluation.eval_rows)
+
+    return score
+
+
+def _any_process(trainer: JepaTrainer) -> Callable[[bool], bool]:
+    """Whether a thing holds in any process; all of them must ask."""
+
+    def any_process(here: bool) -> bool:
+        if trainer.args.world_size == 1:
+            return here
+        flag = torch.tensor(float(here), device=trainer.args.device)
+        return bool(trainer.accelerator.reduce(flag, reduction="sum") > 0)
+
+    return any_process
+
+
+def _take_weights(model: PreTrainedModel, checkpoint: str) -> None:
+    source = open_model(Path(checkpoint) if Path(checkpoint).exists() else checkpoint, AutoModelForMaskedLM, "cpu")
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"init_from: {checkpoint} has other tensors than this recipe's model: {' '.join(str(error).split())[:300]}"
+        ) from None

@@ -1,0 +1,242 @@
+"""What happens around the steps: progress, the log file, held-out figures and milestones, the teacher."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.run_state import RunState
+from training.settings import EvaluationSettings
+from training.signals import SignalWatch
+
+LOG_FILE = "log.jsonl"
+_STEPS_TO_MEASURE = 20
+
+
+class TeacherUpdate(TrainerCallback):
+    """Moves the target network after every optimizer step."""
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The step is done: the moving average follows."""
+        if model.has_teacher:
+            model.update_teacher()
+
+
+class HeldOut(TrainerCallback):
+    """Decides when held-out rows are scored, which checkpoint is the best, and keeps the milestone rows.
+
+    Only the regular evaluations count for the best: then the choice does not hang on which milestones a recipe shows.
+    """
+
+    def __init__(self, settings: EvaluationSettings, run_state: RunState, phrases: "SamplePhrases") -> None:
+        self.settings = settings
+        self.run_state = run_state
+        self.phrases = phrases
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a log row and an evaluation where one is due."""
+        last = state.global_step >= state.max_steps
+        # The loss of the first step is that of the initial weights, which milestone 0 shows.
+        control.should_log |= last or self._is_milestone(state) or state.global_step == 1
+        control.should_evaluate |= last or self._is_milestone(state) or self._is_regular(state)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any],
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take the figures in, and ask for a checkpoint where they are the best so far."""
+        if self._is_regular(state):
+            named = {**metrics, "acc_ema": self.run_state.acc_ema}
+            value = named[self.settings.best_metric]
+            if value is not None and self.run_state.update_best(
+                state.global_step, value, self.settings.best_smoothing
+            ):
+                control.should_save = True
+        if self._is_milestone(state) or state.global_step >= state.max_steps:
+            figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            row = {"step": state.global_step, "loss": self._last_loss(state), **figures}
+            self.run_state.milestones.append({**row, "samples": self.phrases.fill(model)})
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Give milestone 0 its loss, once it is known."""
+        if state.global_step == 1 and "loss" in logs:
+            for row in self.run_state.milestones:
+                row["loss"] = logs["loss"] if row["step"] == 0 else row["loss"]
+
+    def _is_milestone(self, state: TrainerState) -> bool:
+        return state.global_step in self.settings.milestones
+
+    def _is_regular(self, state: TrainerState) -> bool:
+        step = state.global_step
+        return step > 0 and (step % self.settings.eval_steps == 0 or step >= state.max_steps)
+
+    @staticmethod
+    def _last_loss(state: TrainerState) -> float | None:
+        return next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
+
+
+class SamplePhrases:
+    """The recipe's sample phrases, filled by whatever the family calls filling."""
+
+    def __init__(self, phrases: list[str], sample: Any, tokenizer: Any) -> None:
+        self.phrases = phrases
+        self.sample = sample
+        self.tokenizer = tokenizer
+
+    def fill(self, model: PreTrainedModel) -> list[str]:
+        """One line per phrase."""
+        return [self.sample(model, self.tokenizer, phrase) for phrase in self.phrases]
+
+
+class JsonlLog(TrainerCallback):
+    """`log.jsonl` in the run folder: one JSON object per row, flushed, and cut back to the checkpoint on a resume."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop rows that the resumed run will write again."""
+        if state.is_world_process_zero:
+            path = Path(args.output_dir) / LOG_FILE
+            kept = [line for line in _whole_lines(path) if 0 < state.global_step >= json.loads(line)["step"]]
+            part = path.with_name(f".{LOG_FILE}.part")
+            part.write_text("".join(kept), encoding="utf-8")
+            os.replace(part, path)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append a row; the library's summary of the whole run is none."""
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        # `epoch` would be the share of the run, since the run is one epoch to the library; `passes` says it rightly.
+        figures = {name: value for name, value in logs.items() if name != "epoch"}
+        row = {"step": state.global_step, "time": round(time.time(), 3), "device": args.device.type, **figures}
+        with (Path(args.output_dir) / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class SaveOnSignal(TrainerCallback):
+    """After SIGTERM, SIGINT or the launcher's death: one checkpoint at the end of the step, and out."""
+
+    def __init__(self, watch: SignalWatch, any_process: Any) -> None:
+        self.watch = watch
+        self.any_process = any_process
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop where any process was told to."""
+        if self.any_process(self.watch.told_to_stop()):
+            self.watch.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Progress(TrainerCallback):
+    """A bar with steps, speed and time left on a terminal, and one line per log row everywhere."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._begun: tuple[int, float] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say where the run runs."""
+        if state.is_world_process_zero:
+            where = f"the CPU, {torch.get_num_threads()} threads" if args.device.type == "cpu" else str(args.device)
+            print(f"training on {where}: steps {state.global_step:,} to {state.max_steps:,}", flush=True)
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", disable=not sys.stderr.isatty()
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar; say the expected time once it can be measured."""
+        if self._bar is None:
+            return
+        self._bar.update(1)
+        if self._begun is None:  # the first step compiles and allocates: it is not measured
+            self._begun = (state.global_step, time.perf_counter())
+        elif state.global_step == self._begun[0] + _STEPS_TO_MEASURE:
+            seconds = (time.perf_counter() - self._begun[1]) / _STEPS_TO_MEASURE
+            left = seconds * (state.max_steps - state.global_step)
+            self._bar.write(f"{1000 * seconds:.0f} ms per step: about {duration(left)} of training left")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """One line per row."""
+        if self._bar is None or "train_runtime" in logs:
+            return
+        shown = {name: value for name, value in logs.items() if name not in ("epoch", "passes", "grad_norm")}
+        if "tokens_per_second" in shown:
+            self._bar.set_postfix({"tokens/s": f"{shown['tokens_per_second']:,.0f}"}, refresh=False)
+        figures = "  ".join(f"{name.removeprefix('eval_')} {_short(value)}" for name, value in shown.items())
+        kind = "held-out" if any(name.startswith("eval_") for name in logs) else "train"
+        self._bar.write(f"step {state.global_step:>6,}  {kind:<8}  {figures}")
+        sys.stdout.flush()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `45 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _short(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) and abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that end: a kill can leave half of one."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

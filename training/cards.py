@@ -1,0 +1,102 @@
+"""The model card of a run, from measured JSON by `model_cards/template.md`: no number in it is typed by hand."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
+_FIGURES = ("top1", "top5", "top10", "mrr", "median_rank", "mean_rank", "cosine", "share_cos_above_0_9")
+_MILESTONE_FIGURES = ("loss", "top1", "top10", "mrr", "median_rank")
+
+
+def render_card(
+    description: dict[str, Any],
+    score: dict[str, Any] | None,
+    milestones: list[dict[str, Any]],
+    model_facts: dict[str, Any],
+) -> ModelCard:
+    """The card of one run.
+
+    Args:
+        description: the content of `run.json`.
+        score: the Score JSON of the kept checkpoint, or None.
+        milestones: rows of figures by step, see `RunState.milestones`.
+        model_facts: `name`, `num_parameters`, `vocab_size`, `max_length`, `kept_step`, `source`, `licence`,
+            `language`, `hub_dataset`.
+    """
+    recipe = description["recipe"]
+    training = recipe["training"]
+    rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    return ModelCard.from_template(
+        _card_data(description, score, model_facts),
+        template_path=str(TEMPLATE),
+        name=model_facts["name"],
+        parameters=millions(model_facts["num_parameters"]),
+        vocabulary=f"{model_facts['vocab_size']:,}",
+        max_length=model_facts["max_length"],
+        source=model_facts["source"],
+        licence=model_facts["licence"],
+        kept_step=model_facts["kept_step"],
+        recipe=recipe,
+        recipe_name=description["recipe_name"],
+        rows_per_step=rows_per_step,
+        score=score,
+        rows=_result_rows(score),
+        most_predicted=_most_predicted(score),
+        milestones=[
+            [f"{row['step']:,}", *(_shown(row.get(name), name) for name in _MILESTONE_FIGURES)] for row in milestones
+        ],
+        samples=milestones[-1]["samples"] if milestones else [],
+    )
+
+
+def millions(parameters: int) -> str:
+    """A number of parameters in millions with two decimals (`0.99M`); a small one is never `0M`."""
+    return f"{parameters / 1e6:.2f}M" if parameters >= 10_000 else f"{parameters:,}"
+
+
+def _card_data(
+    description: dict[str, Any], score: dict[str, Any] | None, model_facts: dict[str, Any]
+) -> ModelCardData:
+    results = None
+    if score is not None:
+        results = [
+            EvalResult(
+                task_type="fill-mask",
+                dataset_type=model_facts["hub_dataset"] or score["data"],
+                dataset_name=model_facts["source"],
+                dataset_split=score["split"],
+                metric_type=name,
+                metric_name=name,
+                metric_value=round(score["metrics"][name], 4),
+            )
+            for name in ("top1", "mrr")
+        ]
+    return ModelCardData(
+        model_name=model_facts["name"],
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        language=model_facts["language"],
+        datasets=model_facts["hub_dataset"],
+        tags=["jepa", description["family"], "custom_code"],
+        eval_results=results,
+    )
+
+
+def _result_rows(score: dict[str, Any] | None) -> list[tuple[str, list[str]]]:
+    if score is None:
+        return []
+    named = [("this model", score["metrics"]), *score["baselines"].items()]
+    return [(label, [_shown(figures[name], name) for name in _FIGURES]) for label, figures in named]
+
+
+def _most_predicted(score: dict[str, Any] | None) -> str:
+    tokens = score["metrics"]["most_predicted"][:5] if score else []
+    return ", ".join(f"`{token}` {share:.1%}" for token, share in tokens)
+
+
+def _shown(value: float | None, name: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.1f}" if name.endswith("rank") else f"{value:.3f}"

@@ -1,0 +1,232 @@
+"""Checkpoints that are whole or do not exist: staged, hashed, renamed; and the run folder's root, filled from them.
+
+A save writes into `.staging-checkpoint-N/`, hashes every file into `manifest.json` there, and renames the folder.
+Only then are older ones removed, and those are renamed away first, so that a folder called `checkpoint-N` is whole at
+every moment, whenever the process dies.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eval.loading import MANIFEST, sha256_of, verify_manifest
+from training.data.errors import InputError
+
+PREFIX = "checkpoint-"
+STAGING = ".staging-"
+TRASH = ".trash-"
+
+# What only a resume needs. The root of a run folder, which is what gets published, holds none of it.
+_RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "run_state.json")
+
+
+class NoWholeCheckpointError(RuntimeError):
+    """Checkpoints are there, and none of them is whole. Command lines end with exit code 4."""
+
+
+class DiskFullError(InputError):
+    """A save did not fit; what was saved before is untouched."""
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """The newest whole checkpoint of a run folder (None: none was ever saved), and what is wrong with newer ones."""
+
+    path: Path | None
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done at that checkpoint."""
+        return step_of(self.path) if self.path else 0
+
+
+def step_of(checkpoint: Path) -> int:
+    """The N of `checkpoint-N`."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """All `checkpoint-N` folders, lowest step first."""
+    found = [path for path in run_dir.glob(f"{PREFIX}*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=step_of)
+
+
+def find_resumable(run_dir: Path) -> Resumable:
+    """The newest checkpoint whose every file has the hash that its manifest says.
+
+    Raises:
+        NoWholeCheckpointError: there are checkpoints, and every one is damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(list_checkpoints(run_dir)):
+        problem = check_whole(path)
+        if problem is None:
+            return Resumable(path, damaged)
+        damaged.append(problem)
+    if damaged:
+        raise NoWholeCheckpointError(
+            f"no checkpoint in {run_dir} is whole ({'; '.join(damaged)}): restore one from a copy, "
+            "or start over with --resume never"
+        )
+    return Resumable(None)
+
+
+def check_whole(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, in words, or None."""
+    if not (checkpoint / MANIFEST).is_file():
+        return f"{checkpoint} has no {MANIFEST}"
+    try:
+        verify_manifest(checkpoint)
+        step = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("step")
+    except InputError as error:
+        return str(error)
+    return None if step == step_of(checkpoint) else f"{checkpoint} holds the files of step {step}"
+
+
+@contextmanager
+def staged(final: Path, needed_bytes: int = 0) -> Iterator[Path]:
+    """A folder in which the block writes a folder of `final`'s name; that becomes `final` when the block has ended.
+
+    Raises:
+        DiskFullError: the files did not fit; `final` does not exist then, and older checkpoints are untouched.
+    """
+    staging = final.with_name(STAGING + final.name)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        write_manifest(staging / final.name, step_of(final))
+    except Exception as error:
+        free = shutil.disk_usage(final.parent).free
+        shutil.rmtree(staging, ignore_errors=True)
+        # safetensors and torch raise their own errors when a write fails, so the free space has to tell.
+        if free < needed_bytes or (isinstance(error, OSError) and error.errno == 28):
+            raise DiskFullError(
+                f"output_dir: {final.name} needs about {needed_bytes:,} bytes and {free:,} are free on the disk of "
+                f"{final.parent}; free some and run the same command again (older checkpoints are whole)"
+            ) from error
+        raise
+    _put_in_place(staging / final.name, final)
+    staging.rmdir()
+
+
+def write_manifest(folder: Path, step: int) -> None:
+    """Hash every file of `folder` into its manifest, and bring all of them to the disk."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    hashes = {name: sha256_of(folder / name) for name in names if name != MANIFEST}
+    for name in hashes:
+        _flush(folder / name)
+    _write_json(folder / MANIFEST, {"schema_version": 1, "step": step, "files": hashes})
+    _flush(folder)
+
+
+def rotate(run_dir: Path, keep: int, best_step: int | None) -> None:
+    """Remove all but the `keep` newest checkpoints and the best one."""
+    for path in list_checkpoints(run_dir)[:-keep]:
+        if step_of(path) != best_step:
+            _remove(path)
+
+
+def clean_leftovers(run_dir: Path) -> None:
+    """Remove what a killed save or rotation left behind; `checkpoint-N` folders are not touched."""
+    for pattern in (f"{STAGING}*", f"{TRASH}*"):
+        for path in run_dir.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def fill_root(run_dir: Path, checkpoint: Path) -> None:
+    """Make the root of the run folder the published form of `checkpoint`: file by file, the manifest last.
+
+    A kill in between leaves a root whose manifest does not fit, which our loaders refuse; filling it again repairs it.
+    """
+    files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    published = {name: digest for name, digest in files.items() if not _is_resume_only(name)}
+    outdated = _manifest_files(run_dir) - set(published)
+    for name in published:
+        _copy_atomically(checkpoint / name, run_dir / name)
+    for name in outdated:
+        (run_dir / name).unlink(missing_ok=True)
+    _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": published})
+    _flush(run_dir)
+
+
+def root_step(run_dir: Path) -> int | None:
+    """The step whose checkpoint fills the root, or None where the root is empty, half filled or damaged."""
+    if not (run_dir / MANIFEST).is_file():
+        return None
+    try:
+        verify_manifest(run_dir)
+    except InputError:
+        return None
+    return json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))["step"]
+
+
+def start_over(run_dir: Path) -> None:
+    """Remove what an earlier run left in `run_dir`: its checkpoints, log, results and the files of its root."""
+    clean_leftovers(run_dir)
+    for checkpoint in list_checkpoints(run_dir):
+        _remove(checkpoint)
+    for name in (*_manifest_files(run_dir), MANIFEST, "run.json", "log.jsonl", "README.md"):
+        (run_dir / name).unlink(missing_ok=True)
+    for name in ("results", "plots"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+
+
+def _is_resume_only(name: str) -> bool:
+    return name in _RESUME_ONLY or name.startswith("rng_state")
+
+
+def _manifest_files(run_dir: Path) -> set[str]:
+    """Names in the root's manifest; none where it cannot be read."""
+    try:
+        names = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if Path(name).name == name}
+
+
+def _put_in_place(staging: Path, final: Path) -> None:
+    if final.exists():
+        _remove(final)
+    os.replace(staging, final)
+    _flush(final.parent)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Rename first: a checkpoint that is half removed must not be called one."""
+    trash = checkpoint.with_name(TRASH + checkpoint.name)
+    shutil.rmtree(trash, ignore_errors=True)
+    os.replace(checkpoint, trash)
+    shutil.rmtree(trash)
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{STAGING}{target.name}")
+    shutil.copyfile(source, part)
+    _flush(part)
+    os.replace(part, target)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    part = path.with_name(f"{STAGING}{path.name}")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _flush(part)
+    os.replace(part, path)
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folders; there the rename alone has to do
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,77 @@
+"""What comes after the last step: the best checkpoint to the root, its score, the curves, the card.
+
+All of it can be done again: a run that is killed here does it at its next start.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from eval.loading import RUN_FILE, read_run
+from eval.plots import plot_run
+from eval.score import score, score_table, write_json
+from eval.scorers.checkpoint import ScoreRequest
+from training.arguments import Run
+from training.callbacks import LOG_FILE
+from training.cards import render_card
+from training.checkpoints import PREFIX, fill_root, list_checkpoints, root_step, step_of
+from training.data.sources import describe_source
+from training.run_state import RunState
+
+SCORE_FILE = Path("results") / "score.json"
+MILESTONES_FILE = Path("results") / "milestones.json"
+CARD_FILE = "README.md"
+
+
+def is_finished(run: Run, resumed_step: int) -> bool:
+    """Whether nothing is left to do: all steps done, the root whole, the card (written last) there."""
+    done = resumed_step >= run.training.max_steps and root_step(run.output_dir) is not None
+    return done and (run.output_dir / CARD_FILE).is_file()
+
+
+def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
+    """Fill the root of the run folder and put figures, curves and card beside it."""
+    kept = fill_root_from_best(run.output_dir, run_state)
+    write_json({"milestones": run_state.milestones}, run.output_dir / MILESTONES_FILE)
+    plot_run(run.output_dir / LOG_FILE, run.output_dir / "plots" / "loss.png")
+    record = _score(run) if run.evaluation.final_score else None
+    source = describe_source(run.data)
+    facts = {
+        **model_facts,
+        "name": run.output_dir.resolve().name,
+        "kept_step": kept,
+        "source": source.name,
+        "licence": source.licence,
+        "language": source.language,
+        "hub_dataset": source.hub_id,
+    }
+    card = render_card(read_run(run.output_dir), record, run_state.milestones, facts)
+    card.save(run.output_dir / CARD_FILE)
+
+
+def fill_root_from_best(run_dir: Path, run_state: RunState) -> int:
+    """Fill the root, unless it is; returns the step it now holds."""
+    checkpoints = list_checkpoints(run_dir)
+    best = run_dir / f"{PREFIX}{run_state.best_step}"
+    kept = best if best in checkpoints else checkpoints[-1]
+    if root_step(run_dir) != step_of(kept):
+        fill_root(run_dir, kept)
+    return step_of(kept)
+
+
+def _score(run: Run) -> dict[str, Any]:
+    request = ScoreRequest(
+        checkpoint=str(run.output_dir),
+        max_rows=run.evaluation.score_rows,
+        device=None if run.device == "auto" else run.device,
+    )
+    record = score(request)
+    write_json(record, run.output_dir / SCORE_FILE)
+    console = Console()
+    console.width = max(console.width, 110)
+    console.print(score_table(record))
+    return record
+
+
+__all__ = ["CARD_FILE", "MILESTONES_FILE", "RUN_FILE", "SCORE_FILE", "fill_root_from_best", "finish", "is_finished"]

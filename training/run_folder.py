@@ -1,0 +1,170 @@
+"""A run and its folder: who may write there, whether it is the same run, and where it goes on."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from eval.loading import RUN_FILE, read_run
+from training.arguments import Run
+from training.checkpoints import Resumable, check_whole, clean_leftovers, find_resumable, start_over
+from training.data.errors import InputError
+from training.settings_schema import keys_of_config
+
+LOCK_FILE = ".lock"
+OWNER_FILE = ".lock.json"
+_PACKAGES = ("jepa-lm", "torch", "transformers", "accelerate", "datasets", "tokenizers")
+
+# What may differ between two starts of the same run: output, logging and saving cadence, speed of reading.
+_NOT_IDENTITY = (
+    *("logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to", "run_name"),
+    *("milestones", "sample_phrases", "final_score", "score_rows"),
+)
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder: a second run in it is refused by name. The system frees the lock when the process dies.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be made or written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / LOCK_FILE, timeout=0)
+        with lock:
+            owner = {"process": os.getpid(), "host": socket.gethostname()}
+            (run_dir / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
+            try:
+                yield
+            finally:
+                (run_dir / OWNER_FILE).unlink(missing_ok=True)
+    except Timeout:
+        raise InputError(
+            f"output_dir: {run_dir} is in use by {_owner(run_dir)}; wait for it, or give another --output_dir"
+        ) from None
+    except PermissionError as error:
+        raise InputError(
+            f"output_dir: {error.filename} cannot be written ({error.strerror}); give another --output_dir"
+        ) from None
+
+
+def describe_run(run: Run, config: Any, data_hash: str) -> dict[str, Any]:
+    """The content of `run.json`: the resolved recipe, what makes the run this run, and how it was started."""
+    from_config = {key.name: (key.section, getattr(config, key.name)) for key in keys_of_config(type(config))}
+    recipe = {
+        "model": {name: value for name, (section, value) in from_config.items() if section == "model"},
+        "data": asdict(run.data),
+        "masking": asdict(run.masking),
+        "loss": {name: value for name, (section, value) in from_config.items() if section == "loss"},
+        "training": asdict(run.training),
+        "evaluation": asdict(run.evaluation),
+    }
+    description = {
+        "schema_version": 1,
+        "family": run.family,
+        "recipe_name": run.recipe_path.stem,
+        "recipe": recipe,
+        "init_from": run.init_from,
+        "data_hash": data_hash,
+    }
+    return {
+        **description,
+        "identity": hashlib.sha256(json.dumps(_identity(description), sort_keys=True).encode()).hexdigest(),
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)},
+        "python": platform.python_version(),
+    }
+
+
+def write_run(run_dir: Path, description: dict[str, Any]) -> None:
+    """Write `run.json` in one step."""
+    part = run_dir / f".{RUN_FILE}.part"
+    part.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, run_dir / RUN_FILE)
+
+
+def decide_resume(run: Run, description: dict[str, Any]) -> Resumable:
+    """Where this run goes on: its newest whole checkpoint, the one asked for, or the beginning.
+
+    Raises:
+        InputError: the folder belongs to another run, or the checkpoint asked for is not whole or not of this run.
+        NoWholeCheckpointError: there are checkpoints and none is whole.
+    """
+    clean_leftovers(run.output_dir)
+    if run.resume == "never":
+        start_over(run.output_dir)
+        return Resumable(None)
+    if run.resume != "auto":
+        checkpoint = Path(run.resume)
+        problem = check_whole(checkpoint) if checkpoint.is_dir() else f"{checkpoint} is no folder"
+        if problem:
+            raise InputError(f"resume: {problem}; give auto, never, or the path of a whole checkpoint-N")
+        _refuse_another_run(run, description, checkpoint)
+        return Resumable(checkpoint)
+    found = find_resumable(run.output_dir)
+    if found.path is not None:
+        _refuse_another_run(run, description, found.path)
+    return found
+
+
+def _refuse_another_run(run: Run, description: dict[str, Any], folder: Path) -> None:
+    """Raise `InputError`, naming what differs, unless `folder` holds this run (or a shorter one, with --extend)."""
+    earlier = read_run(folder)
+    if earlier is None:
+        raise InputError(f"resume: {folder} has no {RUN_FILE}, so whose it is cannot be known; use --resume never")
+    old, new = _flat(_identity(earlier)), _flat(_identity(description))
+    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    before, now = old.get("max_steps"), new.get("max_steps")
+    if different == ["max_steps"] and before < now:
+        if run.extend:
+            return
+        raise InputError(f"max_steps: the run in {folder} has {before}, now {now}; add --extend to go on with it")
+    if different:
+        shown = ", ".join(f"{name} {old.get(name)!r} there and {new.get(name)!r} here" for name in different[:4])
+        raise InputError(
+            f"output_dir: {folder} belongs to another run ({shown}); give another --output_dir, or --resume never"
+        )
+
+
+def _identity(description: dict[str, Any]) -> dict[str, Any]:
+    recipe = {
+        section: {name: value for name, value in content.items() if name not in _NOT_IDENTITY}
+        for section, content in description["recipe"].items()
+    }
+    rest = {name: description[name] for name in ("family", "init_from", "data_hash")}
+    return {**rest, **recipe}
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _owner(run_dir: Path) -> str:
+    try:
+        owner = json.loads((run_dir / OWNER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {owner['process']} on {owner['host']}"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

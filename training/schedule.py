@@ -1,0 +1,55 @@
+"""The learning rate over a run: warm-up, constant, cosine to a floor (requirement T6).
+
+The library's `warmup_stable_decay` does the work; here its arguments are made from ours.
+"""
+
+from typing import NamedTuple
+
+import torch
+from transformers.optimization import get_wsd_schedule
+
+from training.settings import TrainingSettings
+
+
+class Phases(NamedTuple):
+    """Steps of each phase; their sum is the run."""
+
+    warmup: int
+    constant: int
+    decay: int
+
+
+def phases(settings: TrainingSettings) -> Phases:
+    """Split `max_steps`: warm-up first, then `constant_share` of what is left at the peak, the rest on the cosine."""
+    left = settings.max_steps - settings.warmup_steps
+    constant = round(settings.constant_share * left)
+    return Phases(settings.warmup_steps, constant, left - constant)
+
+
+def scheduler_arguments(settings: TrainingSettings) -> dict:
+    """The keyword arguments for `TrainingArguments` that give this schedule."""
+    split = phases(settings)
+    return {
+        "lr_scheduler_type": "warmup_stable_decay",
+        "warmup_steps": split.warmup,
+        "lr_scheduler_kwargs": {
+            "num_decay_steps": split.decay,
+            "decay_type": "cosine",
+            "min_lr_ratio": settings.final_learning_rate / settings.learning_rate,
+        },
+    }
+
+
+def learning_rates(settings: TrainingSettings) -> list[float]:
+    """The rate of each of the `max_steps` steps, the first one first (for plots and plans)."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
+    extra = scheduler_arguments(settings)["lr_scheduler_kwargs"]
+    schedule = get_wsd_schedule(
+        optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=settings.max_steps, **extra
+    )
+    rates = []
+    for _ in range(settings.max_steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return rates

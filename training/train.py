@@ -1,0 +1,139 @@
+"""Train a model from a recipe: parse, build, train, score, save.
+
+    python training/train.py training/recipes/text_jepa/quickstart.yaml --max_steps 500 --output_dir outputs/try
+    accelerate launch training/train.py training/recipes/text_jepa/quickstart.yaml
+
+Run it again after whatever stopped it, and it goes on where it was. Exit codes: 0 done, 2 bad input, 3 a number that
+is not finite, 4 no whole checkpoint, 75 saved after a signal.
+"""
+
+import logging
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+from training.arguments import Run, parse_arguments
+from training.data.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. The last line printed says how it ended."""
+    try:
+        run = parse_arguments(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        return _failed(error, 2)
+    # Only now: these imports take seconds, and a typo should not.
+    from eval.errors import NonFiniteError
+    from training.checkpoints import NoWholeCheckpointError
+
+    try:
+        return train(run)
+    except InputError as error:
+        return _failed(error, 2)
+    except NonFiniteError as error:
+        return _failed(error, 3)
+    except NoWholeCheckpointError as error:
+        return _failed(error, 4)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        return 130
+
+
+def train(run: Run) -> int:
+    """Train, or go on with, one run; returns 0, or 75 when a signal ended it after a save.
+
+    Raises:
+        InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
+    """
+    from accelerate import PartialState
+
+    from training.build import build_config, build_model, check_device, prepare_data
+    from training.families import load_family
+    from training.plan import count_parameters
+    from training.run_folder import decide_resume, describe_run, locked, write_run
+
+    _show_notes()
+    check_device(run)
+    family = load_family(run.family)
+    processes = PartialState(cpu=run.device == "cpu")
+    first = processes.is_main_process
+    with locked(run.output_dir) if first and not run.dry_run else nullcontext():
+        with processes.main_process_first():  # the others find the prepared data in the cache
+            prepared = prepare_data(run, family)
+        config = build_config(run, family, prepared.tokenizer)
+        model = build_model(run, family, config, prepared.counts)
+        if run.dry_run:
+            return _dry_run(run, family, prepared, model)
+        description = describe_run(run, config, prepared.data_hash)
+        with processes.main_process_first():
+            resumable = decide_resume(run, description)
+            if first:
+                write_run(run.output_dir, description)
+        facts = {
+            "num_parameters": count_parameters(model)[0],
+            "vocab_size": config.vocab_size,
+            "max_length": config.max_position_embeddings,
+        }
+        return _train_and_finish(run, family, prepared, model, resumable, facts)
+
+
+def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumable: Any, facts: dict[str, Any]) -> int:
+    from training.build import build_trainer
+    from training.finish import finish, is_finished
+    from training.run_state import RunState
+    from training.signals import SignalWatch
+
+    for problem in resumable.damaged:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if is_finished(run, resumable.step):
+        print(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
+        return 0
+    run_state = RunState()
+    if resumable.step < run.training.max_steps:
+        with SignalWatch() as watch:
+            trainer = build_trainer(run, family, prepared, model, run_state, watch)
+            trainer.args.eval_on_start &= resumable.path is None
+            trainer.train(resume_from_checkpoint=str(resumable.path) if resumable.path else None)
+        if watch.stopped:
+            print(f"stopped by {watch.reason or 'a signal'} at step {trainer.state.global_step:,}, saved; "
+                  "the same command goes on")  # fmt: skip
+            return 75
+        if not trainer.is_world_process_zero():
+            return 0
+    else:
+        run_state.restore(resumable.path)
+    finish(run, run_state, facts)
+    print(f"done: {run.output_dir} holds the best checkpoint, its score and its card")
+    return 0
+
+
+def _dry_run(run: Run, family: Any, prepared: Any, model: Any) -> int:
+    from training.build import build_trainer
+    from training.plan import estimate_run
+    from training.run_state import RunState
+
+    estimate = estimate_run(build_trainer(run, family, prepared, model, RunState()))
+    print("\n".join(estimate.lines()))
+    print(f"dry run: nothing was written to {run.output_dir}")
+    return 0
+
+
+def _show_notes() -> None:
+    """Let the data layer say what it kept, left out and found prepared, and the libraries be quiet."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # one for every file of a checkpoint
+    notes = logging.getLogger("training")
+    if not notes.handlers:
+        notes.addHandler(logging.StreamHandler(sys.stdout))
+        notes.setLevel(logging.INFO)
+        notes.propagate = False
+
+
+def _failed(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
