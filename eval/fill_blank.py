@@ -16,7 +16,7 @@ from rich.text import Text
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.errors import NonFiniteError
-from eval.loading import open_model, open_tokenizer
+from eval.loading import open_model, open_tokenizer, quiet_libraries
 from eval.scorers.text_jepa import pessimistic_ranks
 from training.data.errors import InputError
 
@@ -93,9 +93,10 @@ def shown_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
     arguments = _parser().parse_args(argv)
+    quiet_libraries()
     try:
-        model = open_model(arguments.checkpoint, AutoModelForMaskedLM, arguments.device)
         tokenizer = open_tokenizer(arguments.checkpoint)
+        model = open_model(arguments.checkpoint, AutoModelForMaskedLM, arguments.device)
         result = fill_blank(model, tokenizer, arguments.phrase, arguments.answer, arguments.top_k)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 import safetensors
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 import configuration_jepa  # noqa: F401  (registers the families' configurations with the Auto classes)
 import modeling_jepa  # noqa: F401  (registers the families' models with the Auto classes)
@@ -33,22 +34,47 @@ def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = Non
         InputError: no checkpoint there, a file differs from the manifest, or tensors are missing, unexpected or
             of another shape.
     """
-    name = _checked_name(checkpoint)
+    name, target = checked_name(checkpoint), choose_device(device)
     try:
-        model, info = auto_class.from_pretrained(name, output_loading_info=True)
+        # Shapes that differ are allowed here only to be refused below by name.
+        model, info = auto_class.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True)
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"{name} cannot be opened as a model: {_one_line(error)}") from error
     _refuse_incomplete(name, info)
-    return model.to(choose_device(device)).eval()
+    return model.to(target).eval()
 
 
 def open_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved with a checkpoint; raises InputError where there is none."""
-    name = _checked_name(checkpoint)
+    name = checked_name(checkpoint)
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{name} holds no tokenizer that can be opened: {_one_line(error)}") from error
+
+
+def checked_name(checkpoint: str | Path) -> str:
+    """What to hand to from_pretrained: a folder that holds a whole checkpoint, or the name of a repository.
+
+    Raises:
+        InputError: no such folder, no config in it, or a file that differs from the manifest.
+    """
+    folder = Path(checkpoint)
+    if not folder.exists():
+        # A repository's id is NAME or OWNER/NAME; anything else can only have been meant as a folder.
+        if str(checkpoint).count("/") != 1 or str(checkpoint).startswith((".", "/", "outputs/")):
+            raise InputError(f"no checkpoint at {checkpoint}: there is no such folder; train one or check the path")
+        return str(checkpoint)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{checkpoint} is no checkpoint: it holds no config.json; name the folder of a trained model")
+    verify_manifest(folder)
+    return str(folder)
+
+
+def quiet_libraries() -> None:
+    """No progress bars and reports of the libraries: a command's own output and its one line of error stand alone."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def read_run(checkpoint: str | Path) -> dict | None:
@@ -98,20 +124,6 @@ def sha256_of(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _checked_name(checkpoint: str | Path) -> str:
-    """What to hand to from_pretrained: a folder that holds a whole checkpoint, or the name of a repository."""
-    folder = Path(checkpoint)
-    if not folder.exists():
-        # A repository's id is NAME or OWNER/NAME; anything else can only have been meant as a folder.
-        if str(checkpoint).count("/") != 1 or str(checkpoint).startswith((".", "/", "outputs/")):
-            raise InputError(f"no checkpoint at {checkpoint}: there is no such folder; train one or check the path")
-        return str(checkpoint)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{checkpoint} is no checkpoint: it holds no config.json; name the folder of a trained model")
-    verify_manifest(folder)
-    return str(folder)
 
 
 def _refuse_incomplete(name: str, info: dict) -> None:

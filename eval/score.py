@@ -6,9 +6,6 @@ The data is prepared as in training (settings come from the checkpoint's run.jso
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.errors import NonFiniteError
+from eval.loading import quiet_libraries
 from eval.metrics.ranks import FIGURE_NAMES
+from eval.records import check_target, package_versions, write_json
 from eval.scorers.checkpoint import ScoreRequest, score_checkpoint
 from eval.scorers.text_jepa import Scores
 from training.data.errors import InputError
+from training.data.rows import RowReport
 
 SCHEMA_VERSION = 1
-PACKAGES = ("jepa-lm", "torch", "transformers", "datasets", "evaluate", "tokenizers")
 _HEADINGS = ("top-1", "top-5", "top-10", "MRR", "median", "mean", "cosine", "cos>.9")
 
 
@@ -33,15 +32,16 @@ def score(request: ScoreRequest) -> dict[str, Any]:
     """Score a checkpoint; returns the Score JSON (plain Python, None and never NaN).
 
     Keys: schema_version, family, checkpoint, data, split, num_examples (blanks), num_rows, seed, versions,
-    metrics{}, baselines{name: {same keys}}.
+    metrics{}, baselines{name: {same keys}}, and rows (what was read, left out and unusable).
 
     Raises:
         InputError: bad checkpoint, source or setting. NonFiniteError: the model's scores are NaN.
     """
     scored = score_checkpoint(request)
-    return score_record(
+    record = score_record(
         scored.scores, scored.family, request.checkpoint, scored.settings.data, scored.split, request.seed
     )
+    return {**record, "rows": scored.rows.to_dict()}
 
 
 def score_record(scores: Scores, family: str, checkpoint: str, data: str, split: str, seed: int) -> dict[str, Any]:
@@ -59,19 +59,6 @@ def score_record(scores: Scores, family: str, checkpoint: str, data: str, split:
         "metrics": scores.metrics,
         "baselines": scores.baselines,
     }
-
-
-def write_json(record: dict[str, Any], path: str | Path) -> None:
-    """Write a record as JSON in one step: a reader sees the old file or the whole new one. Refuses NaN."""
-    target = Path(path)
-    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = target.with_name(f".{target.name}.{os.getpid()}")
-        staged.write_text(text + "\n", encoding="utf-8")
-        os.replace(staged, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}; choose another place") from error
 
 
 def score_table(record: dict[str, Any]) -> Table:
@@ -92,17 +79,6 @@ def score_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def package_versions() -> dict[str, str | None]:
-    """Installed versions of what produced a number; None for one that is used from a checkout without installing."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
     arguments = _parser().parse_args(argv)
@@ -117,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=arguments.device,
         progress=sys.stderr.isatty(),
     )
+    quiet_libraries()
     try:
+        if arguments.json is not None:
+            check_target(Path(arguments.json))
         record = score(request)
         if arguments.json is not None:
             write_json(record, arguments.json)
@@ -131,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A pipe or a log has no width of its own, and a table folded at 80 columns cannot be read.
     console.width = max(console.width, 110)
     console.print(score_table(record))
+    console.print(RowReport(**record["rows"]).summary(), markup=False, highlight=False)
     return 0
 
 

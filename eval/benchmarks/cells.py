@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eval.benchmarks.tables import comparison_table
-from eval.score import package_versions
+from eval.records import package_versions
 from training.data.errors import InputError
 
 SCHEMA_VERSION = 1

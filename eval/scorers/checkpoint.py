@@ -7,9 +7,10 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from eval.loading import open_model, open_tokenizer, read_run
+from eval.loading import checked_name, open_model, open_tokenizer, read_run
 from eval.scorers.text_jepa import BATCH_SIZE, MAX_ROWS, Scores, score_rows
 from training.data.errors import InputError
+from training.data.rows import RowReport
 from training.data.settings import DataSettings
 from training.data.sources import load_rows
 from training.data.tokenization import encode_rows
@@ -35,12 +36,13 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Scored:
-    """Figures of a checkpoint, with the family, data settings and split that they were made with."""
+    """Figures of a checkpoint, with the family, data settings, split and rows that they were made with."""
 
     scores: Scores
     family: str
     settings: DataSettings
     split: str
+    rows: RowReport
 
 
 def score_checkpoint(request: ScoreRequest) -> Scored:
@@ -50,16 +52,21 @@ def score_checkpoint(request: ScoreRequest) -> Scored:
         InputError: bad checkpoint, source or setting.
         NonFiniteError: the model scores NaN.
     """
+    for name, value in (("max_rows", request.max_rows), ("batch_size", request.batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, was given {value}")
     family = family_of(request.checkpoint)
     settings = data_settings(request)
     split = choose_split(request, settings)
-    return Scored(SCORERS[family](request, settings, split), family, settings, split)
+    scores, report = SCORERS[family](request, settings, split)
+    return Scored(scores, family, settings, split, report)
 
 
 def family_of(checkpoint: str) -> str:
     """The family that a checkpoint's config names; raises InputError for one that has no scorer."""
+    name = checked_name(checkpoint)
     try:
-        family = AutoConfig.from_pretrained(checkpoint).model_type
+        family = AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{checkpoint} is no checkpoint that can be scored: {reason}") from error
@@ -115,13 +122,13 @@ def same_source(first: str, second: str | None) -> bool:
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
-def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> Scores:
-    """A latent text model's figures on the rows of a source."""
+def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> tuple[Scores, RowReport]:
+    """A latent text model's figures on the rows of a source, and what became of those rows."""
     model = open_model(request.checkpoint, AutoModelForMaskedLM, request.device)
     tokenizer = open_tokenizer(request.checkpoint)
     rows = load_rows(settings, split)
     encoded = encode_rows(rows.dataset, tokenizer, model.config.max_position_embeddings, settings.long_rows)
-    return score_rows(
+    scores = score_rows(
         model,
         tokenizer,
         encoded.dataset,
@@ -131,6 +138,7 @@ def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> Sc
         seed=request.seed,
         progress=request.progress,
     )
+    return scores, rows.report
 
 
-SCORERS: dict[str, Callable[[ScoreRequest, DataSettings, str], Scores]] = {"text_jepa": _score_text}
+SCORERS: dict[str, Callable[[ScoreRequest, DataSettings, str], tuple[Scores, RowReport]]] = {"text_jepa": _score_text}

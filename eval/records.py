@@ -1,0 +1,42 @@
+"""Files of figures: whole or not there, never with NaN, with the versions that made them. Imports no torch."""
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from training.data.errors import InputError
+
+PACKAGES = ("jepa-lm", "torch", "transformers", "datasets", "evaluate", "tokenizers")
+
+
+def write_json(record: dict[str, Any], path: str | Path) -> None:
+    """Write a record as JSON in one step: a reader sees the old file or the whole new one. Refuses NaN."""
+    target = Path(path)
+    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = target.with_name(f".{target.name}.{os.getpid()}")
+        staged.write_text(text + "\n", encoding="utf-8")
+        os.replace(staged, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}; choose another place") from error
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of what produced a number; None for one that is used from a checkout without installing."""
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def check_target(target: Path) -> None:
+    """Raise InputError for a place that cannot be written to: before minutes of work, not after."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{target} cannot be written; name a file in a folder that can")

@@ -1,0 +1,37 @@
+"""The clean process really is clean, and a checkpoint of ours opens in it."""
+
+import shutil
+
+import pytest
+
+from eval.load_as_stranger import StrangerError, load_as_stranger, main
+
+
+def test_a_checkpoint_opens_and_fills_blanks_where_the_packages_cannot_be_imported(checkpoint, capsys):
+    assert main([str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    for name in (
+        "AutoConfig",
+        "AutoModel ",
+        "AutoModelForMaskedLM",
+        "AutoTokenizer",
+        "fill-mask",
+        "feature-extraction",
+    ):
+        assert name in printed
+    assert printed.count("_") >= 5
+    assert printed.count("(then ") == 5
+
+
+def test_code_that_needs_the_package_is_found_out(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    code = folder / "modeling_text_jepa.py"
+    code.write_text(code.read_text().replace("from .configuration_text_jepa", "from configuration_jepa", 1))
+    with pytest.raises(StrangerError, match="configuration_jepa"):
+        load_as_stranger(folder, ["peace and _"])
+
+
+def test_a_folder_without_code_is_bad_input(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert main([str(tmp_path)]) == 2
+    assert "auto_map" in capsys.readouterr().err

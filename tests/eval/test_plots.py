@@ -1,0 +1,43 @@
+"""Pictures of a run's log."""
+
+import json
+
+import pytest
+
+from eval.plots import curve, plot_run, read_log
+from training.data.errors import InputError
+
+
+@pytest.fixture
+def log(tmp_path):
+    rows = [{"step": step, "loss": 5.0 - step / 10, "ranking": 4.0, "cos_mean": None} for step in (10, 20, 30)]
+    rows.insert(2, {"step": 20, "eval_mrr": 0.1})
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    return path
+
+
+def test_a_curve_holds_the_rows_that_have_the_figure(log):
+    assert curve(read_log(log), "loss") == ([10, 20, 30], [4.0, 3.0, 2.0])
+    assert curve(read_log(log), "eval_mrr") == ([20], [0.1])
+    assert curve(read_log(log), "cos_mean") == ([], [])
+
+
+def test_the_picture_is_a_png_and_the_same_for_the_same_log(log, tmp_path):
+    for name in ("one", "two"):
+        plot_run(log, tmp_path / "plots" / f"{name}.png")
+    first, second = ((tmp_path / "plots" / f"{name}.png").read_bytes() for name in ("one", "two"))
+    assert first.startswith(b"\x89PNG")
+    assert first == second
+
+
+def test_a_damaged_line_is_named(log):
+    log.write_text(log.read_text() + '{"step": 4', encoding="utf-8")
+    with pytest.raises(InputError, match="line 6: not JSON"):
+        read_log(log)
+
+
+def test_a_log_without_losses_is_refused(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(InputError, match="no training loss yet"):
+        plot_run(tmp_path / "log.jsonl", tmp_path / "x.png")

@@ -1,0 +1,114 @@
+"""Rules of thumb: the ladder of sizes, passes over the data, chance levels."""
+
+import pytest
+
+from eval.rules import (
+    Range,
+    chance_above_negatives,
+    effective_examples,
+    expected_acc_neg,
+    judge_generator_size,
+    judge_passes,
+    judge_text_size,
+    passes_over_data,
+    readable,
+    steps_for_passes,
+    text_size_range,
+    token_size_range,
+)
+
+
+@pytest.mark.parametrize(
+    ("examples", "low", "high"),
+    [
+        (24_000, 500_000, 1_500_000),
+        (30_000, 500_000, 1_500_000),
+        (30_001, 1_000_000, 4_000_000),
+        (250_000, 1_000_000, 4_000_000),
+        (320_000, 4_000_000, 30_000_000),
+        (1_000_000, 4_000_000, 30_000_000),
+        (4_000_000, 4_000_000, 30_000_000),
+        (80_000_000, 4_000_000, 80_000_000),
+    ],
+)
+def test_the_ladder_of_parameters_against_effective_examples(examples, low, high):
+    assert text_size_range(examples) == Range(low, high)
+
+
+def test_effective_examples_are_pairs_of_phrase_and_position():
+    assert effective_examples([8, 8, 3]) == 19
+
+
+@pytest.mark.parametrize(
+    ("parameters", "examples", "level", "name"),
+    [
+        (1_000_000, 24_000, "ok", "size"),
+        (2_000_000, 24_000, "warning", "too_large"),
+        (17_000_000, 24_000, "loud", "too_large"),
+        (900_000, 320_000, "warning", "too_small"),
+    ],
+)
+def test_a_size_is_judged_by_its_place_on_the_ladder(parameters, examples, level, name):
+    verdict = judge_text_size(parameters, examples)
+    assert (verdict.level, verdict.name) == (level, name)
+    assert readable(parameters) in verdict.message
+
+
+def test_tokens_have_a_ladder_of_their_own_that_rises_with_the_data():
+    amounts = (100_000, 2_000_000, 50_000_000, 10_000_000_000)
+    ranges = [token_size_range(tokens) for tokens in amounts]
+    assert [r.low for r in ranges] == sorted(r.low for r in ranges)
+    assert [r.high for r in ranges] == sorted(r.high for r in ranges)
+    assert ranges[-1].high == 10_000_000_000
+
+
+def test_a_generator_is_told_when_it_or_its_text_is_too_small_to_learn_language():
+    assert [v.name for v in judge_generator_size(200_000, 50_000_000)] == ["too_small_for_language", "too_small"]
+    assert judge_generator_size(1_000_000, 20_000)[0].name == "too_little_for_language"
+    assert [v.name for v in judge_generator_size(20_000_000, 50_000_000)] == ["size"]
+    assert [(v.level, v.name) for v in judge_generator_size(100_000_000, 2_000_000)] == [("loud", "too_large")]
+
+
+@pytest.mark.parametrize(
+    ("passes", "level", "name"),
+    [
+        (0.5, "warning", "under_one_pass"),
+        (3, "warning", "few_passes"),
+        (5, "ok", "passes"),
+        (10, "ok", "passes"),
+        (10.1, "warning", "many_passes"),
+        (100, "warning", "many_passes"),
+        (101, "loud", "far_too_many_passes"),
+    ],
+)
+def test_five_to_ten_passes_are_right_over_ten_warns_over_a_hundred_warns_loudly(passes, level, name):
+    verdict = judge_passes(passes)
+    assert (verdict.level, verdict.name) == (level, name)
+
+
+def test_passes_are_steps_times_batch_times_holes_over_examples_and_steps_invert_them():
+    assert passes_over_data(1000, 32, 24_000) == pytest.approx(4 / 3)
+    assert passes_over_data(1000, 32, 24_000, holes_per_phrase=2.4) == pytest.approx(3.2)
+    steps = steps_for_passes(7.5, 32, 24_000)
+    assert 7.5 <= passes_over_data(steps, 32, 24_000) < 7.51
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(10, 0.93), (50, 0.67), (100, 0.45)])
+def test_a_good_share_above_32_negatives_hides_a_poor_rank(rank, expected):
+    assert expected_acc_neg(rank, 4000, 32) == pytest.approx(expected, abs=0.006)
+    assert chance_above_negatives(32) == pytest.approx(1 / 33)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(950, "950"), (1200, "1.20k"), (990_000, "0.99M"), (100_000, "0.10M"), (12_340_000, "12.3M"), (2e9, "2.00B")],
+)
+def test_a_small_model_never_reads_as_0M(count, text):
+    assert readable(count) == text
+
+
+def test_nothing_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match="examples must be above 0"):
+        text_size_range(0)
+    with pytest.raises(ValueError, match="batch must be above 0"):
+        passes_over_data(10, 0, 10)
