@@ -25,14 +25,14 @@ _LIBRARY_NAMES = frozenset(
         "output_attentions",
         "quantization_config",
         "torch_dtype",
+        "use_cache",  # `Trainer` writes it into every configuration
     }
 )
 
 
 @strict
 class JepaConfig(PreTrainedConfig):
-    r"""
-    Fields of a transformer trunk, shared by every family.
+    """Fields of a transformer trunk, shared by every family.
 
     A name that is not a field raises `ValueError`: a typo never means a default. Types and ranges are checked when the
     configuration is made, before anything is allocated.
@@ -84,7 +84,9 @@ class JepaConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(name for name in kwargs if name not in _LIBRARY_NAMES)
         if unknown:
-            raise ValueError(f"{type(self).__name__} has no field {_with_suggestions(unknown, own_fields(type(self)))}.")
+            raise ValueError(
+                f"{type(self).__name__} has no field {_with_suggestions(unknown, own_fields(type(self)))}."
+            )
         super().__post_init__(**kwargs)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
@@ -98,8 +100,8 @@ class JepaConfig(PreTrainedConfig):
         require(self, "max_position_embeddings", self.max_position_embeddings >= 2, "at least 2")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of 2 * num_attention_heads={self.num_attention_heads}: "
-                "every head needs an even, equal share of the width. Change one of the two."
+                f"hidden_size={self.hidden_size} is not a multiple of 2 * num_attention_heads="
+                f"{self.num_attention_heads}: every head needs an even, equal share of the width. Change one of them."
             )
         for name in ("dropout", "attention_dropout"):
             require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
@@ -107,7 +109,9 @@ class JepaConfig(PreTrainedConfig):
             require(self, name, getattr(self, name) > 0, "above 0")
         for name in ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)
-            require(self, name, value is None or 0 <= value < self.vocab_size, f"None or from 0 to {self.vocab_size - 1}")
+            require(
+                self, name, value is None or 0 <= value < self.vocab_size, f"None or from 0 to {self.vocab_size - 1}"
+            )
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:
@@ -115,7 +119,9 @@ class JepaConfig(PreTrainedConfig):
         ids = (self.pad_token_id, self.unk_token_id, self.mask_token_id, self.bos_token_id, self.eos_token_id)
         return tuple(sorted({token_id for token_id in ids if token_id is not None}))
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Write `config.json`, and beside it the modeling code that opens the checkpoint anywhere."""
         self.auto_map = full_auto_map(type(self))
         if not is_remote_code(type(self)):

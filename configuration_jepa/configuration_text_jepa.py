@@ -16,8 +16,7 @@ COLLAPSE_PROTECTIONS = ("none", "vicreg", "sigreg")
 
 @strict
 class TextJepaConfig(JepaConfig):
-    r"""
-    Configuration of [`TextJepaModel`] and [`TextJepaForMaskedLM`]. Fields of the trunk: see `JepaConfig`.
+    """Configuration of [`TextJepaModel`] and [`TextJepaForMaskedLM`]. Fields of the trunk: see `JepaConfig`.
 
     Args:
         head: `cosine` scores unit predictions against unit rows of a table; `softmax` is the twin, plain dot products.
@@ -99,12 +98,14 @@ class TextJepaConfig(JepaConfig):
         require(self, "teacher_momentum", 0 <= self.teacher_momentum < 1, "at least 0 and below 1")
         candidates = self.vocab_size - len(self.special_token_ids) - 1
         require(self, "num_negatives", self.num_negatives >= 1, "at least 1")
-        if self.num_negatives > candidates:
+        if self.num_negatives > candidates and self.vocab_size >= 1:
             raise ValueError(
-                f"num_negatives={self.num_negatives} is more than the {candidates} tokens that can be negatives in a "
+                f"num_negatives={self.num_negatives} is more than the {max(candidates, 0)} tokens that can be negatives in a "
                 f"vocabulary of {self.vocab_size}. Lower num_negatives, or use ranking='full'."
             )
         if not self.ranking_weight and not self.alignment_weight:
-            raise ValueError("ranking_weight=0 and alignment_weight=0 leave nothing to learn: set one of them above 0.")
+            raise ValueError(
+                "ranking_weight=0 and alignment_weight=0 leave nothing to learn: set one of them above 0."
+            )
         if self.head == "softmax" and self.target_table == "ema":
             raise ValueError("target_table='ema' needs head='cosine': a softmax head scores against its own table.")

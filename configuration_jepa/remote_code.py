@@ -6,6 +6,7 @@ collected here by their imports, from both packages, and written flat, the impor
 
 import ast
 import importlib.util
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ def is_remote_code(cls: type) -> bool:
     return cls.__module__.split(".", 1)[0] == "transformers_modules"
 
 
-def export_remote_code(references: Iterable[str], folder: str | Path) -> list[Path]:
+def export_remote_code(references: Iterable[str], folder: str | os.PathLike[str]) -> list[Path]:
     """Write the modules that `references` need, flat, into `folder`.
 
     Args:

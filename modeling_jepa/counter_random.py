@@ -1,7 +1,7 @@
 """Randomness without state: numbers that are a function of (seed, keys), the same on any device and in any batch.
 
-Integer mixing is SplitMix64 (Steele et al., 2014, https://doi.org/10.1145/2660193.2660195), applied once per key; counter-
-based generation as in Salmon et al., 2011 (https://doi.org/10.1145/2063384.2063405). 64-bit integers wrap around.
+Integer mixing is SplitMix64 (Steele et al., 2014, https://doi.org/10.1145/2660193.2660195), applied once per key;
+counter-based generation as in Salmon et al., 2011 (https://doi.org/10.1145/2063384.2063405). 64-bit integers wrap.
 """
 
 import torch

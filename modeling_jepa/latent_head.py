@@ -1,4 +1,4 @@
-"""From an encoder's vector to scores over a table: predictor, cosine head, softmax head. Shared by the latent families.
+"""From an encoder's vector to scores over a table: predictor, cosine and softmax head. Shared by the latent families.
 
 Shapes: H width, V rows of the table.
 """
@@ -15,8 +15,11 @@ from modeling_jepa.losses import unit
 
 
 class Predictor(nn.Module):
-    """From the encoder's space to the target's, same width: hidden layers with norm, then a plain linear layer, whose
-    free length can say how certain the prediction is. Without hidden layers it is the identity."""
+    """From the encoder's space to the target's, same width.
+
+    Hidden layers with norm, then a plain linear layer, whose free length can say how certain the prediction is.
+    Without hidden layers it is the identity.
+    """
 
     def __init__(self, config: JepaConfig, num_layers: int) -> None:
         super().__init__()
@@ -41,7 +44,8 @@ class LatentHead(nn.Module):
       the logarithm of a von Mises-Fisher density up to its norm (Davidson et al., 2018, arXiv:1804.00891, eq. 1).
     - `softmax`: the dot product p . w.
 
-    Each with a bias per token where `frequency_bias` is set.
+    Each with a bias per token where `frequency_bias` is set. The table is given with each call: the head's own
+    `decoder.weight`, or a teacher's.
     """
 
     def __init__(self, config: JepaConfig) -> None:
@@ -62,23 +66,16 @@ class LatentHead(nn.Module):
         """Predictions: `(..., H) -> (..., H)`, of any length."""
         return self.predictor(hidden_states)
 
-    def logits(self, predictions: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores over the whole table: `(..., H) -> (..., V)`.
-
-        Args:
-            predictions: what `forward` gave.
-            table: `(V, H)`, scored against instead of the head's own.
-        """
-        table = self.decoder.weight if table is None else table
+    def logits(self, predictions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Scores over the whole `table` `(V, H)`: `(..., H) -> (..., V)`."""
         if self.config.head == "softmax":
             return nn.functional.linear(predictions, table, self.decoder.bias)
-        return nn.functional.linear(self._query(predictions), unit(table), self.decoder.bias)
+        bias = None if self.decoder.bias is None else self.decoder.bias.float()
+        return nn.functional.linear(self._query(predictions), unit(table), bias)
 
-    def logits_of(
-        self, predictions: torch.Tensor, token_ids: torch.Tensor, table: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def logits_of(self, predictions: torch.Tensor, token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """Scores of some tokens only: predictions `(K, H)`, ids `(K, M)` -> `(K, M)`."""
-        rows = (self.decoder.weight if table is None else table)[token_ids]
+        rows = table[token_ids]
         if self.config.head == "softmax":
             query = predictions
         else:

@@ -4,6 +4,7 @@ Shapes: B batch, T sequence, S attended sequence, H hidden size, N heads, D head
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -125,6 +126,7 @@ class Attention(nn.Module):
             attention_mask: what the library's mask functions make for the implementation in use.
             key_value_states: `(B, S, H)`, the attended sequence of cross-attention.
             past_key_values: a cache; an `EncoderDecoderCache` computes the cross-attended keys only once.
+            **kwargs: for the attention interface.
 
         Returns:
             `(B, T, H)`, and the probabilities `(B, N, T, S)` where the implementation gives them.
@@ -169,7 +171,7 @@ class Attention(nn.Module):
         self, key_value_states: torch.Tensor | None, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(self.layer_idx):
-            layer = cache.cross_attention_cache.layers[self.layer_idx]
+            layer: Any = cache.cross_attention_cache.layers[self.layer_idx]
             return layer.keys, layer.values
         if key_value_states is None:
             raise ValueError("key_value_states is None: cross-attention needs the attended sequence (B, S, H).")
@@ -190,8 +192,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: JepaConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        inner_size = config.intermediate_size or 4 * config.hidden_size
+        self.up_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
+        self.down_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -99,6 +99,8 @@ def sigreg_penalty(vectors: torch.Tensor, seed: int, num_directions: int = 64, n
     Args:
         vectors: `(K, H)`.
         seed: of the directions; a function of the data, so that the loss is deterministic given its inputs.
+        num_directions: projections.
+        num_points: values of t.
     """
     if vectors.shape[0] == 0:
         return vectors.sum() * 0.0

@@ -1,6 +1,6 @@
 """The latent text model: a bidirectional encoder that fills blanks in embedding space.
 
-Shapes: B batch, T sequence, K holes (positions whose label is not -100, row-major), H width, V vocabulary, M negatives.
+Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives.
 """
 
 from typing import Any
@@ -16,6 +16,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from configuration_jepa.configuration_text_jepa import TextJepaConfig
+from modeling_jepa.latent_head import LatentHead
+from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import (
     above_negatives,
     alignment_loss,
@@ -28,8 +30,6 @@ from modeling_jepa.losses import (
     unit,
     vicreg_penalty,
 )
-from modeling_jepa.latent_head import LatentHead
-from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
 from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
 from modeling_jepa.teacher import MovingAverageTeacher
 
@@ -56,11 +56,11 @@ class TextJepaModel(TextJepaPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc] # TransformersKwargs repeats position_ids
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
@@ -71,6 +71,7 @@ class TextJepaModel(TextJepaPreTrainedModel):
             attention_mask: `(B, T)`, 1 where there is a token.
             position_ids: `(B or 1, T)`; only differences count.
             inputs_embeds: `(B, T, H)`.
+            **kwargs: for the blocks and the attention interface.
 
         Returns:
             `last_hidden_state` `(B, T, H)`, normed; hidden states and attentions on request.
@@ -128,7 +129,7 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         return loaded
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc] # TransformersKwargs repeats two names
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -142,12 +143,16 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         """Fill holes, and learn to.
 
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds: as of `TextJepaModel.forward`.
+            input_ids: `(B, T)`; this and the next three as of `TextJepaModel.forward`.
+            attention_mask: `(B, T)`.
+            position_ids: `(B or 1, T)`.
+            inputs_embeds: `(B, T, H)`.
             labels: `(B, T)`, the true token at a hole, -100 elsewhere. With them the head runs at the holes only.
             negative_ids: `(K, M)`, tokens to rank the true one against; never the true one. Without them `sampled`
                 ranking takes the whole vocabulary.
             num_items_in_batch: holes of the whole accumulation window over all processes; the loss is a share of its
                 mean. Without it, the mean over these holes.
+            **kwargs: for the encoder.
 
         Raises:
             ValueError: a `contextual` target without `input_ids`.
@@ -159,26 +164,30 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        output = LatentMaskedLMOutput(hidden_states=encoded.hidden_states, attentions=encoded.attentions)
+        recorded = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
         if labels is None:
-            output.predictions = self.head(encoded.last_hidden_state)
-            output.logits = self.head.logits(output.predictions, self._answer_table())
-            return output
+            predictions = self.head(encoded.last_hidden_state)
+            answers = self.head.logits(predictions, self._answer_table())
+            return LatentMaskedLMOutput(logits=answers, predictions=predictions, **recorded)
 
         holes = labels != -100
         target_ids = labels[holes]
         vectors = encoded.last_hidden_state[holes]
-        output.predictions = self.head(vectors)
+        predictions = self.head(vectors)
         contextual = self._contextual_targets(input_ids, attention_mask, position_ids, labels)
-        output.logits, parts = self._ranking(output.predictions, target_ids, negative_ids)
-        parts |= self._alignment(output.predictions, vectors, target_ids, contextual)
-        output.loss = self._weigh(parts, target_ids.numel(), num_items_in_batch)
-        output.loss_parts = {name: value.detach() for name, value in parts.items()}
-        return output
+        logits, parts = self._ranking(predictions, target_ids, negative_ids)
+        parts |= self._alignment(predictions, vectors, target_ids, contextual)
+        return LatentMaskedLMOutput(
+            loss=self._weigh(parts, target_ids.numel(), num_items_in_batch),
+            loss_parts={name: value.detach() for name, value in parts.items()},
+            logits=logits,
+            predictions=predictions,
+            **recorded,
+        )
 
     def table_directions(self) -> torch.Tensor:
         """`(V, H)` unit rows, float32, of the table that answers are scored against. No gradient."""
-        return unit(self.head.decoder.weight if self._answer_table() is None else self._answer_table()).detach()
+        return unit(self._answer_table()).detach()
 
     @torch.no_grad()
     def set_token_counts(self, counts: torch.Tensor) -> None:
@@ -222,11 +231,13 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         counts[:kept] = self.token_counts[:kept]
         self.token_counts = counts
         if self.teacher is not None:
-            table = self.teacher.target if self.config.target_table == "ema" else self.teacher.target.embed_tokens
-            weight = embeddings.weight.detach().clone()
-            weight[:kept] = table.weight[:kept]
-            table.weight = nn.Parameter(weight, requires_grad=False)
-            table.num_embeddings = size
+            name = "" if self.config.target_table == "ema" else "embed_tokens"
+            table = nn.Embedding.from_pretrained(embeddings.weight.detach().clone())
+            table.weight[:kept] = self.teacher.target.get_submodule(name).get_parameter("weight")[:kept]
+            if name:
+                self.teacher.target.set_submodule(name, table)
+            else:
+                self.teacher.target = table
         return embeddings
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -244,12 +255,12 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
     def _student(self) -> nn.Module:
         return self.model.embed_tokens if self.config.target_table == "ema" else self.model
 
-    def _answer_table(self) -> torch.Tensor | None:
-        """The table of answers where it is not the head's own: the moving average."""
+    def _answer_table(self) -> torch.Tensor:
+        """The table `(V, H)` that answers are scored against: the head's own, or its moving average."""
         if self.teacher is None or self.config.target_table != "ema":
-            return None
+            return self.head.decoder.weight
         self.teacher.follow_until_updated(self._student())
-        return self.teacher.target.weight
+        return self.teacher.target.get_parameter("weight")
 
     @torch.no_grad()
     def _contextual_targets(
@@ -275,24 +286,30 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Logits `(K, V)` where they are made, and the parts `ranking`, `accuracy`, `acc_neg`."""
         table = self._answer_table()
-        sampled = self.config.ranking == "sampled" and negative_ids is not None
-        logits = None if sampled and self.training else self.head.logits(predictions, table)
-        parts = {}
-        if negative_ids is not None:
-            targets_and_negatives = torch.cat((target_ids[:, None], negative_ids), dim=1)
-            if logits is None:
-                scores = self.head.logits_of(predictions, targets_and_negatives, table)
-            else:
-                scores = logits.gather(1, targets_and_negatives)
-            parts["acc_neg"] = above_negatives(scores[:, 0], scores[:, 1:])
-        if sampled:
-            correction = self._log_proposal(targets_and_negatives)
-            parts["ranking"] = sampled_ranking_loss(scores[:, 0], scores[:, 1:], correction)
-        else:
+        if negative_ids is None:
+            logits = self.head.logits(predictions, table)
+            return logits, {"ranking": ranking_loss(logits, target_ids), "accuracy": _accuracy(logits, target_ids)}
+
+        candidates = torch.cat((target_ids[:, None], negative_ids), dim=1)
+        if self.config.ranking == "sampled" and self.training:
+            scores = self.head.logits_of(predictions, candidates, table)
+            return None, self._sampled_parts(scores, candidates)
+        logits = self.head.logits(predictions, table)
+        # Figures get no gradient: gathering has one as large as the logits.
+        parts = self._sampled_parts(logits.detach().gather(1, candidates), candidates)
+        if self.config.ranking == "full":
             parts["ranking"] = ranking_loss(logits, target_ids)
-        if logits is not None:
-            parts["accuracy"] = part(logits.argmax(-1) == target_ids)
-        return logits, parts
+        return logits, parts | {"accuracy": _accuracy(logits, target_ids)}
+
+    def _sampled_parts(self, scores: torch.Tensor, candidates: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`ranking` and `acc_neg` of the true token, in column 0 of `(K, 1 + M)`, among its negatives."""
+        correction = None
+        if self.config.negative_sampling == "frequency":
+            correction = proposal_probabilities(self.token_counts).log()[candidates]
+        return {
+            "ranking": sampled_ranking_loss(scores[:, 0], scores[:, 1:], correction),
+            "acc_neg": above_negatives(scores[:, 0], scores[:, 1:]),
+        }
 
     def _alignment(
         self,
@@ -302,8 +319,7 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         contextual: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """The parts `alignment`, `auxiliary`, `collapse` and the figure `cos_mean` (always against the table)."""
-        table = self._answer_table()
-        rows = (self.head.decoder.weight if table is None else table)[target_ids].detach()
+        rows = self._answer_table()[target_ids].detach()
         targets = rows if contextual is None else contextual
         parts = {
             "alignment": alignment_loss(predictions, targets),
@@ -320,12 +336,6 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
             return vicreg_penalty(vectors)
         return sigreg_penalty(vectors, seed=int(target_ids.sum()))
 
-    def _log_proposal(self, token_ids: torch.Tensor) -> torch.Tensor | None:
-        """Log probability with which each token is drawn as a negative, where it is not uniform."""
-        if self.config.negative_sampling == "uniform":
-            return None
-        return proposal_probabilities(self.token_counts).log()[token_ids]
-
     def _weigh(
         self, parts: dict[str, torch.Tensor], num_holes: int, num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
@@ -337,11 +347,20 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
             "auxiliary": self.config.auxiliary_weight,
             "collapse": self.config.collapse_weight,
         }
-        return sum(weight * parts[name][0] / count for name, weight in weights.items() if name in parts)
+        return (
+            torch.stack([weight * parts[name][0] for name, weight in weights.items() if name in parts]).sum() / count
+        )
 
 
 def proposal_probabilities(token_counts: torch.Tensor) -> torch.Tensor:
-    """How often each token is drawn as a negative by frequency: proportional to (count + 1)^0.75 (Mikolov et al., 2013,
-    arXiv:1310.4546). `(V,) -> (V,)`, float32; the drawing leaves special tokens out."""
+    """How often each token is drawn as a negative by frequency, `(V,) -> (V,)`, float32.
+
+    Proportional to (count + 1)^0.75 (Mikolov et al., 2013, arXiv:1310.4546); the drawing leaves special tokens out.
+    """
     weights = (token_counts.float() + 1.0) ** 0.75
     return weights / weights.sum()
+
+
+def _accuracy(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
+    """Share of holes whose best token is the true one."""
+    return part(logits.argmax(-1) == target_ids)

@@ -1,0 +1,92 @@
+"""The families under test: tiny configurations, inputs and classes for the checks that all of them share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from configuration_jepa import JepaConfig, TextJepaConfig
+from modeling_jepa import TextJepaForMaskedLM, TextJepaModel
+from training.data.settings import DataSettings
+from training.data.tokenization import SPECIAL_TOKENS, build_tokenizer
+
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family: `classes` maps an Auto class to ours, the one that learns last; `inputs(config, rows, seed)` has no
+    labels, `learning_inputs` has them."""
+
+    name: str
+    config_class: type[JepaConfig]
+    small: Mapping[str, object]
+    classes: Mapping[str, type[PreTrainedModel]]
+    inputs: Callable[..., Inputs]
+    learning_inputs: Callable[..., Inputs]
+
+    @property
+    def learner(self) -> type[PreTrainedModel]:
+        """The class that has a loss."""
+        return list(self.classes.values())[-1]
+
+    def config(self, **changes: object) -> JepaConfig:
+        """The tiny configuration, with changes."""
+        return self.config_class(**{**self.small, **changes})
+
+    def model(self, seed: int = 0, **changes: object) -> PreTrainedModel:
+        """A tiny model that can learn, in evaluation mode."""
+        torch.manual_seed(seed)
+        return self.learner(self.config(**changes)).eval()
+
+
+def text_inputs(config: JepaConfig, rows: int = 4, length: int = 10, seed: int = 0) -> Inputs:
+    """Rows of different lengths, padded on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(5, config.vocab_size, (rows, length), generator=generator)
+    lengths = torch.arange(rows) % 3 + length - 2
+    attention_mask = (torch.arange(length)[None] < lengths[:, None]).long()
+    return {
+        "input_ids": torch.where(attention_mask.bool(), input_ids, config.pad_token_id),
+        "attention_mask": attention_mask,
+    }
+
+
+def text_learning_inputs(config: JepaConfig, rows: int = 4, length: int = 10, seed: int = 0) -> Inputs:
+    """The same with two holes a row, and negatives."""
+    inputs = text_inputs(config, rows, length, seed)
+    holes = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    holes[:, [2, 5]] = True
+    labels = torch.where(holes, inputs["input_ids"], -100)
+    generator = torch.Generator().manual_seed(seed + 1)
+    negatives = torch.randint(5, config.vocab_size - 1, (2 * rows, config.num_negatives), generator=generator)
+    negatives += negatives >= labels[holes][:, None]
+    inputs["input_ids"] = torch.where(holes, config.mask_token_id, inputs["input_ids"])
+    return {**inputs, "labels": labels, "negative_ids": negatives}
+
+
+TEXT_JEPA = Family(
+    name="text_jepa",
+    config_class=TextJepaConfig,
+    small={
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "num_negatives": 8,
+    },
+    classes={"AutoModel": TextJepaModel, "AutoModelForMaskedLM": TextJepaForMaskedLM},
+    inputs=text_inputs,
+    learning_inputs=text_learning_inputs,
+)
+
+FAMILIES = (TEXT_JEPA,)
+
+
+def tiny_tokenizer(config: JepaConfig) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that fills the tiny vocabulary: `w0`, `w1`, ... after the special tokens."""
+    words = [f"w{index}" for index in range(config.vocab_size - len(SPECIAL_TOKENS))]
+    settings = DataSettings(data="memory", tokenizer="word", max_vocab=config.vocab_size)
+    return build_tokenizer(settings, [" ".join(words)])

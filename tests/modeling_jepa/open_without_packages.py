@@ -1,0 +1,48 @@
+"""Runs in a process that cannot import the packages: opens a checkpoint by its own code, writes what came out.
+
+    python -I open_without_packages.py CHECKPOINT ANSWERS.safetensors SAVED_AGAIN
+
+ANSWERS holds the inputs, one tensor per name; to them the answers of every Auto class are added, and the checkpoint is
+saved again from what was opened.
+"""
+
+import importlib.abc
+import json
+import sys
+
+
+class Forbidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname.partition(".")[0] in ("configuration_jepa", "modeling_jepa", "training", "eval", "tests"):
+            raise ModuleNotFoundError(f"No module named {fullname!r} (forbidden here)", name=fullname)
+
+
+def main(checkpoint: str, answers: str, saved_again: str) -> None:
+    sys.meta_path.insert(0, Forbidden())
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(answers)
+    inputs = {name.removeprefix("input."): tensor for name, tensor in tensors.items() if name.startswith("input.")}
+    config = transformers.AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+    modules = {"AutoConfig": type(config).__module__}
+    for auto_class in config.auto_map:
+        if auto_class == "AutoConfig":
+            continue
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            checkpoint, trust_remote_code=True, output_loading_info=True
+        )
+        assert not any(info.values()), info
+        modules[auto_class] = type(model).__module__
+        with torch.no_grad():
+            tensors[f"answer.{auto_class}"] = model.eval()(**inputs)[0].contiguous()
+    model.save_pretrained(saved_again)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
+    tokenizer.save_pretrained(saved_again)
+    save_file(tensors, answers)
+    print(json.dumps(modules))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,246 @@
+"""What holds for the models of every family."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+
+from tests.families import FAMILIES, Family
+
+pytestmark = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+
+
+def total(parts: torch.Tensor) -> float:
+    return float(parts[0] / parts[1])
+
+
+def same_tensors(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    one, two = first.state_dict(), second.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def answers(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs)[0]
+
+
+def test_config_survives_a_round_trip(family: Family, tmp_path) -> None:
+    config = family.config(dropout=0.25)
+    config.save_pretrained(tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).to_json_string() == config.to_json_string()
+
+
+def test_every_auto_class_opens_a_checkpoint_bitwise(family: Family, tmp_path) -> None:
+    model = family.model()
+    model.save_pretrained(tmp_path)
+    inputs = family.inputs(model.config)
+    for auto_class, ours in family.classes.items():
+        opened, info = getattr(transformers, auto_class).from_pretrained(tmp_path, output_loading_info=True)
+        assert type(opened) is ours
+        assert not any(info.values()), f"{auto_class}: {info}"
+        if ours is family.learner:
+            assert same_tensors(opened, model)
+            assert torch.equal(opened(**inputs).logits, model(**inputs).logits)
+        else:
+            assert same_tensors(opened, model.base_model)
+
+
+def test_sharded_checkpoint_opens_bitwise(family: Family, tmp_path) -> None:
+    model = family.model()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert same_tensors(family.learner.from_pretrained(tmp_path), model)
+
+
+def test_checkpoint_holds_no_pickle(family: Family, tmp_path) -> None:
+    family.model().save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".py", ".safetensors"}
+
+
+def test_what_a_checkpoint_lacks_starts_as_if_new(family: Family, tmp_path) -> None:
+    """The weights are built on the meta device: whatever no one sets would come back as garbage."""
+    family.config().save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    meta = family.learner.from_pretrained(None, config=family.config(), state_dict={})
+    fresh = family.model()
+    for name, tensor in meta.state_dict().items():
+        reference = fresh.state_dict()[name]
+        assert torch.isfinite(tensor).all(), name
+        if reference.numel() == 1 or reference.std() == 0:
+            assert torch.equal(tensor, reference), name
+        else:
+            assert tensor.std() / reference.std() == pytest.approx(1.0, abs=0.25), name
+
+
+def test_tied_weights_are_tied_after_reload(family: Family, tmp_path) -> None:
+    family.model().save_pretrained(tmp_path)
+    opened = family.learner.from_pretrained(tmp_path)
+    assert opened.get_output_embeddings().weight is opened.get_input_embeddings().weight
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        tables = [name for name in set(file.keys()) if family.config().vocab_size in file.get_slice(name).get_shape()]
+    assert sum(name.endswith("weight") for name in tables) == 1
+
+
+def test_untied_weights_stay_apart_after_reload(family: Family, tmp_path) -> None:
+    model = family.model(tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    opened = family.learner.from_pretrained(tmp_path)
+    assert opened.get_output_embeddings().weight is not opened.get_input_embeddings().weight
+    assert same_tensors(opened, model)
+
+
+def test_every_trainable_parameter_gets_a_gradient(family: Family) -> None:
+    model = family.model().train()
+    model(**family.learning_inputs(model.config)).loss.backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+def test_padding_changes_no_answer(family: Family) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    padded = {name: torch.nn.functional.pad(tensor, (0, 3)) for name, tensor in inputs.items()}
+    kept = inputs["attention_mask"].bool()
+    length = kept.shape[1]
+    torch.testing.assert_close(
+        answers(model, padded)[:, :length][kept], answers(model, inputs)[kept], atol=1e-5, rtol=0
+    )
+
+
+def test_batch_mates_change_no_answer(family: Family) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    together = answers(model, inputs)
+    for row in range(len(together)):
+        length = int(inputs["attention_mask"][row].sum())
+        alone = answers(model, {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()})
+        torch.testing.assert_close(alone[0], together[row, :length], atol=1e-5, rtol=0)
+
+
+def test_order_of_the_batch_changes_no_answer(family: Family) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = answers(model, {name: tensor[order] for name, tensor in inputs.items()})
+    torch.testing.assert_close(shuffled, answers(model, inputs)[order], atol=1e-5, rtol=0)
+
+
+def test_sdpa_equals_eager(family: Family) -> None:
+    eager, sdpa = (family.model(attn_implementation=name) for name in ("eager", "sdpa"))
+    assert same_tensors(eager, sdpa)
+    inputs = family.inputs(eager.config)
+    kept = inputs["attention_mask"].bool()
+    torch.testing.assert_close(answers(eager, inputs)[kept], answers(sdpa, inputs)[kept], atol=1e-5, rtol=0)
+
+
+def test_bf16_is_close_to_fp32(family: Family) -> None:
+    model = family.model()
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    inputs = family.inputs(model.config)
+    kept = inputs["attention_mask"].bool()
+    exact, rough = answers(model, inputs)[kept], answers(half, inputs)[kept].float()
+    assert (exact - rough).norm() / exact.norm() < 0.03
+    assert family.learner(model.config).to(torch.bfloat16)(**family.learning_inputs(model.config)).loss.isfinite()
+
+
+def test_gradient_checkpointing_changes_no_gradient(family: Family) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = family.model(dropout=0.1).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(1)
+        model(**family.learning_inputs(model.config)).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_one_batch_is_memorised(family: Family) -> None:
+    """The prediction loss falls under 0.1 above its floor (full-vocabulary cosines at scale s have one)."""
+    model = family.model(**MEMORISING.get(family.name, {})).train()
+    inputs = family.learning_inputs(model.config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        output = model(**inputs)
+        output.loss.backward()
+        optimizer.step()
+    assert total(output.loss_parts["ranking"]) < 0.1
+
+
+# What keeps a loss from falling to zero is off: the learned scale may grow, nothing else is asked for.
+MEMORISING = {"text_jepa": {"auxiliary_weight": 0.0}}
+
+
+def test_loss_is_a_share_of_the_window_mean(family: Family) -> None:
+    """With the window's count, the losses of its micro-batches add up to the loss of the whole."""
+    model = family.model()
+    whole = family.learning_inputs(model.config, rows=4)
+    items = int((whole["labels"] != -100).sum())
+    halves = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        half = {name: tensor[rows] for name, tensor in whole.items() if name != "negative_ids"}
+        half["negative_ids"] = whole["negative_ids"].view(4, -1, whole["negative_ids"].shape[1])[rows].flatten(0, 1)
+        halves.append(model(**half, num_items_in_batch=items))
+    reference = model(**whole)
+    assert sum(half.loss for half in halves).item() == pytest.approx(reference.loss.item(), abs=1e-6)
+    for name, part in reference.loss_parts.items():
+        torch.testing.assert_close(sum(half.loss_parts[name] for half in halves), part)
+
+
+def test_parts_are_sums_and_counts_in_float32(family: Family) -> None:
+    model = family.model()
+    output = model(**family.learning_inputs(model.config))
+    assert {(tuple(part.shape), part.dtype, part.requires_grad) for part in output.loss_parts.values()} == {
+        ((2,), torch.float32, False)
+    }
+
+
+def test_hidden_states_and_attentions_come_on_request(family: Family) -> None:
+    model = family.model(attn_implementation="eager")
+    inputs = family.inputs(model.config)
+    batch, length = inputs["input_ids"].shape
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    assert [tuple(states.shape) for states in output.hidden_states] == [(batch, length, 32)] * 3
+    assert [tuple(weights.shape) for weights in output.attentions] == [(batch, 4, length, length)] * 2
+    plain = model(**inputs)
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+
+
+def test_tuple_output_is_the_same_as_the_named_one(family: Family) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    assert torch.equal(model(**inputs, return_dict=False)[0], model(**inputs)[0])
+
+
+def test_resized_embeddings_keep_old_answers(family: Family, tmp_path) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    before = answers(model, inputs)
+    model.resize_token_embeddings(101)
+    assert model.config.vocab_size == 101
+    after = answers(model, inputs)
+    assert after.shape[-1] == 101
+    torch.testing.assert_close(after[..., :97], before, atol=1e-5, rtol=0)
+    assert model(**family.learning_inputs(model.config)).loss.isfinite()
+    model.save_pretrained(tmp_path)
+    assert same_tensors(family.learner.from_pretrained(tmp_path), model)
+
+
+def test_compiled_forward_equals_the_plain_one(family: Family) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    kept = inputs["attention_mask"].bool()
+    torch.testing.assert_close(answers(compiled, inputs)[kept], answers(model, inputs)[kept], atol=1e-5, rtol=0)
+
+
+def test_a_sequence_longer_than_the_model_is_refused_by_name(family: Family) -> None:
+    model = family.model()
+    with pytest.raises(ValueError, match=r"17 tokens .* max_position_embeddings=16"):
+        model(**family.inputs(model.config, length=17))
