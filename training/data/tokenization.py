@@ -144,7 +144,7 @@ def _train_words(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     trainer = trainers.WordLevelTrainer(
-        vocab_size=settings.max_vocab, special_tokens=list(SPECIAL_TOKENS.values()), show_progress=False
+        vocab_size=settings.max_vocab, special_tokens=_special_tokens(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -160,7 +160,7 @@ def _train_bpe(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings.max_vocab,
-        special_tokens=list(SPECIAL_TOKENS.values()),
+        special_tokens=_special_tokens(),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -186,13 +186,19 @@ def _wrap(tokenizer: Tokenizer, max_length: int | None) -> PreTrainedTokenizerFa
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         padding_side="right",
-        **(SPECIAL_TOKENS | {name: _spaceless(SPECIAL_TOKENS[name]) for name in ("unk_token", "mask_token")}),
+        **dict(zip(SPECIAL_TOKENS, _special_tokens(), strict=True)),
     )
 
 
-def _spaceless(token: str) -> AddedToken:
-    """A special token that takes the space before it along, or byte-level BPE would make a token of that space."""
-    return AddedToken(token, lstrip=True, special=True)
+def _special_tokens() -> list[AddedToken]:
+    """In the order of their ids. What stands for a word takes the space before it along: byte-level BPE would make a
+    token of that space.
+    """
+    return [_added(name) for name in SPECIAL_TOKENS]
+
+
+def _added(name: str) -> AddedToken:
+    return AddedToken(SPECIAL_TOKENS[name], lstrip=name in ("unk_token", "mask_token"), special=True, normalized=False)
 
 
 def _given(name: str) -> PreTrainedTokenizerFast:
@@ -206,11 +212,7 @@ def _given(name: str) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer: {name!r} has no tokenizer.json; convert it to a fast tokenizer first")
     present = tokenizer.special_tokens_map
-    needed: dict[str, str | AddedToken] = {
-        key: SPECIAL_TOKENS[key] for key in ("pad_token", "mask_token") if key not in present
-    }
-    if "mask_token" in needed:
-        needed["mask_token"] = _spaceless(SPECIAL_TOKENS["mask_token"])
+    needed = {name: _added(name) for name in ("pad_token", "mask_token") if name not in present}
     if needed:
         tokenizer.add_special_tokens(needed)
         logger.info("tokenizer %s lacks %s: added", name, ", ".join(str(token) for token in needed.values()))
