@@ -24,7 +24,6 @@ help: ## this list
 
 quickstart: .venv/ready ## train a small model on real text, score it, fill five blanks, load it back (about 5 minutes)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file training/launch/one_process.yaml training/train.py training/recipes/text_jepa/quickstart.yaml
-	$(BIN)/python -m eval.score $(QUICKSTART) --data builtin:sotu --json $(QUICKSTART)/results/score.json
 	$(BIN)/python -m eval.fill_blank $(QUICKSTART) "the people of the _ states" --answer united
 	$(BIN)/python eval/load_as_stranger.py $(QUICKSTART)
 	@echo "Model, card and scores: $(QUICKSTART)/ (the card is $(QUICKSTART)/README.md)"

@@ -12,8 +12,9 @@ import pytest
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCK = re.compile(r"(?:<!-- test: (?P<mark>[^\n]+?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
-TINY_RUN = (
-    "--max_steps 2 --hidden_size 16 --num_attention_heads 2 --num_hidden_layers 1 --max_rows 300 --max_vocab 300"
+SMALL_RUN = (
+    "--max_steps 2 --warmup_steps 1 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2"
+    " --max_rows 300 --max_vocab 300 --eval_rows 5 --score_rows 5"
 )
 HIDE_THE_PACKAGES = "import sys; sys.modules.update(dict.fromkeys(['configuration_jepa', 'modeling_jepa']))\n"
 
@@ -47,7 +48,7 @@ def folder(repository, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for name in ("training", "eval"):
         (folder / name).symlink_to(repository / name)
-    run(f"python training/train.py training/recipes/text_jepa/quickstart.yaml {TINY_RUN}", folder)
+    run(f"python training/train.py training/recipes/text_jepa/quickstart.yaml {SMALL_RUN}", folder)
     return folder
 
 
@@ -57,7 +58,7 @@ def test_the_snippet_runs(snippet, folder):
         hide = HIDE_THE_PACKAGES if snippet.mark == "run without the package" else ""
         run([sys.executable, "-I", "-c", hide + snippet.code], folder)
     for command in commands(snippet) if snippet.language == "bash" else []:
-        run(f"{command} {snippet.mark.removeprefix('run').removeprefix(' with')}", folder)
+        run(f"{command} {SMALL_RUN}" if snippet.mark == "run small" else command, folder)
 
 
 @pytest.mark.parametrize("snippet", marked("check"))
