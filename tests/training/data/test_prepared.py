@@ -47,8 +47,10 @@ def test_a_moved_file_stays_prepared_and_a_changed_one_does_not(source, tmp_path
     first = prepare(settings(source), 16)
     moved = source.rename(tmp_path / "b.txt")
     assert prepare(settings(moved), 16).data_hash == first.data_hash
-    moved.write_text("\n".join([*LINES, "one more line"]))
-    assert prepare(settings(moved), 16).data_hash != first.data_hash
+    moved.write_text("\n".join([*LINES, "the cat was here"]))
+    changed = prepare(settings(moved), 16, first.tokenizer)
+    assert changed.data_hash != first.data_hash
+    assert len(changed.train) + len(changed.valid) + len(changed.test) == len(LINES) + 1
 
 
 def test_other_settings_or_lengths_are_other_data(source):
