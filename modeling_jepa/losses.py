@@ -66,6 +66,15 @@ def sampled_ranking_loss(
     return ranking_loss(logits, torch.zeros_like(target_logits, dtype=torch.int64))
 
 
+def proposal_probabilities(token_counts: torch.Tensor) -> torch.Tensor:
+    """How often each token is drawn as a negative by frequency, `(V,) -> (V,)`, float32.
+
+    Proportional to (count + 1)^0.75 (Mikolov et al., 2013, arXiv:1310.4546); the drawing leaves special tokens out.
+    """
+    weights = (token_counts.float() + 1.0) ** 0.75
+    return weights / weights.sum()
+
+
 def above_negatives(target_logits: torch.Tensor, negative_logits: torch.Tensor) -> torch.Tensor:
     """Share of holes whose true token is strictly above all its negatives: `(K,)`, `(K, M)` -> (sum, count).
 

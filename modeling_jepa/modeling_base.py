@@ -46,8 +46,7 @@ class LatentMaskedLMOutput(ModelOutput):
         loss: 0-d, when labels are given.
         loss_parts: name -> (sum, count), float32 `(2,)`, without gradient: the weighted parts of the loss and the
             figures of the training log.
-        logits: with labels `(K, V)`, holes in row-major order; without `(B, T, V)`. Left out in training where the
-            ranking needs only samples.
+        logits: with labels `(K, V)`, holes in row-major order; without `(B, T, V)`.
         predictions: what the head scores, `(K, H)` or `(B, T, H)`, of any length.
         hidden_states, attentions: as everywhere in the library.
     """

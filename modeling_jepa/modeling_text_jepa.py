@@ -24,6 +24,7 @@ from modeling_jepa.losses import (
     auxiliary_loss,
     cosine,
     part,
+    proposal_probabilities,
     ranking_loss,
     sampled_ranking_loss,
     sigreg_penalty,
@@ -283,21 +284,22 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
 
     def _ranking(
         self, predictions: torch.Tensor, target_ids: torch.Tensor, negative_ids: torch.Tensor | None
-    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """Logits `(K, V)` where they are made, and the parts `ranking`, `accuracy`, `acc_neg`."""
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits `(K, V)`, and the parts `ranking`, `accuracy` and, with negatives, `acc_neg`."""
         table = self._answer_table()
         if negative_ids is None:
             logits = self.head.logits(predictions, table)
             return logits, {"ranking": ranking_loss(logits, target_ids), "accuracy": _accuracy(logits, target_ids)}
 
         candidates = torch.cat((target_ids[:, None], negative_ids), dim=1)
-        if self.config.ranking == "sampled" and self.training:
-            scores = self.head.logits_of(predictions, candidates, table)
-            return None, self._sampled_parts(scores, candidates)
-        logits = self.head.logits(predictions, table)
-        # Figures get no gradient: gathering has one as large as the logits.
-        parts = self._sampled_parts(logits.detach().gather(1, candidates), candidates)
-        if self.config.ranking == "full":
+        if self.config.ranking == "sampled":
+            parts = self._sampled_parts(self.head.logits_of(predictions, candidates, table), candidates)
+            with torch.set_grad_enabled(not self.training):  # in training the vocabulary is for the figures only
+                logits = self.head.logits(predictions, table)
+        else:
+            logits = self.head.logits(predictions, table)
+            # Without gradient: gathering has one as large as the logits.
+            parts = self._sampled_parts(logits.detach().gather(1, candidates), candidates)
             parts["ranking"] = ranking_loss(logits, target_ids)
         return logits, parts | {"accuracy": _accuracy(logits, target_ids)}
 
@@ -350,15 +352,6 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         return (
             torch.stack([weight * parts[name][0] for name, weight in weights.items() if name in parts]).sum() / count
         )
-
-
-def proposal_probabilities(token_counts: torch.Tensor) -> torch.Tensor:
-    """How often each token is drawn as a negative by frequency, `(V,) -> (V,)`, float32.
-
-    Proportional to (count + 1)^0.75 (Mikolov et al., 2013, arXiv:1310.4546); the drawing leaves special tokens out.
-    """
-    weights = (token_counts.float() + 1.0) ** 0.75
-    return weights / weights.sum()
 
 
 def _accuracy(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:

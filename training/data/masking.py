@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from modeling_jepa.counter_random import counter_integers, counter_uniform
+from modeling_jepa.losses import proposal_probabilities
 from training.data.errors import InputError
 from training.data.settings import MaskingSettings
 from training.data.spans import span_holes
@@ -18,7 +19,6 @@ from training.data.tokenization import TokenIds
 IGNORED = -100
 _HOLE, _FATE, _REPLACEMENT, _NEGATIVE, _HELD_OUT = range(1, 6)
 _HELD_OUT_SEED = 0
-_FREQUENCY_POWER = 0.75  # Mikolov et al., 2013, section 2.2 (https://arxiv.org/abs/1310.4546)
 
 
 class TextMasker:
@@ -30,7 +30,7 @@ class TextMasker:
             a hole, a replacement or a negative.
         seed: of the run.
         num_negatives: wrong tokens drawn for each hole; 0 for none.
-        negative_sampling: "uniform", or "frequency" for shares that grow with the token's count to the power 0.75.
+        negative_sampling: "uniform", or "frequency" for the shares of `proposal_probabilities`.
         token_counts: training-part counts, shape (vocabulary,); only for "frequency".
 
     Raises:
@@ -139,9 +139,8 @@ class TextMasker:
             raise InputError(f"negative_sampling: got {negative_sampling!r}; use uniform or frequency")
         if token_counts is None or len(token_counts) != len(self._is_special):
             raise InputError("negative_sampling: frequency needs the training part's token counts, one for each token")
-        weights = torch.as_tensor(token_counts, dtype=torch.float64)[self._ordinary] ** _FREQUENCY_POWER
-        if int((weights > 0).sum()) < 2:
-            raise InputError("negative_sampling: frequency needs two or more different tokens in the training part")
+        # The loss corrects for the very same shares.
+        weights = proposal_probabilities(torch.as_tensor(token_counts))[self._ordinary].double()
         cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(weights, 0)])
         return cumulative / cumulative[-1]
 
