@@ -48,6 +48,7 @@ def config(tokenizer) -> TextJepaConfig:
         num_attention_heads=2,
         max_position_embeddings=16,
         num_negatives=8,
+        dropout=0.3,
     )
 
 

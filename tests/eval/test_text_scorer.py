@@ -47,6 +47,12 @@ def test_figures_are_the_same_when_scored_again(model, tokenizer, rows):
     assert first.baselines == second.baselines
 
 
+def test_dropout_is_off_while_scoring_a_model_that_is_being_trained(model, tokenizer, rows):
+    resting = score_rows(model, tokenizer, rows).answers
+    training = score_rows(model.train(), tokenizer, rows).answers
+    assert training.cosines.tolist() == resting.cosines.tolist()
+
+
 def test_scoring_leaves_mode_and_random_state_alone(model, tokenizer, rows):
     model.train()
     state = torch.random.get_rng_state()
