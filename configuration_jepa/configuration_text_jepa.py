@@ -1,10 +1,12 @@
 """Configuration of the latent text model: fill in the blank in embedding space."""
 
-from typing import ClassVar
+import os
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from configuration_jepa.configuration_base import JepaConfig, require, require_choice
+from configuration_jepa.sentence_transformers_files import write_sentence_transformers_files
 
 HEADS = ("cosine", "softmax")
 RANKINGS = ("full", "sampled")
@@ -80,6 +82,14 @@ class TextJepaConfig(JepaConfig):
     collapse_protection: str = "none"
     collapse_weight: float | int = 0.1
 
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """As every configuration; and the files by which `sentence-transformers` opens the checkpoint."""
+        os.makedirs(save_directory, exist_ok=True)
+        write_sentence_transformers_files(save_directory, self.hidden_size, self.max_position_embeddings)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     def validate_choices(self) -> None:
         """Each choice is one of its list. Raises `ValueError`."""
         require_choice(self, "head", HEADS)
@@ -100,8 +110,8 @@ class TextJepaConfig(JepaConfig):
         require(self, "num_negatives", self.num_negatives >= 1, "at least 1")
         if self.num_negatives > candidates and self.vocab_size >= 1:
             raise ValueError(
-                f"num_negatives={self.num_negatives} is more than the {max(candidates, 0)} tokens that can be negatives in a "
-                f"vocabulary of {self.vocab_size}. Lower num_negatives, or use ranking='full'."
+                f"num_negatives={self.num_negatives} is more than the {max(candidates, 0)} tokens that can be "
+                f"negatives in a vocabulary of {self.vocab_size}. Lower num_negatives, or use ranking='full'."
             )
         if not self.ranking_weight and not self.alignment_weight:
             raise ValueError(

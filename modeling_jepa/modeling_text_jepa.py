@@ -3,10 +3,12 @@
 Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
@@ -34,6 +36,8 @@ from modeling_jepa.losses import (
 from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
 from modeling_jepa.teacher import MovingAverageTeacher
 
+POOLINGS = ("mean", "first", "hole")
+
 
 class TextJepaPreTrainedModel(JepaPreTrainedModel):
     """Base of the text models."""
@@ -41,6 +45,72 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
     config: TextJepaConfig
     # The encoder alone can be opened from a checkpoint of the whole model.
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^teacher\.", r"^token_counts$"]
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        pooling: str = "mean",
+        batch_size: int = 64,
+        truncate: bool = False,
+    ) -> torch.Tensor:
+        """One vector per text, from the encoder.
+
+        Args:
+            texts: a text or several.
+            tokenizer: by default the one in the folder or repository that the model came from.
+            pooling: `mean` over all tokens, special ones included, as `sentence-transformers` does; `first`, the
+                vector at the first token; `hole`, the vector at the text's one mask token.
+            batch_size: texts per forward pass.
+            truncate: whether the end of a text that is longer than the model is left out.
+
+        Returns:
+            `(texts, H)`; of a single string `(H,)`. No gradient, no dropout.
+
+        Raises:
+            ValueError: an unknown pooling, a text longer than the model, or for `hole` not exactly one mask token.
+        """
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling={pooling!r} is not possible: it must be one of {', '.join(POOLINGS)}.")
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(self.config._name_or_path)
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        was_training = self.training
+        self.eval()
+        try:
+            pooled = [
+                self._encode_batch(listed[start : start + batch_size], tokenizer, pooling, truncate)
+                for start in range(0, len(listed), batch_size)
+            ]
+        finally:
+            self.train(was_training)
+        vectors = torch.cat(pooled) if pooled else torch.zeros(0, self.config.hidden_size, device=self.device)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def _encode_batch(
+        self, texts: list[str], tokenizer: PreTrainedTokenizerBase, pooling: str, truncate: bool
+    ) -> torch.Tensor:
+        limit = self.config.max_position_embeddings
+        rows = tokenizer(texts, truncation=truncate, max_length=limit if truncate else None)["input_ids"]
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > limit:
+                raise ValueError(
+                    f"The text {text[:40]!r}... has {len(row)} tokens, more than max_position_embeddings={limit}: "
+                    "shorten it, or give truncate=True."
+                )
+            if pooling == "hole" and row.count(tokenizer.mask_token_id) != 1:
+                raise ValueError(
+                    f"pooling='hole' needs exactly one {tokenizer.mask_token} in each text; {text[:40]!r} has "
+                    f"{row.count(tokenizer.mask_token_id)}."
+                )
+        inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.device)
+        vectors = self.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        if pooling == "hole":
+            return vectors[inputs["input_ids"] == tokenizer.mask_token_id]
+        kept = inputs["attention_mask"].to(vectors.dtype)[..., None]
+        if pooling == "first":
+            kept = kept * (kept.cumsum(1) == 1)
+        return (vectors * kept).sum(1) / kept.sum(1)
 
 
 class TextJepaModel(TextJepaPreTrainedModel):
