@@ -11,10 +11,10 @@ from training.data.errors import InputError
 PACKAGES = ("jepa-lm", "torch", "transformers", "datasets", "evaluate", "tokenizers")
 
 
-def write_json(record: dict[str, Any], path: str | Path) -> None:
+def write_json(record: dict[str, Any], path: str | Path, indent: int | None = 2) -> None:
     """Write a record as JSON in one step: a reader sees the old file or the whole new one. Refuses NaN."""
     target = Path(path)
-    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(record, indent=indent, allow_nan=False, ensure_ascii=False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.with_name(f".{target.name}.{os.getpid()}")

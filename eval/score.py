@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -62,16 +63,22 @@ def score_record(scores: Scores, family: str, checkpoint: str, data: str, split:
 
 
 def score_table(record: dict[str, Any]) -> Table:
-    """All figures beside the unigram baseline, overall and by frequency decile (1 = most frequent targets)."""
+    """All figures beside the unigram baseline, overall and by frequency decile of the targets.
+
+    Decile 1 holds the most frequent targets; beside it stands how often they occur in the training part.
+    """
     title = f"{record['checkpoint']} on {record['data']} ({record['split']}): {record['num_examples']:,} blanks"
     # `Text`, because a token such as [bold] would be read as rich's markup.
-    table = Table(title=Text(title), caption=Text(_caption(record)), title_justify="left", caption_justify="left")
-    table.add_column("blanks")
+    table = Table(
+        title=Text(title), caption=Text(_caption(record)), title_justify="left", caption_justify="left", box=SIMPLE
+    )
+    table.add_column("decile: training count", no_wrap=True)
     table.add_column("", style="dim")
     for heading in _HEADINGS:
         table.add_column(heading, justify="right")
     model, unigram = record["metrics"], record["baselines"]["unigram"]
     _add_pair(table, "all", model, unigram)
+    table.add_section()
     # `or ()`: without training counts there are no deciles and no baseline.
     for ours, theirs in zip(model["by_decile"] or (), unigram["by_decile"] or (), strict=True):
         label = f"{ours['decile']}: {_count_range(ours)}"
@@ -117,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_pair(table: Table, label: str, model: dict, unigram: dict) -> None:
     """Two rows: the model's figures and the baseline's."""
     table.add_row(label, "model", *_cells(model))
-    table.add_row("", "unigram", *_cells(unigram), style="dim", end_section=True)
+    table.add_row("", "unigram", *_cells(unigram), style="dim")
 
 
 def _cells(figures: dict) -> list[str]:
@@ -134,7 +141,7 @@ def _count_range(decile: dict) -> str:
     """How often a decile's tokens stood in the training part."""
     if decile["num_examples"] == 0:
         return "no blanks"
-    return f"seen {decile['max_count']:,} to {decile['min_count']:,} times"
+    return f"{decile['max_count']:,} to {decile['min_count']:,}"
 
 
 def _caption(record: dict[str, Any]) -> str:

@@ -29,8 +29,8 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
-from eval.benchmarks.tables import comparison_table
-from eval.records import package_versions
+from eval.benchmarks.tables import comparison_markdown, comparison_table
+from eval.records import check_target, package_versions
 from training.data.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -197,17 +197,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="one-thread processes at a time (default: 1)")
     parser.add_argument("--metrics", nargs="+", default=["top1", "mrr", "median_rank"], help="columns of the table")
     parser.add_argument("--against", help="arm that differences are taken to (default: the second)")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the table as Markdown")
     arguments = parser.parse_args(argv)
     try:
         arms = read_arms(arguments.arms)
         cells = plan_cells(arms, range(arguments.seeds), arguments.out)
+        if arguments.markdown is not None:
+            check_target(Path(arguments.markdown))
         outcome = run_cells(cells, arguments.workers, progress=sys.stderr.isatty())
         against = arguments.against or (arms[1].name if len(arms) > 1 else None)
-        table = comparison_table(collect(cells), arguments.metrics, against)
+        results = collect(cells)
+        table = comparison_table(results, arguments.metrics, against)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     Console(width=140).print(table)
+    if arguments.markdown is not None:
+        Path(arguments.markdown).write_text(comparison_markdown(results, arguments.metrics, against), encoding="utf-8")
     for name, reason in outcome.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if outcome.failed else 0

@@ -12,7 +12,7 @@ def main() -> int:
     request = json.load(sys.stdin)
     lists = {name: tuple(request["arm"][name]) for name in ("data", "code")}
     result = run_one(Arm(**{**request["arm"], **lists}), request["seed"], request["key"])
-    write_json(result, request["path"])
+    write_json(result, request["path"], indent=None)  # one entry per test example: a line each would be long
     return 0
 
 

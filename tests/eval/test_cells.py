@@ -136,10 +136,26 @@ def test_the_command_line_runs_a_file_of_arms_and_says_when_one_fails(tmp_path, 
     settings = {"level": 2, "calls": str(tmp_path / "calls")}
     spec = tmp_path / "arms.yaml"
     spec.write_text(yaml.safe_dump({"arms": [arm | {"settings": settings | {"fails_at": 0}}]}))
-    assert main([str(spec), "--out", str(tmp_path / "out"), "--seeds", "2", "--metrics", "top1"]) == 1
+    assert (
+        main(
+            [
+                str(spec),
+                "--out",
+                str(tmp_path / "out"),
+                "--seeds",
+                "2",
+                "--metrics",
+                "top1",
+                "--markdown",
+                str(tmp_path / "t.md"),
+            ]
+        )
+        == 1
+    )
     printed = capsys.readouterr()
     assert "0.500" in printed.out
     assert "no such luck" in printed.err
+    assert (tmp_path / "t.md").read_text().startswith("| arm | seeds | top1 |")
     spec.write_text("arms: []")
     assert main([str(spec), "--out", str(tmp_path)]) == 2
 
