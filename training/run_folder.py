@@ -40,24 +40,30 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it, or the folder cannot be made or written.
     """
+    lock = _acquire(run_dir)
+    try:
+        owner = {"process": os.getpid(), "host": socket.gethostname()}
+        (run_dir / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
+        yield
+    finally:
+        (run_dir / OWNER_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(run_dir: Path) -> FileLock:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run_dir / LOCK_FILE, timeout=0)
-        with lock:
-            owner = {"process": os.getpid(), "host": socket.gethostname()}
-            (run_dir / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
-            try:
-                yield
-            finally:
-                (run_dir / OWNER_FILE).unlink(missing_ok=True)
+        lock.acquire()
     except Timeout:
         raise InputError(
             f"output_dir: {run_dir} is in use by {_owner(run_dir)}; wait for it, or give another --output_dir"
         ) from None
-    except PermissionError as error:
+    except OSError as error:
         raise InputError(
-            f"output_dir: {error.filename} cannot be written ({error.strerror}); give another --output_dir"
+            f"output_dir: {run_dir} cannot be written ({error.strerror}); give another --output_dir"
         ) from None
+    return lock
 
 
 def describe_run(run: Run, config: Any, data_hash: str) -> dict[str, Any]:

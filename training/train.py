@@ -10,6 +10,9 @@ is not finite, 4 no whole checkpoint, 75 saved after a signal.
 import logging
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from training.arguments import Run, parse_arguments
@@ -112,7 +115,9 @@ def _dry_run(run: Run, family: Any, prepared: Any, model: Any) -> int:
     from training.plan import estimate_run
     from training.run_state import RunState
 
-    estimate = estimate_run(build_trainer(run, family, prepared, model, RunState()))
+    with TemporaryDirectory() as scratch:  # the library makes its output folder at once
+        elsewhere = replace(run, output_dir=Path(scratch))
+        estimate = estimate_run(build_trainer(elsewhere, family, prepared, model, RunState()))
     print("\n".join(estimate.lines()))
     print(f"dry run: nothing was written to {run.output_dir}")
     return 0

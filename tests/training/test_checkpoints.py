@@ -1,0 +1,146 @@
+"""Checkpoints are whole or do not exist, and the root of a run folder is filled from one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from training.checkpoints import (
+    DiskFullError,
+    NoWholeCheckpointError,
+    check_whole,
+    clean_leftovers,
+    fill_root,
+    find_resumable,
+    list_checkpoints,
+    root_step,
+    rotate,
+    staged,
+    start_over,
+    step_of,
+)
+
+FILES = {"model.safetensors": "weights", "config.json": "{}", "optimizer.pt": "moments", "rng_state.pth": "random"}
+
+
+def save(run_dir: Path, step: int) -> Path:
+    final = run_dir / f"checkpoint-{step}"
+    with staged(final) as staging:
+        inner = staging / final.name
+        inner.mkdir()
+        for name, text in FILES.items():
+            (inner / name).write_text(f"{text} {step}")
+    return final
+
+
+def test_a_checkpoint_appears_whole_with_the_hash_of_every_file(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, 3)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    assert manifest["step"] == 3
+    assert set(manifest["files"]) == set(FILES)
+    assert check_whole(checkpoint) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_a_save_that_fails_leaves_nothing_that_is_called_a_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    with pytest.raises(RuntimeError, match="half-way"), staged(tmp_path / "checkpoint-6"):
+        raise RuntimeError("half-way")
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [3]
+
+
+def test_a_full_disk_is_named_with_what_is_needed_and_free(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    with pytest.raises(DiskFullError, match=r"needs about 1,000,000,000,000,000,000 bytes and [\d,]+ are free"):  # noqa: SIM117
+        with staged(tmp_path / "checkpoint-6", needed_bytes=10**18):
+            raise RuntimeError("a library's own error about a failed write")
+    assert find_resumable(tmp_path).step == 3
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    old = save(tmp_path, 3)
+    (old / "config.json").write_text("changed")
+    assert check_whole(save(tmp_path, 3)) is None
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def damage(checkpoint: Path, how: str) -> None:
+    target = checkpoint / "optimizer.pt"
+    if how == "deleted":
+        target.unlink()
+    elif how == "emptied":
+        target.write_text("")
+    elif how == "bit flipped":
+        target.write_bytes(bytes([target.read_bytes()[0] ^ 1]) + target.read_bytes()[1:])
+    elif how == "manifest gone":
+        (checkpoint / "manifest.json").unlink()
+    elif how == "manifest cut":
+        (checkpoint / "manifest.json").write_text('{"files": {"a')
+    elif how == "another step's":
+        shutil.rmtree(checkpoint)
+        shutil.copytree(checkpoint.with_name("checkpoint-3"), checkpoint)
+
+
+KINDS = ["deleted", "emptied", "bit flipped", "manifest gone", "manifest cut", "another step's"]
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_used(tmp_path: Path, how: str) -> None:
+    for step in (3, 6):
+        save(tmp_path, step)
+    damage(tmp_path / "checkpoint-6", how)
+    found = find_resumable(tmp_path)
+    assert found.step == 3
+    assert len(found.damaged) == 1
+    assert "checkpoint-6" in found.damaged[0]
+
+
+def test_no_whole_checkpoint_is_refused_and_none_at_all_is_a_fresh_start(tmp_path: Path) -> None:
+    assert find_resumable(tmp_path).path is None
+    damage(save(tmp_path, 3), "deleted")
+    with pytest.raises(NoWholeCheckpointError, match="checkpoint-3"):
+        find_resumable(tmp_path)
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10, 20):
+        save(tmp_path, step)
+    rotate(tmp_path, keep=2, best_step=2)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 10, 20]
+
+
+def test_leftovers_of_a_killed_save_and_rotation_are_cleaned(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    (tmp_path / ".staging-checkpoint-6" / "checkpoint-6").mkdir(parents=True)
+    (tmp_path / ".trash-checkpoint-1").mkdir()
+    (tmp_path / ".staging-model.safetensors").write_text("half")
+    clean_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_the_root_holds_what_is_published_and_nothing_that_only_a_resume_needs(tmp_path: Path) -> None:
+    fill_root(tmp_path, save(tmp_path, 3))
+    assert root_step(tmp_path) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-3",
+        "manifest.json",
+        "model.safetensors",
+        "config.json",
+    }
+
+
+def test_a_half_filled_root_is_seen_and_filling_it_again_repairs_it(tmp_path: Path) -> None:
+    fill_root(tmp_path, save(tmp_path, 3))
+    (tmp_path / "model.safetensors").write_text("weights 6")  # killed after the first file of step 6
+    assert root_step(tmp_path) is None
+    fill_root(tmp_path, save(tmp_path, 6))
+    assert root_step(tmp_path) == 6
+
+
+def test_starting_over_removes_the_run_and_keeps_what_is_not_ours(tmp_path: Path) -> None:
+    fill_root(tmp_path, save(tmp_path, 3))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    start_over(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

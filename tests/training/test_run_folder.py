@@ -1,0 +1,97 @@
+"""Who may write into a run folder, and whether it is the same run."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from configuration_jepa import TextJepaConfig
+from training.arguments import Run, parse_arguments
+from training.checkpoints import staged
+from training.data.errors import InputError
+from training.run_folder import decide_resume, describe_run, locked, write_run
+
+
+def describe(recipe: Path, folder: Path, *flags: str) -> tuple[Run, dict]:
+    run = parse_arguments([str(recipe), "--output_dir", str(folder), *flags])
+    config = TextJepaConfig(vocab_size=60, **run.config_fields)
+    return run, describe_run(run, config, data_hash="abc")
+
+
+@pytest.fixture
+def earlier_run(tiny_recipe: Path, tmp_path: Path) -> Path:
+    """A folder in which the tiny recipe saved step 4."""
+    run, description = describe(tiny_recipe, tmp_path)
+    write_run(tmp_path, description)
+    with staged(tmp_path / "checkpoint-4") as staging:
+        (staging / "checkpoint-4").mkdir()
+        (staging / "checkpoint-4" / "run.json").write_bytes((tmp_path / "run.json").read_bytes())
+    return tmp_path
+
+
+def test_the_same_run_goes_on_and_cadence_may_change(tiny_recipe: Path, earlier_run: Path) -> None:
+    flags = ["--logging_steps", "1", "--save_steps", "2", "--save_total_limit", "5", "--score_rows", "7"]
+    for extra in ([], flags):
+        assert decide_resume(*describe(tiny_recipe, earlier_run, *extra)).step == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("learning_rate", "1e-3"), ("seed", "2"), ("mask_rate", "0.2"), ("hidden_size", "32")]
+)
+def test_another_runs_folder_is_refused_by_what_differs(
+    tiny_recipe: Path, earlier_run: Path, flag: str, value: str
+) -> None:
+    with pytest.raises(InputError, match=f"belongs to another run .*{flag}"):
+        decide_resume(*describe(tiny_recipe, earlier_run, f"--{flag}", value))
+
+
+def test_other_data_is_another_run(tiny_recipe: Path, earlier_run: Path) -> None:
+    run, description = describe(tiny_recipe, earlier_run)
+    with pytest.raises(InputError, match="data_hash 'abc' there and 'other' here"):
+        decide_resume(run, {**description, "data_hash": "other"})
+
+
+def test_more_steps_need_extend_and_fewer_are_another_run(tiny_recipe: Path, earlier_run: Path) -> None:
+    with pytest.raises(InputError, match="has 12, now 20; add --extend"):
+        decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "20"))
+    assert decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "20", "--extend")).step == 4
+    with pytest.raises(InputError, match="belongs to another run"):
+        decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "8", "--extend"))
+
+
+def test_never_starts_over_and_a_path_is_taken_when_it_is_whole(tiny_recipe: Path, earlier_run: Path) -> None:
+    checkpoint = earlier_run / "checkpoint-4"
+    assert decide_resume(*describe(tiny_recipe, earlier_run / "new", "--resume", str(checkpoint))).path == checkpoint
+    with pytest.raises(InputError, match="resume: .* is no folder"):
+        decide_resume(*describe(tiny_recipe, earlier_run, "--resume", "checkpoint-9"))
+    assert decide_resume(*describe(tiny_recipe, earlier_run, "--resume", "never")).path is None
+    assert not checkpoint.exists()
+
+
+def test_a_second_run_in_a_folder_is_refused_naming_process_and_host(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        said = f"in use by process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(InputError, match=said), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output_dir: .*file/run cannot be written \(Not a directory\)"):  # noqa: SIM117
+        with locked(tmp_path / "file" / "run"):
+            pass
+
+
+def test_the_description_holds_every_resolved_value(tiny_recipe: Path, tmp_path: Path) -> None:
+    _, description = describe(tiny_recipe, tmp_path)
+    recipe = description["recipe"]
+    assert recipe["model"]["hidden_size"] == 16
+    assert recipe["model"]["rope_theta"] == 10000.0
+    assert recipe["loss"]["ranking"] == "full"
+    assert recipe["data"]["lowercase"] is True
+    assert recipe["training"]["adam_beta2"] == 0.98
+    assert json.loads(json.dumps(description)) == description
