@@ -19,7 +19,7 @@ Train = Callable[..., int]
 ReadRows = Callable[[Path], list[dict]]
 
 
-class Interrupted(Exception):
+class KilledError(Exception):
     """Stands for a process that is gone."""
 
 
@@ -29,7 +29,7 @@ def interrupt_before_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     def dying(self: JepaTrainer, *args: object) -> object:
         if self.state.global_step == step:
-            raise Interrupted
+            raise KilledError
         return begin(self, *args)
 
     monkeypatch.setattr(JepaTrainer, "get_batch_samples", dying)
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert train_tiny(tmp_path / "whole", "--final_score", "false", *flags) == 0
     with monkeypatch.context() as patch:
         interrupt_before_step(patch, 7)
-        with pytest.raises(Interrupted):
+        with pytest.raises(KilledError):
             train_tiny(tmp_path / "killed", "--final_score", "false", *flags)
     assert train_tiny(tmp_path / "killed", "--final_score", "false", *flags) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed", read_rows)
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_before_step(patch, 9)
-        with pytest.raises(Interrupted):
+        with pytest.raises(KilledError):
             train_tiny(tmp_path / "run")
     newest = list_checkpoints(tmp_path / "run")[-1]
     (newest / "optimizer.pt").unlink()
@@ -122,7 +122,7 @@ def test_no_whole_checkpoint_ends_with_4(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_before_step(patch, 5)
-        with pytest.raises(Interrupted):
+        with pytest.raises(KilledError):
             train_tiny(tmp_path / "run")
     for checkpoint in list_checkpoints(tmp_path / "run"):
         (checkpoint / "model.safetensors").write_bytes(b"")
@@ -136,8 +136,8 @@ def test_a_run_killed_while_its_root_was_filled_is_repaired_at_the_next_start(
     import training.finish
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.finish, "plot_run", lambda *paths: (_ for _ in ()).throw(Interrupted()))
-        with pytest.raises(Interrupted):
+        patch.setattr(training.finish, "plot_run", lambda *paths: (_ for _ in ()).throw(KilledError()))
+        with pytest.raises(KilledError):
             train_tiny(tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").write_bytes(b"half")
     assert train_tiny(tmp_path / "run") == 0

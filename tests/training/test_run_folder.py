@@ -23,7 +23,7 @@ def describe(recipe: Path, folder: Path, *flags: str) -> tuple[Run, dict]:
 @pytest.fixture
 def earlier_run(tiny_recipe: Path, tmp_path: Path) -> Path:
     """A folder in which the tiny recipe saved step 4."""
-    run, description = describe(tiny_recipe, tmp_path)
+    _, description = describe(tiny_recipe, tmp_path)
     write_run(tmp_path, description)
     with staged(tmp_path / "checkpoint-4") as staging:
         (staging / "checkpoint-4").mkdir()
@@ -64,7 +64,7 @@ def test_more_steps_need_extend_and_fewer_are_another_run(tiny_recipe: Path, ear
 def test_never_starts_over_and_a_path_is_taken_when_it_is_whole(tiny_recipe: Path, earlier_run: Path) -> None:
     checkpoint = earlier_run / "checkpoint-4"
     assert decide_resume(*describe(tiny_recipe, earlier_run / "new", "--resume", str(checkpoint))).path == checkpoint
-    with pytest.raises(InputError, match="resume: .* is no folder"):
+    with pytest.raises(InputError, match=r"resume: .* is no folder"):
         decide_resume(*describe(tiny_recipe, earlier_run, "--resume", "checkpoint-9"))
     assert decide_resume(*describe(tiny_recipe, earlier_run, "--resume", "never")).path is None
     assert not checkpoint.exists()

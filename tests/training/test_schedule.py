@@ -1,5 +1,6 @@
 """The learning rate over a run."""
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_the_rate_warms_up_stays_and_falls_on_a_cosine_to_its_floor() -> None:
     middle = 325 + 675 / 3
     assert rates[round(middle)] == pytest.approx(1e-5 + (3e-4 - 1e-5) * 0.5 * (1 + math.cos(math.pi / 3)))
     assert rates[-1] == pytest.approx(1e-5, rel=1e-3)
-    assert all(later <= earlier for earlier, later in zip(rates[100:], rates[101:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[100:]))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
