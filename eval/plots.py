@@ -16,6 +16,8 @@ from training.data.errors import InputError
 
 LOSS_NAMES = ("loss", "ranking", "alignment", "auxiliary", "collapse")
 HELDOUT_NAMES = ("eval_mrr", "eval_top1", "eval_top5", "eval_top10")
+# Each has a scale of its own.
+REPRESENTATION_CURVES = {"eval_effective_rank": "effective rank", "eval_mean_pairwise_cosine": "pairwise cosine"}
 
 
 def read_log(path: str | Path) -> list[dict]:
@@ -45,7 +47,8 @@ def curve(rows: Sequence[dict], name: str) -> tuple[list[int], list[float]]:
 
 
 def plot_run(log: str | Path, picture: str | Path) -> None:
-    """Draw loss and its parts above held-out figures (shares 0..1), against optimizer steps.
+    """Draw loss and its parts, held-out figures (shares 0..1) and, where logged, how much of its space the encoder
+    uses at held-out blanks; against optimizer steps.
 
     Raises:
         InputError: the log holds no loss.
@@ -53,12 +56,14 @@ def plot_run(log: str | Path, picture: str | Path) -> None:
     rows = read_log(log)
     if not curve(rows, "loss")[0]:
         raise InputError(f"{log} holds no training loss yet: train for at least one logging step")
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    panels = [(LOSS_NAMES, "training loss"), (HELDOUT_NAMES, "held-out figure")]
+    panels += [((name,), label) for name, label in REPRESENTATION_CURVES.items() if curve(rows, name)[0]]
+    figure = Figure(figsize=(8, 3 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    _draw(upper, rows, LOSS_NAMES, "training loss")
-    _draw(lower, rows, HELDOUT_NAMES, "held-out figure")
-    lower.set_xlabel("step")
+    axes = figure.subplots(len(panels), 1, sharex=True)
+    for panel, (names, label) in zip(axes, panels, strict=True):
+        _draw(panel, rows, names, label)
+    axes[-1].set_xlabel("step")
     Path(picture).parent.mkdir(parents=True, exist_ok=True)
     # Without the date and version that matplotlib adds, the same log gives the same bytes.
     figure.savefig(picture, dpi=120, metadata={"Software": None})

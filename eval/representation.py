@@ -6,6 +6,8 @@ All functions take `vectors` of shape (samples, width), any float type, and comp
 import torch
 from torch import Tensor
 
+REPRESENTATION_NAMES = ("effective_rank", "spread_mean", "spread_min", "mean_pairwise_cosine", "uniformity")
+
 
 def effective_rank(vectors: Tensor) -> float:
     """The exponential of the entropy of the normalised singular values: erank = exp(-sum p ln p), p = s / sum(s).
@@ -60,7 +62,7 @@ def uniformity(vectors: Tensor, t: float = 2.0) -> float:
 
 
 def representation_figures(vectors: Tensor) -> dict[str, float]:
-    """effective_rank, spread_mean, spread_min, mean_pairwise_cosine and uniformity of one set of vectors."""
+    """All of `REPRESENTATION_NAMES` for one set of at least two vectors."""
     spread = spread_per_dimension(vectors)
     return {
         "effective_rank": effective_rank(vectors),

@@ -60,7 +60,14 @@ def _score_blanks(
 ) -> dict[str, Any]:
     from eval.scorers.text_jepa import score_rows
 
-    return score_rows(model, tokenizer, dataset, model.token_counts, max_rows=max_rows).metrics
+    scores = score_rows(model, tokenizer, dataset, model.token_counts, max_rows=max_rows)
+    unigram = scores.baselines["unigram"]
+    return {
+        **scores.metrics,
+        "unigram_top1": unigram["top1"],
+        "unigram_mrr": unigram["mrr"],
+        "top_token_share": scores.metrics["most_predicted"][0][1],
+    }
 
 
 def _fill_phrase(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", phrase: str) -> str:

@@ -47,10 +47,19 @@ class HoleBatch:
 
 @dataclass(frozen=True)
 class HoleScores:
-    """What a model says at blanks: logits (blanks, V) float32; cosines (blanks,) with the true token, or None."""
+    """What a model says at blanks.
+
+    Attributes:
+        logits: (blanks, V) float32.
+        vectors: (blanks, width), the encoder's output there.
+        cosines: (blanks,) cosine of the prediction with the true token's direction, or None.
+        cosine_spread: (blanks,) standard deviation of its cosines with all tokens, or None.
+    """
 
     logits: Tensor
-    cosines: Tensor | None
+    vectors: Tensor
+    cosines: Tensor | None = None
+    cosine_spread: Tensor | None = None
 
 
 Scorer = Callable[[HoleBatch], HoleScores]
@@ -117,16 +126,24 @@ def make_scorer(model: PreTrainedModel) -> Scorer:
 
 
 def _latent_scorer(model: PreTrainedModel) -> Scorer:
-    """Sparse logits at the blanks, and the cosine of the prediction with the true token's direction."""
+    """Sparse logits at the blanks, and the cosines of the prediction with the tokens' directions."""
     directions = model.table_directions().float()
 
     def scorer(batch: HoleBatch) -> HoleScores:
         labels = torch.full_like(batch.input_ids, -100)
         lines = torch.arange(len(batch.positions), device=labels.device)
         labels[lines, batch.positions] = batch.targets
-        output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels)
+        output = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels, output_hidden_states=True
+        )
         predictions = torch.nn.functional.normalize(output.predictions.float(), dim=-1)
-        return HoleScores(output.logits.float(), (predictions * directions[batch.targets]).sum(dim=-1))
+        cosines = predictions @ directions.T
+        return HoleScores(
+            output.logits.float(),
+            output.hidden_states[-1][lines, batch.positions],
+            cosines[lines, batch.targets],
+            cosines.std(dim=-1),
+        )
 
     return scorer
 
@@ -137,12 +154,15 @@ def _dense_scorer(model: PreTrainedModel) -> Scorer:
     def scorer(batch: HoleBatch) -> HoleScores:
         per_blank = batch.input_ids.shape[1] * model.config.vocab_size
         step = max(1, DENSE_LOGITS_AT_A_TIME // per_blank)
-        parts = []
+        logits, vectors = [], []
         for start in range(0, len(batch.positions), step):
             part = slice(start, start + step)
-            logits = model(input_ids=batch.input_ids[part], attention_mask=batch.attention_mask[part]).logits
-            lines = torch.arange(len(logits), device=logits.device)
-            parts.append(logits[lines, batch.positions[part]].float())
-        return HoleScores(torch.cat(parts), None)
+            output = model(
+                input_ids=batch.input_ids[part], attention_mask=batch.attention_mask[part], output_hidden_states=True
+            )
+            lines = torch.arange(len(output.logits), device=output.logits.device)
+            logits.append(output.logits[lines, batch.positions[part]].float())
+            vectors.append(output.hidden_states[-1][lines, batch.positions[part]])
+        return HoleScores(torch.cat(logits), torch.cat(vectors))
 
     return scorer

@@ -18,12 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eval.baselines import unigram_ranks
 from eval.errors import NonFiniteError
 from eval.metrics.fill_blank_ranking import FillBlankRanking
+from eval.metrics.representation_spread import RepresentationSpread
+from eval.representation import REPRESENTATION_NAMES
 from eval.scorers.holes import HoleBatch, Holes, HoleScores, choose_rows, collect_holes, hole_batches, make_scorer
 from training.data.errors import InputError
 
 MAX_HOLES = 4
 MAX_ROWS = 2000  # at most 8,000 blanks: a standard error of about half a point, within ten minutes on two cores
 BATCH_SIZE = 64
+MAX_VECTORS = 1000  # for figures of the representation: a singular value decomposition of a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class BlankAnswers:
     predictions: np.ndarray
     ranks: np.ndarray
     cosines: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one pass over the blanks gives: encoder vectors have shape (vectors, width)."""
+
+    blanks: BlankAnswers
+    vectors: np.ndarray
+    cosine_spread: float | None
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,10 @@ def score_rows(
             f"nothing to score: none of {len(rows)} rows holds a token that is in the vocabulary; "
             f"check that the data's language and the tokenizer belong together"
         )
-    answers = _answer_all(model, tokenizer, dataset, holes, batch_size, progress)
+    given = _answer_all(model, tokenizer, dataset, holes, batch_size, progress)
+    answers = given.blanks
     metrics = _figures(answers, answers.predictions, answers.ranks, answers.cosines, counts, tokenizer)
+    metrics |= {"cosine_spread": given.cosine_spread, **_representation(given.vectors)}
     unigram = _unigram(answers, metrics, counts, tokenizer)
     return Scores(metrics, {"unigram": unigram}, len(holes), len(rows), answers)
 
@@ -115,11 +129,16 @@ def _answer_all(
     holes: Holes,
     batch_size: int,
     progress: bool,
-) -> BlankAnswers:
-    """Rank, first guess and cosine of every blank."""
+) -> Answers:
+    """Rank, first guess and cosine of every blank; the encoder's vectors at up to `MAX_VECTORS`, evenly chosen."""
     ranks = np.zeros(len(holes), dtype=np.int64)
     predictions = np.zeros(len(holes), dtype=np.int64)
     cosines = np.full(len(holes), np.nan)
+    spreads = np.full(len(holes), np.nan)
+    line_of = np.full(len(holes), -1)
+    chosen = np.unique(np.linspace(0, len(holes) - 1, min(len(holes), MAX_VECTORS)).astype(np.int64))
+    line_of[chosen] = np.arange(len(chosen))
+    vectors = np.zeros((len(chosen), model.config.hidden_size))
     with _evaluating(model), torch.inference_mode(), Progress(disable=not progress, transient=True) as bar:
         scorer = make_scorer(model)
         task = bar.add_task("scoring", total=len(holes))
@@ -128,11 +147,15 @@ def _answer_all(
             _check_finite(scores, batch, holes)
             ranks[batch.indices] = pessimistic_ranks(scores.logits, batch.targets).cpu().numpy()
             predictions[batch.indices] = scores.logits.argmax(dim=-1).cpu().numpy()
+            kept = line_of[batch.indices] >= 0
+            vectors[line_of[batch.indices[kept]]] = scores.vectors.cpu().double().numpy()[kept]
             if scores.cosines is not None:
                 cosines[batch.indices] = scores.cosines.cpu().double().numpy()
+                spreads[batch.indices] = scores.cosine_spread.cpu().double().numpy()
             bar.advance(task, len(batch.indices))
     known = None if np.isnan(cosines).all() else cosines
-    return BlankAnswers(holes.row_ids, holes.positions, holes.targets, predictions, ranks, known)
+    blanks = BlankAnswers(holes.row_ids, holes.positions, holes.targets, predictions, ranks, known)
+    return Answers(blanks, vectors, None if known is None else float(spreads.mean()))
 
 
 def _check_finite(scores: HoleScores, batch: HoleBatch, holes: Holes) -> None:
@@ -172,6 +195,14 @@ def _figures(
     return figures
 
 
+def _representation(vectors: np.ndarray) -> dict:
+    """How much of its space the encoder uses at the blanks; None where fewer than two vectors say nothing."""
+    if len(vectors) < 2:
+        return dict.fromkeys(REPRESENTATION_NAMES)
+    metric = RepresentationSpread(keep_in_memory=True)
+    return metric.compute(predictions=vectors)
+
+
 def _unigram(
     answers: BlankAnswers, metrics: dict, counts: np.ndarray | None, tokenizer: PreTrainedTokenizerBase
 ) -> dict:
@@ -179,7 +210,7 @@ def _unigram(
     if counts is None:
         return dict.fromkeys(metrics)
     guessed = unigram_ranks(answers.targets, counts, never=tuple(tokenizer.all_special_ids))
-    return _figures(answers, guessed.predictions, guessed.ranks, None, counts, tokenizer)
+    return dict.fromkeys(metrics) | _figures(answers, guessed.predictions, guessed.ranks, None, counts, tokenizer)
 
 
 def _known_counts(token_counts: Tensor | np.ndarray | None, vocab_size: int) -> np.ndarray | None:

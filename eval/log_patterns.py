@@ -1,0 +1,57 @@
+"""Patterns in a run's log: each a small pure function (log, facts) -> `Advice`, or None on a healthy run.
+
+`look(log, facts)` asks all of them. Limits and their reasons stand in `run_log.py`. Training prints what they find
+while it runs; a diagnosis can ask them about any `log.jsonl`.
+"""
+
+from collections.abc import Callable
+
+from eval.course_patterns import (
+    far_fewer_sequences,
+    flat_after_decay,
+    loss_falls_accuracy_flat,
+    one_part_dominating,
+    overfitting,
+    repetitive_samples,
+    underfitting,
+)
+from eval.learning_patterns import (
+    acc_neg_at_chance,
+    cosine_not_rising,
+    cosines_in_narrow_range,
+    explosion,
+    good_acc_neg_poor_full_rank,
+    loss_not_falling,
+    noisy_acc_neg,
+    representation_collapsing,
+    stage_3_from_nothing,
+)
+from eval.run_log import Advice, RunFacts, RunLog
+
+Pattern = Callable[[RunLog, RunFacts], Advice | None]
+
+# The gravest kind first.
+PATTERNS: tuple[Pattern, ...] = (
+    explosion,
+    representation_collapsing,
+    loss_not_falling,
+    acc_neg_at_chance,
+    stage_3_from_nothing,
+    far_fewer_sequences,
+    good_acc_neg_poor_full_rank,
+    cosines_in_narrow_range,
+    cosine_not_rising,
+    one_part_dominating,
+    loss_falls_accuracy_flat,
+    underfitting,
+    overfitting,
+    flat_after_decay,
+    repetitive_samples,
+    noisy_acc_neg,
+)
+
+
+def look(log: RunLog, facts: RunFacts) -> list[Advice]:
+    """Everything that the log shows now."""
+    found = (pattern(log, facts) for pattern in PATTERNS)
+    return [advice for advice in found if advice is not None]
