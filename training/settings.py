@@ -47,6 +47,9 @@ class TrainingSettings:
     save_total_limit: int = field(
         default=2, metadata=_help("newest checkpoints kept; the best one is kept beside them")
     )
+    group_by_length: bool = field(
+        default=True, metadata=_help("put rows of like length into one batch: less padding, so faster")
+    )
     dataloader_num_workers: int = field(default=0, metadata=_help("worker processes that read rows"))
     report_to: str = field(
         default="none", metadata=_help("trackers, comma-separated: none, tensorboard, wandb, mlflow, trackio, ...")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -39,6 +40,7 @@ class TrainingParts:
         masker: (batch, progress from 0 to 1) -> the model's inputs; a function of the batch's keys alone.
         score: model -> held-out figures (JSON values).
         save_total_limit: newest checkpoints kept beside the best.
+        lengths: (rows,) by which rows of like length share a batch; None to leave the order alone.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class TrainingParts:
     masker: Callable[[Batch, float], Batch]
     score: Callable[[PreTrainedModel], dict[str, Any]]
     save_total_limit: int
+    lengths: np.ndarray | None = None
 
 
 class JepaTrainer(Trainer):
@@ -83,7 +86,8 @@ class JepaTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         rows = self.args.max_steps * self.rows_per_step
-        return PassSampler(len(self.parts.dataset), seed=self.args.seed, num_samples=rows)
+        group_size = self.rows_per_step if self.parts.lengths is not None else None
+        return PassSampler(len(self.parts.dataset), self.args.seed, rows, group_size, self.parts.lengths)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

@@ -39,6 +39,42 @@ def test_its_length_is_what_it_yields_even_in_the_middle_of_a_pass():
         assert len(list(sampler)) == len(sampler) == count
 
 
+def grouped(num_samples: int, group_size: int = 4, seed: int = 0, num_rows: int = 500):
+    lengths = np.arange(num_rows) % 37
+    return list(PassSampler(num_rows, seed, num_samples, group_size, lengths)), lengths
+
+
+def test_grouping_by_length_leaves_no_row_out_and_repeats_none():
+    drawn, _ = grouped(128 * 12)  # whole windows of 32 groups of 4
+    plain = list(PassSampler(500, seed=0, num_samples=128 * 12))
+    assert sorted(drawn[:128]) == sorted(plain[:128])
+    assert sorted(drawn) == sorted(plain)
+
+
+def test_grouped_batches_hold_rows_of_like_length():
+    drawn, lengths = grouped(1024)
+    plain = list(PassSampler(500, seed=0, num_samples=1024))
+
+    def padding(order):
+        batches = np.array([lengths[row] for row, _ in order]).reshape(-1, 4)
+        return 1 - batches.sum() / (batches.max(1) * 4).sum()
+
+    assert padding(drawn) < 0.1 < padding(plain)
+
+
+def test_grouped_order_is_a_function_of_the_position():
+    drawn, lengths = grouped(600)
+    assert grouped(333)[0] == drawn[:333]
+    assert grouped(600, seed=1)[0] != drawn
+    means = [np.mean([lengths[row] for row, _ in drawn[start : start + 4]]) for start in range(0, 128, 4)]
+    assert means != sorted(means)
+
+
+def test_groups_without_lengths_are_an_error():
+    with pytest.raises(ValueError, match="group_size"):
+        PassSampler(10, seed=0, num_samples=5, group_size=2)
+
+
 def test_no_rows_are_an_error():
     with pytest.raises(ValueError, match="num_rows"):
         PassSampler(0, seed=0, num_samples=1)
@@ -48,6 +84,10 @@ def test_rows_carry_their_id_and_pass(dataset):
     row = PassDataset(dataset)[(7, 2)]
     assert row["input_ids"].tolist() == ROWS[7]
     assert (row["row_id"], row["pass_index"]) == (7 + 2**62, 2)
+
+
+def test_lengths_are_those_of_the_rows(dataset):
+    assert PassDataset(dataset).lengths.tolist() == [len(row) for row in ROWS]
 
 
 def test_a_selected_data_set_is_read_in_its_own_order(dataset):
