@@ -22,7 +22,7 @@ QUICKSTART := outputs/quickstart
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
-quickstart: .venv/ready ## train a small model on real text, score it, fill five blanks, load it back (about 5 minutes)
+quickstart: .venv/ready ## train a small model on real text, score it, fill five blanks, load it back
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch --config_file training/launch/one_process.yaml training/train.py training/recipes/text_jepa/quickstart.yaml
 	$(BIN)/python -m eval.fill_blank $(QUICKSTART) "the people of the _ states" --answer united
 	$(BIN)/python eval/load_as_stranger.py $(QUICKSTART)
