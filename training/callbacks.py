@@ -1,5 +1,6 @@
 """What happens around the steps: progress, the log file, held-out figures and milestones, the teacher."""
 
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ from training.signals import SignalWatch
 
 LOG_FILE = "log.jsonl"
 _STEPS_TO_MEASURE = 20
+_NOT_SHOWN = ("epoch", "passes", "grad_norm")
+_HELD_OUT_SHOWN = 7
 
 
 class TeacherUpdate(TrainerCallback):
@@ -142,9 +145,7 @@ class JsonlLog(TrainerCallback):
             return
         # `epoch` would be the share of the run, since the run is one epoch to the library; `passes` says it rightly.
         figures = {name: value for name, value in logs.items() if name != "epoch"}
-        row = {"step": state.global_step, "time": round(time.time(), 3), "device": args.device.type, **figures}
-        with (Path(args.output_dir) / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(Path(args.output_dir) / LOG_FILE, state.global_step, args.device.type, figures)
 
 
 class SaveOnSignal(TrainerCallback):
@@ -207,7 +208,9 @@ class Progress(TrainerCallback):
         """One line per row."""
         if self._bar is None or "train_runtime" in logs:
             return
-        shown = {name: value for name, value in logs.items() if name not in ("epoch", "passes", "grad_norm")}
+        shown = {name: value for name, value in logs.items() if name not in _NOT_SHOWN}
+        if any(name.startswith("eval_") for name in shown):  # the first are the ones a family leads with
+            shown = dict(itertools.islice(shown.items(), _HELD_OUT_SHOWN))
         if "tokens_per_second" in shown:
             self._bar.set_postfix({"tokens/s": f"{shown['tokens_per_second']:,.0f}"}, refresh=False)
         figures = "  ".join(f"{name.removeprefix('eval_')} {_short(value)}" for name, value in shown.items())
@@ -222,6 +225,13 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def append_row(path: Path, step: int, device: str, content: dict[str, Any]) -> None:
+    """Add one row to a `log.jsonl`."""
+    row = {"step": step, "time": round(time.time(), 3), "device": device, **content}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def duration(seconds: float) -> str:
