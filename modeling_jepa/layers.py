@@ -3,7 +3,8 @@
 Shapes: B batch, T sequence, S attended sequence, H hidden size, N heads, D head dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -137,10 +138,24 @@ class Attention(nn.Module):
         else:
             query, key, value = self._self_key_value(query, hidden_states, position_embeddings, past_key_values)
 
+        with _full_precision_on_cpu(query) as full_precision:
+            if full_precision:
+                query, key, value = query.float(), key.float(), value.float()
+            output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
+        return self.o_proj(output.flatten(2).contiguous()), probabilities
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, probabilities = attend(
+        return attend(
             self,
             query,
             key,
@@ -150,7 +165,6 @@ class Attention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(output.flatten(2).contiguous()), probabilities
 
     def _self_key_value(
         self,
@@ -185,6 +199,20 @@ class Attention(nn.Module):
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(B, T, H) -> (B, N, T, D)`."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+@contextmanager
+def _full_precision_on_cpu(states: torch.Tensor) -> Iterator[bool]:
+    """Switch a CPU's autocast off, and say whether that was done.
+
+    There the backward pass of attention is six times slower in bfloat16 than in float32 (14.5 against 2.3 ms for
+    64 x 4 x 34 x 32, torch 2.13), while everything else is faster.
+    """
+    if states.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        yield False
+        return
+    with torch.autocast("cpu", enabled=False):
+        yield True
 
 
 class MLP(nn.Module):

@@ -56,7 +56,7 @@ def test_sharded_checkpoint_opens_bitwise(family: Family, tmp_path) -> None:
 
 def test_checkpoint_holds_no_pickle(family: Family, tmp_path) -> None:
     family.model().save_pretrained(tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".py", ".safetensors"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".py", ".safetensors"}
 
 
 def test_what_a_checkpoint_lacks_starts_as_if_new(family: Family, tmp_path) -> None:

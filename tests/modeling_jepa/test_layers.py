@@ -100,6 +100,23 @@ def test_bidirectional_blocks_see_both_sides_and_no_padding(config) -> None:
     torch.testing.assert_close(block(padded, attention_mask=mask)[:, :4], before[:, :4], atol=1e-6, rtol=0)
 
 
+def test_attention_runs_in_float32_under_a_cpus_autocast(config) -> None:
+    torch.manual_seed(0)
+    block, states, dtypes = Block(config, 0).eval(), torch.randn(1, 6, 32), []
+    attend = block.self_attn._attend
+
+    def watched(query, *args, **kwargs):
+        dtypes.append(query.dtype)
+        return attend(query, *args, **kwargs)
+
+    block.self_attn._attend = watched
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = block(states)
+    exact = block(states)
+    assert dtypes == [torch.float32, torch.float32]
+    assert (rough - exact).norm() / exact.norm() < 0.02
+
+
 def test_rotary_scores_depend_on_the_distance_only() -> None:
     query, key = torch.randn(2, 1, 1, 1, 8)
 
