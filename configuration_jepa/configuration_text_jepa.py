@@ -111,7 +111,7 @@ class TextJepaConfig(JepaConfig):
         if self.num_negatives > candidates and self.vocab_size >= 1:
             raise ValueError(
                 f"num_negatives={self.num_negatives} is more than the {max(candidates, 0)} tokens that can be "
-                f"negatives in a vocabulary of {self.vocab_size}. Lower num_negatives, or use ranking='full'."
+                f"negatives in a vocabulary of {self.vocab_size}. Lower num_negatives."
             )
         if not self.ranking_weight and not self.alignment_weight:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from tests.families import TEXT_JEPA, tiny_tokenizer
@@ -81,8 +82,7 @@ def test_a_long_text_is_cut_on_request(model) -> None:
 
 
 def test_sentence_transformers_opens_the_folder_and_agrees(model, checkpoint) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    opened = sentence_transformers.SentenceTransformer(str(checkpoint), trust_remote_code=True, device="cpu")
+    opened = SentenceTransformer(str(checkpoint), trust_remote_code=True, device="cpu")
     assert opened.max_seq_length == 16
     vectors = torch.as_tensor(opened.encode(TEXTS))
     torch.testing.assert_close(vectors, model.encode(TEXTS), atol=1e-5, rtol=0)
