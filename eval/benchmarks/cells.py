@@ -47,6 +47,8 @@ DEFAULT_CODE = (
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _ONE_THREAD = dict.fromkeys(_THREADS, "1")
+# glibc gives large blocks back at once, and a training step asks for the same ones again: a tenth of the time.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ def _run_in_process(cell: Cell) -> str | None:
         {"arm": asdict(cell.arm), "seed": cell.seed, "key": cell.key, "path": str(cell.path.resolve())}
     )
     python_path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, **_ONE_THREAD, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": python_path}
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": python_path}
+    environment = {**os.environ, **_ONE_THREAD, **_KEEP_MEMORY, **quiet}
     command = [sys.executable, "-m", "eval.benchmarks.worker"]
     process = subprocess.run(command, input=request, env=environment, capture_output=True, text=True, check=False)
     if process.returncode == 0:

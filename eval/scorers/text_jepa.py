@@ -20,7 +20,16 @@ from eval.errors import NonFiniteError
 from eval.metrics.fill_blank_ranking import FillBlankRanking
 from eval.metrics.representation_spread import RepresentationSpread
 from eval.representation import REPRESENTATION_NAMES
-from eval.scorers.holes import HoleBatch, Holes, HoleScores, choose_rows, collect_holes, hole_batches, make_scorer
+from eval.scorers.holes import (
+    HoleBatch,
+    Holes,
+    HoleScores,
+    Scorer,
+    choose_rows,
+    collect_holes,
+    hole_batches,
+    make_scorer,
+)
 from training.data.errors import InputError
 
 MAX_HOLES = 4
@@ -72,6 +81,7 @@ def score_rows(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     progress: bool = False,
+    scorer: Scorer | None = None,
 ) -> Scores:
     """Score a model on blanks made one at a time, always with the mask token, up to `max_holes` a row by row_id.
 
@@ -88,6 +98,7 @@ def score_rows(
         batch_size: blanks per forward pass.
         seed: decides which rows, if not all.
         progress: show a progress bar on stderr.
+        scorer: how the model is asked; by default by its kind.
 
     Raises:
         InputError: no row holds a token that can be blanked, or counts of another vocabulary.
@@ -101,7 +112,8 @@ def score_rows(
             f"nothing to score: none of {len(rows)} rows holds a token that is in the vocabulary; "
             f"check that the data's language and the tokenizer belong together"
         )
-    given = _answer_all(model, tokenizer, dataset, holes, batch_size, progress)
+    scorer = scorer or make_scorer(model)
+    given = _answer_all(model, scorer, tokenizer, dataset, holes, batch_size, progress)
     answers = given.blanks
     metrics = _figures(answers, answers.predictions, answers.ranks, answers.cosines, counts, tokenizer)
     metrics |= {"cosine_spread": given.cosine_spread, **_representation(given.vectors)}
@@ -124,6 +136,7 @@ def pessimistic_ranks(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _answer_all(
     model: PreTrainedModel,
+    scorer: Scorer,
     tokenizer: PreTrainedTokenizerBase,
     dataset: datasets.Dataset,
     holes: Holes,
@@ -140,7 +153,6 @@ def _answer_all(
     line_of[chosen] = np.arange(len(chosen))
     vectors = np.zeros((len(chosen), model.config.hidden_size))
     with _evaluating(model), torch.inference_mode(), Progress(disable=not progress, transient=True) as bar:
-        scorer = make_scorer(model)
         task = bar.add_task("scoring", total=len(holes))
         for batch in hole_batches(dataset, holes, tokenizer, batch_size, model.device):
             scores = scorer(batch)

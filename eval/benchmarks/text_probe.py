@@ -1,0 +1,123 @@
+"""What encoders know about the topic of a text: logistic regression on their frozen mean vectors.
+
+    python -m eval.benchmarks.text_probe --data PATH/TO/agnews --checkpoints outputs/a outputs/b
+
+The source is a folder with `train.jsonl` and `test.jsonl`, each line with `text` and `label`. Beside the checkpoints
+stand the first one's encoder with random weights, the most frequent label, and a regression on TF-IDF weighted words,
+which sees the words that a small vocabulary lacks. Exit codes: 0, 2 bad input.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from eval.benchmarks.text_arms import markdown
+from eval.loading import open_model, open_tokenizer
+from eval.records import check_target, package_versions, write_json
+from training.data.errors import InputError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts and their labels, of one length."""
+
+    texts: list[str]
+    labels: np.ndarray
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module."""
+    options = _parser().parse_args(argv)
+    try:
+        check_target(Path(options.json))
+        train = read_labelled(Path(options.data) / "train.jsonl", options.train_rows, options.seed)
+        test = read_labelled(Path(options.data) / "test.jsonl", options.test_rows, options.seed)
+        accuracies = probe_all(options.checkpoints, train, test, options.seed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    record = {
+        "schema_version": 1,
+        "command": "python -m eval.benchmarks.text_probe"
+        f" --data PATH/TO/{Path(options.data).resolve().name} --checkpoints {' '.join(options.checkpoints)}"
+        f" --train_rows {options.train_rows} --test_rows {options.test_rows} --seed {options.seed}",
+        "num_train": len(train.texts),
+        "num_examples": len(test.texts),
+        "seed": options.seed,
+        "accuracy": accuracies,
+        "versions": package_versions(),
+    }
+    write_json(record, options.json)
+    text = markdown([["encoder", "accuracy"], *([name, f"{value:.3f}"] for name, value in accuracies.items())])
+    text = f"{text}\n`{record['command']}`\n"
+    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
+    Console(width=140).print(text)
+    return 0
+
+
+def probe_all(checkpoints: Sequence[str], train: Labelled, test: Labelled, seed: int) -> dict[str, float]:
+    """Name -> accuracy on the test texts (share from 0 to 1): checkpoints first, then what they stand beside."""
+    found = {}
+    for checkpoint in checkpoints:
+        model, tokenizer = open_model(checkpoint, AutoModel, "cpu"), open_tokenizer(checkpoint)
+        found[Path(checkpoint).name] = probe(model, tokenizer, train, test, seed)
+    set_seed(seed)
+    found["random encoder"] = probe(AutoModel.from_config(model.config), tokenizer, train, test, seed)
+    words = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000, random_state=seed))
+    found["TF-IDF of the words"] = float(words.fit(train.texts, train.labels).score(test.texts, test.labels))
+    found["most frequent label"] = float(np.mean(test.labels == np.bincount(train.labels).argmax()))
+    return found
+
+
+def probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Labelled, test: Labelled, seed: int
+) -> float:
+    """Accuracy of a logistic regression on standardised mean vectors; texts longer than the model are cut."""
+    vectors = [model.encode(part.texts, tokenizer, "mean", truncate=True).numpy() for part in (train, test)]
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
+    return float(regression.fit(vectors[0], train.labels).score(vectors[1], test.labels))
+
+
+def read_labelled(path: Path, max_rows: int, seed: int) -> Labelled:
+    """A seeded subset of the rows of a jsonl file with `text` and an integer `label`. Raises InputError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        texts, labels = [str(row["text"]) for row in rows], np.array([int(row["label"]) for row in rows])
+    except OSError as error:
+        raise InputError(f"data: {path} cannot be read ({error.strerror}); give a folder with it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"data: {path} needs lines with `text` and an integer `label`: {error!r}") from error
+    if max_rows < 1 or not rows:
+        raise InputError(f"data: {max_rows} of the {len(rows)} rows of {path} is nothing to learn from")
+    order = np.random.default_rng(seed).permutation(len(rows))[:max_rows]
+    return Labelled([texts[index] for index in order], labels[order])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.benchmarks.text_probe", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--data", required=True, help="folder with train.jsonl and test.jsonl")
+    parser.add_argument("--checkpoints", nargs="+", required=True, help="folders of our text models")
+    parser.add_argument("--json", default="model_cards/results/text_probe.json", help="result file")
+    parser.add_argument("--train_rows", type=int, default=8000, help="texts to learn from (default: %(default)s)")
+    parser.add_argument("--test_rows", type=int, default=4000, help="texts to score on (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of subsets and random weights (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Our latent text model beside its softmax twin, the first prototype's objective and BERT, all of one size.
+
+    python -m eval.benchmarks.text_twin --data PATH/TO/wikitext2 --seeds 3 --workers 2
+
+Each arm gets the same small grid of learning rates, chosen on valid by MRR in short runs with seed 0; then it is
+trained with each seed, and its test figures are taken at the marks. Stop it and give the same command again: finished
+cells are kept. `--table` collects what is there. Exit codes: 0; 1 a cell failed, or what is required does not hold;
+2 bad input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from eval.benchmarks.bootstrap import paired_interval
+from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.text_arms import (
+    RECIPES,
+    add_common_options,
+    base_overrides,
+    markdown,
+    parse_changes,
+    run_all,
+    shown_command,
+    text_arm,
+)
+from eval.records import check_target, package_versions, write_json
+from training.data.errors import InputError
+
+OURS, TWIN, PROTOTYPE, ANCHOR = "ours", "softmax", "prototype", "bert"
+ARMS: dict[str, dict[str, Any]] = {
+    OURS: {},
+    TWIN: {"overrides": {"head": "softmax"}},
+    PROTOTYPE: {"recipe": str(RECIPES / "prototype.yaml")},
+    ANCHOR: {"model": "bert"},
+}
+METRICS = ("top1", "top5", "top10", "mrr", "median_rank", "effective_rank")
+NOTE = (
+    "Test blanks: up to four a row, one at a time. The early figures are those of the long runs on their way, with "
+    "the long runs' schedule. Intervals: 95 %, paired bootstrap over rows and seeds. Seconds are CPU seconds of "
+    "training at one thread, scoring not counted; those to the twin's final MRR are read off the valid curve of the "
+    "same seed, in straight lines between its points. Memory is the training process's peak, libraries included."
+)
+
+Results = dict[str, list[dict]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module."""
+    options = _parser().parse_args(argv)
+    try:
+        check_target(Path(options.json))
+        rates, tuning, failed = tune(options)
+        arms = [long_arm(name, rate, options) for name, rate in rates.items()]
+        cells = plan_cells(arms, range(options.seeds), Path(options.out) / "runs")
+        if not options.table:
+            failed |= run_all(cells, options.workers).failed
+        record = summarise(collect(cells), rates, tuning, options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = table_rows(record)
+    text = f"{markdown(rows)}\n{NOTE}\n\n`{record['command']}`\n"
+    write_json(record, options.json)
+    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
+    Console(width=200).print(text)
+    return 1 if failed or False in record["required"].values() else 0
+
+
+def tune(options: argparse.Namespace) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, str]]:
+    """Arm -> best rate, arm -> rate -> MRR on valid, and what failed. Arms without a result are left out."""
+    exam = {"marks": [options.tuning_steps], "split": "valid", "max_rows": 1000, "eval_steps": options.tuning_steps}
+    arms = [make_arm(name, rate, exam, options) for name in options.arms for rate in options.rates]
+    cells = plan_cells(arms, [0], Path(options.out) / "tuning")
+    failed = {} if options.table else run_all(cells, options.workers).failed
+    results = collect(cells)
+    tuning: dict[str, dict[str, float]] = {}
+    for name in options.arms:
+        found = {rate: results.get(_tuned_name(name, rate)) for rate in options.rates}
+        tuning[name] = {str(rate): cell[0]["metrics"]["mrr"] for rate, cell in found.items() if cell}
+    rates = {name: float(max(found, key=lambda rate: found[rate])) for name, found in tuning.items() if found}
+    return rates, tuning, failed
+
+
+def make_arm(name: str, rate: float, exam: dict[str, Any], options: argparse.Namespace, **extra: Any) -> Arm:
+    """One arm at one rate; named by both, unless it is kept under its own name."""
+    given = ARMS[name]
+    changes = {**given.get("overrides", {}), "learning_rate": rate, **parse_changes(options.set)}
+    settings = {key: value for key, value in given.items() if key != "overrides"}
+    label = name if "keep" in extra else _tuned_name(name, rate)
+    return text_arm(label, base_overrides(options.data, changes), exam, **settings, **extra)
+
+
+def long_arm(name: str, rate: float, options: argparse.Namespace) -> Arm:
+    """The arm at its chosen rate, scored on test at the marks; its weights are kept for the probe."""
+    exam = {"marks": sorted(options.marks), "max_rows": options.max_rows, "eval_steps": options.eval_steps}
+    return make_arm(name, rate, exam, options, keep=str(Path(options.out) / "checkpoints" / name))
+
+
+def summarise(
+    results: Results, rates: dict[str, float], tuning: dict[str, dict[str, float]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The record of the comparison: all of it measured, nothing else."""
+    marks = [str(step) for step in sorted(options.marks)]
+    arms = {
+        name: {
+            "learning_rate": rates[name],
+            "tuning_mrr_on_valid": tuning[name],
+            **arm_figures(cells, marks, results.get(TWIN, [])),
+        }
+        for name, cells in results.items()
+    }
+    pairs = {
+        name: {step: differences(cells, results[TWIN], step) for step in marks}
+        for name, cells in results.items()
+        if name != TWIN and TWIN in results
+    }
+    first = next(iter(results.values()), [{}])[0]
+    rates_tried = " ".join(f"{rate:g}" for rate in options.rates)
+    rest = f" --seeds {options.seeds} --marks {' '.join(marks)} --rates {rates_tried}"
+    rest += f" --tuning_steps {options.tuning_steps} --eval_steps {options.eval_steps}"
+    return {
+        "schema_version": 1,
+        "command": shown_command("text_twin", options, rest),
+        "num_examples": first.get("num_examples"),
+        "unigram": {name: first.get("baselines", {}).get("unigram", {}).get(name) for name in METRICS},
+        "arms": arms,
+        "against_twin": pairs,
+        "required": requirements(arms, pairs, marks[-1]),
+        "note": NOTE,
+        "versions": package_versions(),
+    }
+
+
+def arm_figures(cells: list[dict], marks: Sequence[str], twins: list[dict]) -> dict[str, Any]:
+    """One arm over its seeds."""
+    return {
+        "seeds": [cell["seed"] for cell in cells],
+        "num_parameters": cells[0]["num_parameters"],
+        "training_cpu_seconds": mean_and_spread([cell["training_cpu_seconds"] for cell in cells]),
+        "training_peak_memory_bytes": mean_and_spread([cell["training_peak_memory_bytes"] for cell in cells]),
+        "at": {
+            step: {name: mean_and_spread([cell["marks"][step].get(name) for cell in cells]) for name in METRICS}
+            for step in marks
+        },
+        "to_twins_final_mrr": reaching(cells, twins),
+    }
+
+
+def mean_and_spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """`mean` and sample standard deviation `sd` over seeds; None where it cannot be said."""
+    if any(value is None for value in values):
+        return {"mean": None, "sd": None}
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+_AXES = ("step", "cpu_seconds")
+
+
+def reaching(cells: list[dict], twins: list[dict]) -> dict[str, Any]:
+    """Mean steps and CPU seconds to the last valid MRR of the twin of the same seed, over the seeds that got there."""
+    goals = {twin["seed"]: twin["curve"][-1]["mrr"] for twin in twins}
+    paired = [cell for cell in cells if cell["seed"] in goals]
+    found = [point for cell in paired if (point := first_reach(cell["curve"], goals[cell["seed"]])) is not None]
+    mean = {name: float(np.mean([point[name] for point in found])) if found else None for name in _AXES}
+    return {**mean, "seeds_that_reached_it": len(found), "of": len(paired)}
+
+
+def first_reach(curve: list[dict], goal: float) -> dict[str, float] | None:
+    """Where a curve first reaches a MRR: in a straight line between two points; None if it never does."""
+    before = None
+    for point in curve:
+        if point["mrr"] >= goal:
+            share = 1.0 if before is None else (goal - before["mrr"]) / (point["mrr"] - before["mrr"])
+            start = before or point
+            return {name: start[name] + share * (point[name] - start[name]) for name in _AXES}
+        before = point
+    return None
+
+
+def differences(first: list[dict], second: list[dict], step: str) -> dict[str, dict[str, float]]:
+    """Paired differences of top-1 and MRR with their intervals, over the seeds that both have."""
+    left, right = ({cell["seed"]: cell for cell in cells} for cells in (first, second))
+    seeds = sorted(left.keys() & right.keys())
+    if not seeds:
+        return {}
+    if len({side[seed]["blanks"] for side in (left, right) for seed in seeds}) > 1:
+        raise InputError("the arms were asked different blanks and cannot be paired; run them on one test set")
+    ranks = [np.array([side[seed]["ranks"][step] for seed in seeds], dtype=np.float64) for side in (left, right)]
+    clusters = np.array(left[seeds[0]]["clusters"])
+    measures = {"top1": [values <= 1 for values in ranks], "mrr": [1.0 / values for values in ranks]}
+    return {name: vars(paired_interval(*pair, clusters=clusters)) for name, pair in measures.items()}
+
+
+def requirements(arms: dict[str, Any], pairs: dict[str, Any], last: str) -> dict[str, bool]:
+    """What the comparison must show at the last mark, as far as its arms are there."""
+    held = {}
+    if OURS in arms and TWIN in arms:
+        held["top-1 interval against the twin above -1 point"] = pairs[OURS][last]["top1"]["low"] > -0.01
+    if OURS in arms and PROTOTYPE in arms:
+        ours, prototype = (arms[name]["at"][last]["mrr"]["mean"] for name in (OURS, PROTOTYPE))
+        held["MRR at least twice the prototype's"] = ours >= 2 * prototype
+    return held
+
+
+def table_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Header and a row per arm and mark."""
+    header = ["arm, steps", "seeds", "rate", "top-1", "top-5", "top-10", "MRR", "median rank", "top-1 - twin"]
+    rows = [[*header, "twin's final MRR after", "CPU s", "peak MiB", "parameters"]]
+    for name, arm in record["arms"].items():
+        for step, figures in arm["at"].items():
+            shown = [_number(figures[metric], metric) for metric in METRICS[:5]]
+            versus = _interval(record["against_twin"].get(name, {}).get(step, {}).get("top1"))
+            is_last = step == list(arm["at"])[-1]
+            costs = _costs(arm) if is_last else ["", "", "", ""]
+            rows.append(
+                [f"{name}, {step}", str(len(arm["seeds"])), f"{arm['learning_rate']:g}", *shown, versus, *costs]
+            )
+    unigram = [_number({"mean": record["unigram"][name], "sd": None}, name) for name in METRICS[:5]]
+    return [*rows, ["unigram guess", "", "", *unigram, "", "", "", "", ""]]
+
+
+def _costs(arm: dict[str, Any]) -> list[str]:
+    reached = arm["to_twins_final_mrr"]
+    after = "-" if reached["step"] is None else f"{reached['step']:,.0f} steps, {reached['cpu_seconds']:,.0f} s"
+    if reached["step"] is not None and reached["seeds_that_reached_it"] < reached["of"]:
+        after += f" ({reached['seeds_that_reached_it']} of {reached['of']} seeds)"
+    seconds, memory = arm["training_cpu_seconds"]["mean"], arm["training_peak_memory_bytes"]["mean"]
+    return [after, f"{seconds:,.0f}", f"{memory / 2**20:,.0f}", f"{arm['num_parameters']:,}"]
+
+
+def _number(figure: dict[str, float | None], metric: str) -> str:
+    if figure["mean"] is None:
+        return "-"
+    if metric == "median_rank":
+        return f"{figure['mean']:.1f}"
+    return f"{figure['mean']:.3f}" + (f" ({figure['sd']:.3f})" if figure["sd"] is not None else "")
+
+
+def _interval(interval: dict[str, float] | None) -> str:
+    if not interval:
+        return ""
+    return f"{interval['difference']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+
+
+def _tuned_name(name: str, rate: float) -> str:
+    return f"{name}-{rate:g}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.benchmarks.text_twin", description=(__doc__ or "").split("\n")[0]
+    )
+    add_common_options(parser, "text_twin")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 for each arm (default: 3)")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="arms (default: all)")
+    parser.add_argument("--marks", nargs="+", type=int, default=[2000, 8000], help="steps of the test figures")
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
+    parser.add_argument("--tuning_steps", type=int, default=2000, help="length of the runs that choose the rate")
+    parser.add_argument("--eval_steps", type=int, default=1000, help="distance of the points of the valid curve")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
