@@ -8,7 +8,7 @@ word at a time gives 8. The generator is measured in tokens of its training part
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 PASSES = (5.0, 10.0)
@@ -21,6 +21,9 @@ LOUD_SIZE_FACTOR = 2.0
 # consistent sentences have about 1M parameters (Eldan & Li, 2023, arXiv:2305.07759); the tokens are our own estimate.
 LANGUAGE_PARAMETERS = 1_000_000
 LANGUAGE_TOKENS = 1_000_000
+# A suggestion keeps this far above the low end of its range: small is quick, too small underfits.
+ABOVE_LOW = 1.25
+LARGEST_WANTED = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,75 @@ TEXT_LADDER: tuple[tuple[int, Range], ...] = (
     (250_000, Range(1_000_000, 4_000_000)),
     (1_000_000, Range(4_000_000, 30_000_000)),
 )
+# Clips are far more redundant than words: our own estimate, in predicted tokens (clips x frames x tokens per frame).
+VIDEO_LADDER: tuple[tuple[int, Range], ...] = (
+    (1_000_000, Range(200_000, 1_000_000)),
+    (30_000_000, Range(500_000, 4_000_000)),
+    (300_000_000, Range(1_000_000, 15_000_000)),
+)
 # The generator's counterpart in tokens. A causal model learns from every token, so the steps lie higher.
 TOKEN_LADDER: tuple[tuple[int, Range], ...] = (
     (1_000_000, Range(500_000, 2_000_000)),
     (10_000_000, Range(1_000_000, 10_000_000)),
     (100_000_000, Range(5_000_000, 100_000_000)),
 )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width, depth and heads of a trunk."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+
+# What a suggestion chooses from, by size; the heads are 32 to 64 wide.
+SHAPES: tuple[Shape, ...] = (
+    Shape(64, 2, 2),
+    Shape(128, 2, 4),
+    Shape(192, 3, 4),
+    Shape(256, 3, 4),
+    Shape(256, 4, 4),
+    Shape(384, 4, 6),
+    Shape(384, 6, 6),
+    Shape(512, 6, 8),
+    Shape(768, 8, 12),
+)
+# (effective examples up to and including, entries of the vocabulary, rows per step); the last holds above.
+VOCABULARY_AND_BATCH: tuple[tuple[float, int, int], ...] = (
+    (30_000, 4_000, 32),
+    (250_000, 8_000, 64),
+    (1_000_000, 8_000, 64),
+    (math.inf, 16_000, 128),
+)
+
+
+def suggest_shape(examples: int, parameters_of: Callable[[Shape], int]) -> Shape:
+    """The smallest shape that is comfortably in the range of `text_size_range`; the nearest where none is.
+
+    Args:
+        examples: effective examples.
+        parameters_of: trainable parameters of a model of a shape, its vocabulary included.
+    """
+    sizes = text_size_range(examples)
+    # Above the ladder the data would bear as many parameters as examples.
+    wanted = max(ABOVE_LOW * sizes.low, min(examples, LARGEST_WANTED) if examples > TEXT_LADDER[-1][0] else 0)
+    counted = [(parameters_of(shape), shape) for shape in SHAPES]
+    fitting = [shape for count, shape in counted if wanted <= count <= sizes.high]
+    return fitting[0] if fitting else min(counted, key=lambda pair: abs(math.log(pair[0] / wanted)))[1]
+
+
+def suggest_vocabulary_and_batch(examples: int) -> tuple[int, int]:
+    """Entries of a trained vocabulary at most, and rows per optimizer step."""
+    _positive(examples=examples)
+    return next((vocabulary, batch) for up_to, vocabulary, batch in VOCABULARY_AND_BATCH if examples <= up_to)
+
+
+def suggest_steps(examples: int, batch: int, holes_per_phrase: float) -> int:
+    """Steps with steps x batch = 5 to 10 x effective examples: the lower end where a row has several holes."""
+    low, high = PASSES
+    return steps_for_passes(low if holes_per_phrase > 1 else (low + high) / 2, batch, examples)
 
 
 def effective_examples(maskable_lengths: Sequence[int]) -> int:
@@ -71,6 +137,16 @@ def text_size_range(examples: int) -> Range:
 def token_size_range(tokens: int) -> Range:
     """Parameters that suit a number of training tokens (a causal generator trained from nothing)."""
     return _climb(TOKEN_LADDER, tokens, "tokens")
+
+
+def video_size_range(tokens: int) -> Range:
+    """Parameters that suit a number of predicted video tokens (clips x frames x tokens per frame)."""
+    return _climb(VIDEO_LADDER, tokens, "tokens")
+
+
+def judge_video_size(parameters: int, tokens: int) -> Verdict:
+    """Whether a video model suits its clips."""
+    return _judge_size(parameters, tokens, video_size_range(tokens), "video tokens")
 
 
 def judge_text_size(parameters: int, examples: int) -> Verdict:
@@ -121,9 +197,15 @@ def steps_for_passes(passes: float, batch: int, examples: int, holes_per_phrase:
     return max(1, math.ceil(passes * examples / (batch * holes_per_phrase)))
 
 
-def judge_passes(passes: float) -> Verdict:
-    """5 to 10 passes are right; over 10 is a warning, over 100 a loud one, and so is under one."""
+def judge_passes(passes: float, holes_per_phrase: float = 1.0) -> Verdict:
+    """5 to 10 passes are right; over 10 is a warning, over 100 a loud one, and so is too few.
+
+    Args:
+        passes: steps x batch / effective examples.
+        holes_per_phrase: several holes at once show the data sooner, so the lower limits count them.
+    """
     low, high = PASSES
+    seen = passes * holes_per_phrase
     wanted = f"{low:g} to {high:g} are right"
     if passes > TOO_MANY_PASSES:
         return Verdict(
@@ -136,13 +218,13 @@ def judge_passes(passes: float) -> Verdict:
         return Verdict(
             "warning", "many_passes", f"{passes:.1f} passes over the data ({wanted}): fewer steps or more data"
         )
-    if passes < FEW_PASSES:
+    if seen < FEW_PASSES:
         return Verdict(
-            "warning", "under_one_pass", f"{passes:.2f} passes: some of the data is never seen ({wanted}): more steps"
+            "warning", "under_one_pass", f"{seen:.2f} passes: some of the data is never seen ({wanted}): more steps"
         )
-    if passes < low:
+    if seen < low:
         return Verdict(
-            "warning", "few_passes", f"{passes:.1f} passes over the data ({wanted}): more steps will still help"
+            "warning", "few_passes", f"{seen:.1f} passes over the data ({wanted}): more steps will still help"
         )
     return Verdict("ok", "passes", f"{passes:.1f} passes over the data ({wanted})")
 

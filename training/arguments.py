@@ -21,6 +21,7 @@ from training.settings import EvaluationSettings, TrainingSettings
 from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, suggestion, type_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+NO_RECIPE = Path("plan.yaml")  # what a run without one is called
 _SETTINGS = {
     "data": DataSettings,
     "masking": MaskingSettings,
@@ -67,8 +68,8 @@ class Run:
         return run
 
 
-def parse_arguments(argv: list[str]) -> Run:
-    """`argv` (without the program's name) -> `Run`.
+def parse_arguments(argv: list[str], needs_recipe: bool = True) -> Run:
+    """`argv` (without the program's name) -> `Run`; without a recipe, of defaults and flags alone.
 
     Raises:
         InputError: an unknown key or flag (with the nearest known one), a value of the wrong type or out of range,
@@ -79,11 +80,11 @@ def parse_arguments(argv: list[str]) -> Run:
     recipe = read_recipe(recipe_path) if recipe_path else {"family": DEFAULT_FAMILY}
     keys = keys_of_family(recipe["family"])
     flags = vars(_parse_flags(argv, keys))
-    if recipe_path is None:
+    if recipe_path is None and needs_recipe:
         raise InputError("recipe: none given; use training/train.py RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
-    values = {**_values_of_recipe(recipe, keys, recipe_path), **flags}
-    return _make_run(recipe["family"], recipe_path, values, universal, keys)
+    values = {**(_values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}), **flags}
+    return _make_run(recipe["family"], recipe_path or NO_RECIPE, values, universal, keys)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

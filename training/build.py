@@ -12,11 +12,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from configuration_jepa import JepaConfig
 from eval.loading import open_model, open_tokenizer
+from training.advice import Advise, run_facts
 from training.arguments import Run
 from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, TeacherUpdate
 from training.data.errors import InputError
 from training.data.prepared import Prepared
+from training.examples import holes_per_row, mean_length
 from training.families import Family
+from training.memory import TrimMemory
 from training.run_state import RunState
 from training.schedule import scheduler_arguments
 from training.signals import SignalWatch
@@ -68,17 +71,23 @@ def build_trainer(
         negative_sampling=model.config.negative_sampling,
         token_counts=prepared.counts,
     )
+    dataset = family.data.make_dataset(prepared.train)
     parts = TrainingParts(
-        dataset=family.data.make_dataset(prepared.train),
+        dataset=dataset,
         collator=family.data.make_collator(prepared.tokenizer),
         masker=masker,
         score=_scorer(run, family, prepared),
         save_total_limit=run.training.save_total_limit,
+        lengths=dataset.lengths if run.training.group_by_length else None,
     )
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
     callbacks = [TeacherUpdate(), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
     trainer = JepaTrainer(model, training_arguments(run), prepared.tokenizer, parts, run_state, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress says it
+    holes = holes_per_row(run.masking, mean_length(prepared))
+    facts = run_facts(run, model.config, prepared.reports["train"], trainer.rows_per_step, holes)
+    trainer.add_callback(Advise(facts, run_state))
+    trainer.add_callback(TrimMemory())
     if watch is not None:
         trainer.add_callback(SaveOnSignal(watch, any_process=_any_process(trainer)))
     return trainer

@@ -1,105 +1,165 @@
-"""What a run will need, before it runs: parameters, memory and time, measured on a few of its own steps."""
+"""Plan a run before it, or judge one: sizes against data, parameters, memory and time on this machine.
 
-import gc
-import time
-from dataclasses import dataclass
+    python -m training.plan --data builtin:sotu
+    python -m training.plan training/recipes/text_jepa/quickstart.yaml --max_steps 5000
 
-import torch
-from transformers import PreTrainedModel
+Without a recipe it suggests width, depth, heads, vocabulary, steps and batch, except what flags fix; with one it
+judges what stands there. Memory and time are measured on a few steps of the run itself. Nothing is written.
+"""
 
-from training.callbacks import duration
-from training.cards import millions
-from training.trainer import JepaTrainer
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
 
-_MEASURED_STEPS = 5
-_MIB = 2**20
+from eval.rules import (
+    Shape,
+    Verdict,
+    judge_passes,
+    judge_text_size,
+    passes_over_data,
+    readable,
+    suggest_shape,
+    suggest_steps,
+    suggest_vocabulary_and_batch,
+)
+from training.arguments import NO_RECIPE, Run, parse_arguments
+from training.data.errors import InputError
 
+if TYPE_CHECKING:
+    from training.data.prepared import Prepared
+    from training.estimate import RunEstimate
+    from training.families import Family
 
-@dataclass(frozen=True)
-class RunEstimate:
-    """Parameters (trainable and all), bytes of memory, seconds per optimizer step and of the whole run."""
-
-    trainable: int
-    parameters: int
-    memory_bytes: int
-    seconds_per_step: float
-    seconds: float
-    passes: float
-
-    def lines(self) -> list[str]:
-        """For the screen."""
-        frozen = self.parameters - self.trainable
-        trained_in = f"{duration(self.seconds)} of training here ({1000 * self.seconds_per_step:.0f} ms per step)"
-        mebibytes = f"{self.memory_bytes / _MIB:,.0f} MiB"
-        return [
-            f"parameters  {millions(self.trainable)} trainable"
-            + (f", {millions(frozen)} in the target network" if frozen else ""),
-            f"memory      about {mebibytes} beside the libraries (weights, gradients, AdamW, one batch)",
-            f"time        about {trained_in}",
-            f"passes      {self.passes:.1f} over the training rows",
-        ]
+_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_TRAINING = ("max_steps", "per_device_train_batch_size")
+_MARKS = {"ok": "fits        ", "warning": "warning     ", "loud": "!! WARNING  "}
 
 
-def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
-    """Trainable parameters and all of them; tied ones count once."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 for bad input."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        run = parse_arguments(argv, needs_recipe=False)
+        print("\n".join(plan(run, given=_flags(argv))))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
 
 
-def estimate_run(trainer: JepaTrainer) -> RunEstimate:
-    """Run a few steps of `trainer` without changing its weights, and multiply.
+def plan(run: Run, given: set[str]) -> list[str]:
+    """The plan as lines. Of a run without a recipe, all that is not in `given` is suggested. Raises `InputError`."""
+    from training.build import build_config, build_model, check_device, prepare_data
+    from training.estimate import estimate_run, fixed_bytes
+    from training.families import load_family
+    from training.memory import held_bytes, naming_what_to_try
+    from training.train import show_notes
 
-    Memory: weights, gradients and AdamW's two moments by count; what a forward and backward pass keeps by the tensors
-    that autograd saves (on a GPU: by the allocator's peak).
-    """
-    steps = trainer.args.max_steps
-    trainable, parameters = count_parameters(trainer.model)
-    trainer.state.max_steps = steps
-    trainer.create_optimizer()
-    batches = iter(trainer.get_train_dataloader())
-    kept = _bytes_of_one_batch(trainer, batches)
-    started = 0.0
-    for step in range(_MEASURED_STEPS + 1):
-        if step == 1:  # the first one allocates
-            started = time.perf_counter()
-        _one_step(trainer, batches)
-    seconds = (time.perf_counter() - started) / _MEASURED_STEPS
-    # weights, gradients and two moments of what is trained
-    memory = 4 * parameters + 3 * 4 * trainable + kept
-    passes = steps * trainer.rows_per_step / len(trainer.parts.dataset)
-    gc.collect()
-    return RunEstimate(trainable, parameters, memory, seconds, seconds * steps, passes)
-
-
-def _one_step(trainer: JepaTrainer, batches: object) -> None:
-    """Forward, backward and an optimizer step of rate 0."""
-    accumulation = trainer.args.gradient_accumulation_steps
-    inputs, holes = trainer.get_batch_samples(batches, accumulation, trainer.args.device)
-    trainer.current_gradient_accumulation_steps = len(inputs)
-    for batch in inputs:
-        trainer.training_step(trainer.model, batch, holes)
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = 0.0
-    trainer.optimizer.step()
-    trainer.model.zero_grad()
-    if trainer.args.device.type == "cuda":
-        torch.cuda.synchronize()
+    show_notes()
+    check_device(run)
+    family = load_family(run.family)
+    libraries = held_bytes()
+    prepared = prepare_data(run, family)
+    lines = []
+    if run.recipe_path == NO_RECIPE:
+        suggested = suggest(run, family, prepared, given)
+        lines = suggestion_lines(run, suggested)
+        if suggested.data != run.data:
+            prepared = prepare_data(suggested, family)
+        run = suggested
+    model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared.counts)
+    with naming_what_to_try(run, fixed_bytes(model)):
+        estimate = estimate_run(run, family, prepared, model, libraries)
+    return lines + plan_lines(run, prepared, estimate, judge(run, prepared, estimate))
 
 
-def _bytes_of_one_batch(trainer: JepaTrainer, batches: object) -> int:
-    """Bytes that one forward pass keeps for its backward pass, and as much again for the largest of them at work."""
-    sizes: dict[int, int] = {}
+def suggest(run: Run, family: "Family", prepared: "Prepared", given: set[str]) -> Run:
+    """`run` with vocabulary, shape, batch and steps that suit its data, where flags do not fix them."""
+    from training.examples import count_examples, holes_per_row, mean_length
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    examples = count_examples(prepared)
+    vocabulary, batch = suggest_vocabulary_and_batch(examples)
+    values: dict[str, Any] = {"per_device_train_batch_size": min(batch, len(prepared.train))}
+    if run.data.tokenizer in ("word", "bpe") and "max_vocab" not in given:
+        run = run.with_settings(data={"max_vocab": vocabulary})
+    size = min(len(prepared.tokenizer), run.data.max_vocab) if run.data.tokenizer == "word" else run.data.max_vocab
+    if run.data.tokenizer not in ("word", "bpe"):
+        size = len(prepared.tokenizer)
+    if not given & set(_SHAPE):
+        shape = suggest_shape(examples, lambda shape: _parameters_of(shape, run, family, size))
+        run = run.with_settings(model=vars(shape))
+    holes = holes_per_row(run.masking, mean_length(prepared))
+    fixed = {name: getattr(run.training, name) for name in _TRAINING if name in given}
+    values |= fixed
+    values["max_steps"] = fixed.get("max_steps") or suggest_steps(
+        examples, values["per_device_train_batch_size"] * run.training.gradient_accumulation_steps, holes
+    )
+    if "warmup_steps" not in given:
+        values["warmup_steps"] = min(run.training.warmup_steps, values["max_steps"] // 20)
+    return run.with_settings(training=values)
 
-    inputs, holes = trainer.get_batch_samples(batches, 1, trainer.args.device)
-    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = trainer.compute_loss(trainer.model.train(), inputs[0], num_items_in_batch=holes)
-    kept = [size for pointer, size in sizes.items() if pointer not in weights]
-    loss.backward()
-    trainer.model.zero_grad()
-    return sum(kept) + 2 * max(kept, default=0)
+
+def suggestion_lines(run: Run, suggested: Run) -> list[str]:
+    """The suggestion as flags that can be copied."""
+    shape = {name: suggested.model[name] for name in _SHAPE if name in suggested.model}
+    chosen = {**shape, **{name: getattr(suggested.training, name) for name in _TRAINING}}
+    if suggested.data.tokenizer in ("word", "bpe"):
+        chosen["max_vocab"] = suggested.data.max_vocab
+    flags = " ".join(f"--{name} {value}" for name, value in chosen.items())
+    said = [
+        f"width {shape['hidden_size']}, depth {shape['num_hidden_layers']}, heads {shape['num_attention_heads']}"
+        if len(shape) == len(_SHAPE)
+        else "shape as given",
+        f"steps {chosen['max_steps']:,}, batch {chosen['per_device_train_batch_size']}",
+    ]
+    return [f"suggested   {'; '.join(said)}", f"as flags    --data {shlex.quote(run.data.data)} {flags}"]
+
+
+def judge(run: Run, prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:
+    """Size and passes against the data."""
+    from training.examples import count_examples, holes_per_row, mean_length
+
+    examples = count_examples(prepared)
+    passes = passes_over_data(run.training.max_steps, _rows_per_step(run), examples)
+    holes = holes_per_row(run.masking, mean_length(prepared))
+    return [judge_text_size(estimate.trainable, examples), judge_passes(passes, holes)]
+
+
+def plan_lines(run: Run, prepared: "Prepared", estimate: "RunEstimate", verdicts: list[Verdict]) -> list[str]:
+    """Data, estimate and verdicts for the screen."""
+    from training.examples import count_examples, holes_per_row, mean_length
+
+    examples, length = count_examples(prepared), mean_length(prepared)
+    holes = holes_per_row(run.masking, length)
+    rows = run.training.max_steps * _rows_per_step(run)
+    return [
+        f"data        {len(prepared.train):,} rows of {length:.1f} tokens: {readable(examples)} effective examples "
+        f"(row and position), {len(prepared.tokenizer):,} tokens in the vocabulary",
+        *estimate.lines(),
+        f"passes      {rows / examples:.2f} (steps x batch / effective examples); every row "
+        f"{rows / len(prepared.train):.1f} times with {holes:.1f} holes",
+        *(f"{_MARKS[verdict.level]}{verdict.message}" for verdict in verdicts),
+    ]
+
+
+def _parameters_of(shape: Shape, run: Run, family: "Family", vocabulary: int) -> int:
+    """Trainable parameters of a model of this shape, counted on one that takes no memory."""
+    import torch
+
+    from training.estimate import count_parameters
+
+    fields = {**run.config_fields, **vars(shape), "vocab_size": vocabulary}
+    with torch.device("meta"):
+        return count_parameters(family.model_class(family.config_class(**fields)))[0]
+
+
+def _rows_per_step(run: Run) -> int:
+    return run.training.per_device_train_batch_size * run.training.gradient_accumulation_steps
+
+
+def _flags(argv: list[str]) -> set[str]:
+    return {argument[2:].split("=")[0] for argument in argv if argument.startswith("--")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,9 +10,6 @@ is not finite, 4 no whole checkpoint, 75 saved after a signal.
 import logging
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from training.arguments import Run, parse_arguments
@@ -51,22 +48,24 @@ def train(run: Run) -> int:
     from accelerate import PartialState
 
     from training.build import build_config, build_model, check_device, prepare_data
+    from training.estimate import count_parameters
     from training.families import load_family
-    from training.plan import count_parameters
+    from training.memory import held_bytes
     from training.run_folder import decide_resume, describe_run, locked, write_run
 
-    _show_notes()
+    show_notes()
     check_device(run)
     family = load_family(run.family)
     processes = PartialState(cpu=run.device == "cpu")
     first = processes.is_main_process
+    libraries = held_bytes()
     with locked(run.output_dir) if first and not run.dry_run else nullcontext():
         with processes.main_process_first():  # the others find the prepared data in the cache
             prepared = prepare_data(run, family)
         config = build_config(run, family, prepared.tokenizer)
         model = build_model(run, family, config, prepared.counts)
         if run.dry_run:
-            return _dry_run(run, family, prepared, model)
+            return _dry_run(run, family, prepared, model, libraries)
         description = describe_run(run, config, prepared.data_hash)
         with processes.main_process_first():
             resumable = decide_resume(run, description)
@@ -82,7 +81,9 @@ def train(run: Run) -> int:
 
 def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumable: Any, facts: dict[str, Any]) -> int:
     from training.build import build_trainer
+    from training.estimate import fixed_bytes
     from training.finish import finish, is_finished
+    from training.memory import naming_what_to_try
     from training.run_state import RunState
     from training.signals import SignalWatch
 
@@ -96,7 +97,8 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
         with SignalWatch() as watch:
             trainer = build_trainer(run, family, prepared, model, run_state, watch)
             trainer.args.eval_on_start &= resumable.path is None
-            trainer.train(resume_from_checkpoint=str(resumable.path) if resumable.path else None)
+            with naming_what_to_try(run, fixed_bytes(model)):
+                trainer.train(resume_from_checkpoint=str(resumable.path) if resumable.path else None)
         if watch.stopped:
             print(f"stopped by {watch.reason or 'a signal'} at step {trainer.state.global_step:,}, saved; "
                   "the same command goes on")  # fmt: skip
@@ -110,20 +112,19 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
     return 0
 
 
-def _dry_run(run: Run, family: Any, prepared: Any, model: Any) -> int:
-    from training.build import build_trainer
-    from training.plan import estimate_run
-    from training.run_state import RunState
+def _dry_run(run: Run, family: Any, prepared: Any, model: Any, libraries: int) -> int:
+    from training.estimate import estimate_run, fixed_bytes
+    from training.memory import naming_what_to_try
+    from training.plan import judge, plan_lines
 
-    with TemporaryDirectory() as scratch:  # the library makes its output folder at once
-        elsewhere = replace(run, output_dir=Path(scratch))
-        estimate = estimate_run(build_trainer(elsewhere, family, prepared, model, RunState()))
-    print("\n".join(estimate.lines()))
+    with naming_what_to_try(run, fixed_bytes(model)):
+        estimate = estimate_run(run, family, prepared, model, libraries)
+    print("\n".join(plan_lines(run, prepared, estimate, judge(run, prepared, estimate))))
     print(f"dry run: nothing was written to {run.output_dir}")
     return 0
 
 
-def _show_notes() -> None:
+def show_notes() -> None:
     """Let the data layer say what it kept, left out and found prepared, and the libraries be quiet."""
     from transformers.utils import logging as transformers_logging
 

@@ -1,0 +1,98 @@
+"""Advice while training: the log patterns asked at every row, each finding said once, and again where it worsens."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from eval.log_patterns import look
+from eval.run_log import Advice, RunFacts, RunLog
+from training.arguments import Run
+from training.callbacks import LOG_FILE, append_row
+from training.run_state import RunState
+
+# Said again when its badness has grown by a quarter: what only wavers is not news.
+_WORSE = 1.25
+_WIDEST = 1e9  # stands for infinity, which JSON has not
+
+
+class Advise(TrainerCallback):
+    """Prints each finding with its evidence and remedy, and keeps it in `log.jsonl` and in the run's state.
+
+    It reads the Trainer's own history of log rows, which a resume brings back, and what was said stands in `RunState`:
+    a run that goes on says nothing twice.
+    """
+
+    def __init__(self, facts: RunFacts, run_state: RunState) -> None:
+        self.facts = facts
+        self.run_state = run_state
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A row has come: look at the log as it is now."""
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        milestones = self.run_state.milestones
+        log = RunLog(state.log_history, milestones[-1]["samples"] if milestones else ())
+        for advice in self._news(look(log, self.facts)):
+            tqdm.write("\n".join(advice_lines(advice)))
+            row = {"advice": advice.pattern, "evidence": advice.evidence, "remedy": advice.remedy}
+            append_row(Path(args.output_dir) / LOG_FILE, state.global_step, args.device.type, row)
+
+    def _news(self, found: list[Advice]) -> list[Advice]:
+        """What was not said yet, or was said of something better."""
+        news = []
+        for advice in found:
+            badness = min(advice.badness, _WIDEST) if math.isfinite(advice.badness) else _WIDEST
+            said = self.run_state.advice.get(advice.pattern)
+            if said is None or badness > _WORSE * said:
+                self.run_state.advice[advice.pattern] = badness
+                news.append(advice)
+        return news
+
+
+def advice_lines(advice: Advice) -> list[str]:
+    """For the screen: what was seen, and what to do."""
+    name = advice.pattern.replace("_", " ")
+    return [f"{'note' if advice.level == 'note' else 'advice'}: {name}: {advice.evidence}", f"        {advice.remedy}"]
+
+
+def run_facts(run: Run, config: Any, report: dict[str, Any], rows_per_step: int, holes_per_row: float) -> RunFacts:
+    """The facts of a run as the patterns want them.
+
+    Args:
+        config: the model's configuration.
+        report: of the training part, see `Prepared.reports`.
+        rows_per_step: over all processes and accumulation.
+        holes_per_row: mean number of holes, see `training.examples`.
+    """
+    rows = report["rows"]
+    weights = {name: getattr(config, f"{name}_weight") for name in ("ranking", "alignment", "auxiliary")}
+    if config.collapse_protection != "none":
+        weights["collapse"] = config.collapse_weight
+    return RunFacts(
+        max_steps=run.training.max_steps,
+        warmup_steps=run.training.warmup_steps,
+        learning_rate=run.training.learning_rate,
+        logging_steps=run.training.logging_steps,
+        rows_per_step=rows_per_step,
+        holes_per_row=holes_per_row,
+        num_negatives=config.num_negatives,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        temperature=config.temperature,
+        table_head=config.head == "cosine",
+        weights=weights,
+        rows_read=rows["kept"] + sum(rows["filtered"].values()) + sum(rows["bad"].values()),
+        rows_kept=rows["kept"],
+        stage=run.stage,
+        from_nothing=run.init_from is None,
+    )

@@ -1,0 +1,176 @@
+"""What a run will need, before it runs: parameters, memory and time, measured on a few of its own steps."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from training.arguments import Run
+from training.build import build_trainer
+from training.callbacks import duration
+from training.cards import millions
+from training.data.prepared import Prepared
+from training.families import Family
+from training.memory import TRIM_STEPS, give_back_memory, peak_memory, readable_bytes
+from training.run_state import RunState
+from training.trainer import JepaTrainer
+
+# Enough to be more than noise, and no more of a slow model than needed.
+_LEAST_STEPS, _MOST_STEPS, _ENOUGH_SECONDS = 4, TRIM_STEPS, 8.0
+_SCORED_ROWS = 60
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """Parameters (trainable and all), bytes of memory, seconds.
+
+    Attributes:
+        memory_bytes: at the peak, beside the libraries themselves (on a GPU: of its memory).
+        fixed_bytes: of them weights, gradients and AdamW's moments, whatever the batch.
+        batch_bytes: of them what one batch's activations and logits take, by count.
+        libraries_bytes: what the process held before it read any data; 0 on a GPU.
+        seconds_per_step: one optimizer step.
+        seconds_scoring: all held-out figures of the run and its final score.
+    """
+
+    trainable: int
+    parameters: int
+    memory_bytes: int
+    fixed_bytes: int
+    batch_bytes: int
+    libraries_bytes: int
+    steps: int
+    seconds_per_step: float
+    seconds_scoring: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.steps * self.seconds_per_step + self.seconds_scoring
+
+    def lines(self) -> list[str]:
+        """For the screen."""
+        frozen = self.parameters - self.trainable
+        beside = (
+            f" beside the libraries' {readable_bytes(self.libraries_bytes)}" if self.libraries_bytes else " of the GPU"
+        )
+        return [
+            f"parameters  {millions(self.trainable)} trainable"
+            + (f", {millions(frozen)} in the target network" if frozen else ""),
+            f"memory      about {readable_bytes(self.memory_bytes)}{beside} (weights, gradients, AdamW "
+            f"{readable_bytes(self.fixed_bytes)}; activations and logits {readable_bytes(self.batch_bytes)})",
+            f"time        about {duration(self.seconds)} here: {self.steps:,} steps of "
+            f"{1000 * self.seconds_per_step:,.0f} ms, and {duration(self.seconds_scoring)} of scoring",
+        ]
+
+
+def fixed_bytes(model: PreTrainedModel) -> int:
+    """Weights, gradients and AdamW's two moments, all float32."""
+    trainable, parameters = count_parameters(model)
+    return 4 * parameters + 3 * 4 * trainable
+
+
+def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """Trainable parameters and all of them; tied ones count once."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel, libraries: int) -> RunEstimate:
+    """Run a few steps and score a few rows without changing the weights, and multiply.
+
+    Args:
+        libraries: `held_bytes()` from before the data was read.
+    """
+    with TemporaryDirectory() as scratch:  # the library makes its output folder at once
+        trainer = build_trainer(replace(run, output_dir=Path(scratch)), family, prepared, model, RunState())
+    trainer.state.max_steps = run.training.max_steps
+    trainer.create_optimizer()
+    batches = iter(trainer.get_train_dataloader())
+    on_gpu = trainer.args.device.type == "cuda"
+    kept = _bytes_of_one_batch(trainer, batches)
+    give_back_memory()
+    with peak_memory(on_gpu) as peak:
+        per_step = _seconds_per_step(trainer, batches)
+        scoring = _seconds_per_row(family, prepared, model) * _rows_scored(run, len(prepared.valid))
+    trainable, parameters = count_parameters(model)
+    return RunEstimate(
+        trainable=trainable,
+        parameters=parameters,
+        memory_bytes=peak() - (0 if on_gpu else libraries),
+        fixed_bytes=fixed_bytes(model),
+        batch_bytes=kept,
+        libraries_bytes=0 if on_gpu else libraries,
+        steps=run.training.max_steps,
+        seconds_per_step=per_step,
+        seconds_scoring=scoring,
+    )
+
+
+def _seconds_per_step(trainer: JepaTrainer, batches: Any) -> float:
+    """Mean over a few steps; the first ones, which allocate, are not counted."""
+    for _ in range(2):
+        _one_step(trainer, batches)
+    steps, started = 0, time.perf_counter()
+    while steps < _LEAST_STEPS or (steps < _MOST_STEPS and time.perf_counter() - started < _ENOUGH_SECONDS):
+        _one_step(trainer, batches)
+        steps += 1
+    return (time.perf_counter() - started) / steps
+
+
+def _seconds_per_row(family: Family, prepared: Prepared, model: PreTrainedModel) -> float:
+    """Of the second scoring; the first one imports what it needs."""
+    rows = min(_SCORED_ROWS, len(prepared.valid))
+    family.score_held_out(model, prepared.tokenizer, prepared.valid, rows)
+    started = time.perf_counter()
+    family.score_held_out(model, prepared.tokenizer, prepared.valid, rows)
+    return (time.perf_counter() - started) / max(1, rows)
+
+
+def _rows_scored(run: Run, valid_rows: int) -> int:
+    """Held-out rows over the whole run, the final score included."""
+    steps, settings = run.training.max_steps, run.evaluation
+    at = {step for step in settings.milestones if step <= steps} | {steps}
+    at |= set(range(settings.eval_steps, steps + 1, settings.eval_steps))
+    final = (settings.score_rows or valid_rows) if settings.final_score else 0
+    return len(at) * min(settings.eval_rows, valid_rows) + min(final, valid_rows)
+
+
+def _one_step(trainer: JepaTrainer, batches: Any) -> None:
+    """Forward, backward and an optimizer step of rate 0."""
+    accumulation = trainer.args.gradient_accumulation_steps
+    inputs, holes = trainer.get_batch_samples(batches, accumulation, trainer.args.device)
+    trainer.current_gradient_accumulation_steps = len(inputs)
+    for batch in inputs:
+        trainer.training_step(trainer.model, batch, holes)
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), math.inf)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _bytes_of_one_batch(trainer: JepaTrainer, batches: Any) -> int:
+    """Bytes that one forward pass keeps for its backward pass, and as much again for the largest of them at work."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    inputs, holes = trainer.get_batch_samples(batches, 1, trainer.args.device)
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = trainer.compute_loss(trainer.model.train(), inputs[0], num_items_in_batch=holes)
+    kept = [size for pointer, size in sizes.items() if pointer not in weights]
+    loss.backward()
+    trainer.model.zero_grad()
+    return sum(kept) + 2 * max(kept, default=0)
