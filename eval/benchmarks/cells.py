@@ -113,10 +113,10 @@ def plan_cells(arms: Sequence[Arm], seeds: Sequence[int], folder: str | Path) ->
 
 
 def cell_key(arm: Arm, seed: int, code_hash: str, data_stamp: dict[str, str]) -> str:
-    """sha256 over everything that a number depends on; the arm's name is not among it."""
+    """sha256 over everything that a number depends on; the arm's name and where it keeps its weights are not."""
     content = {
         "function": arm.function,
-        "settings": arm.settings,
+        "settings": {name: value for name, value in arm.settings.items() if name != "keep"},
         "seed": seed,
         "code": code_hash,
         "data": data_stamp,

@@ -204,3 +204,9 @@ def test_blanks_become_examples_with_one_id_each_clustered_by_row():
         "top10": [1, 1],
         "mrr": [1.0, 0.25],
     }
+
+
+def test_where_weights_are_kept_is_no_part_of_a_key():
+    keys = {cell_key(Arm("a", {"level": 1, "keep": place}), 0, "code", {}) for place in ("here", "there")}
+    assert len(keys) == 1
+    assert cell_key(Arm("a", {"level": 2, "keep": "here"}), 0, "code", {}) not in keys
