@@ -94,7 +94,8 @@ def data_settings(request: ScoreRequest) -> DataSettings:
     settings = DataSettings(**section)
     if request.data is not None and not same_source(request.data, settings.data if section else None):
         # Column and named split belong to the source they were written for; how text is treated belongs to the model.
-        settings = dataclasses.replace(settings, data=request.data, split=None, text_column=None)
+        own = {"split": None, "text_column": None, "streaming": False}
+        settings = dataclasses.replace(settings, data=request.data, **own)
     if request.text_column is not None:
         settings = dataclasses.replace(settings, text_column=request.text_column)
     settings.validate()

@@ -17,9 +17,17 @@ from training.data.masking import TextMasker
 from training.data.prepared import Prepared, prepare
 from training.data.sampling import PassDataset
 from training.data.settings import DataSettings, MaskingSettings
+from training.data.streaming import LikeLengths, TextStream
 from training.data.tokenization import TokenIds
 
 Batch = dict[str, torch.Tensor]
+
+
+class MakeStream(Protocol):
+    """Opens the training rows of a run with `streaming`."""
+
+    def __call__(self, prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> TextStream:
+        """`turn`: rows of a batch, times the processes; `group_size`: of groups of like length, None for none."""
 
 
 class MakeMasker(Protocol):
@@ -46,6 +54,7 @@ class FamilyData:
         data_settings, masking_settings: dataclasses of the recipe's sections `data` and `masking`.
         prepare: (data settings, model length, tokenizer or None) -> Prepared.
         make_dataset: (an encoded split) -> what the data loader reads by (row index, pass index).
+        make_stream: instead of it where the rows are streamed.
         make_collator: (tokenizer) -> rows to a batch, without randomness.
         make_masker: (masking settings, tokenizer, ...) -> batches to masked batches.
     """
@@ -54,8 +63,14 @@ class FamilyData:
     masking_settings: type[MaskingSettings]
     prepare: Callable[[DataSettings, int, PreTrainedTokenizerFast | None], Prepared]
     make_dataset: Callable[[datasets.Dataset], PassDataset]
+    make_stream: MakeStream
     make_collator: Callable[[PreTrainedTokenizerFast], TextCollator]
     make_masker: MakeMasker
+
+
+def _text_stream(prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> TextStream:
+    arrange = LikeLengths(group_size)
+    return TextStream(prepared.settings, prepared.tokenizer, prepared.max_length, seed, turn, arrange)
 
 
 def _text_collator(tokenizer: PreTrainedTokenizerFast) -> TextCollator:
@@ -81,6 +96,7 @@ FAMILIES: dict[str, FamilyData] = {
         masking_settings=MaskingSettings,
         prepare=prepare,
         make_dataset=PassDataset,
+        make_stream=_text_stream,
         make_collator=_text_collator,
         make_masker=_text_masker,
     ),

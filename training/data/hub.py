@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.data.errors import InputError
@@ -51,6 +52,15 @@ class HubAddress:
         except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
             raise InputError(self._failure(error)) from error
 
+    def stream(self, name: str) -> tuple[datasets.IterableDataset, str]:
+        """One split, read as it is asked for, and its files' version. Raises InputError where it cannot be had."""
+        revision = self.shortcut.revision if self.shortcut else None
+        try:
+            builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=revision)
+            return builder.as_streaming_dataset(split=name), str(builder.hash)
+        except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise InputError(self._failure(error)) from error
+
     def split_names(self) -> dict[str, str]:
         """train, valid, test -> the repository's split, as far as there are such."""
         if self.shortcut is not None:
@@ -80,14 +90,7 @@ class HubAddress:
 
 def read_hub(dataset: datasets.Dataset, address: HubAddress, text_column: str | None) -> Iterator[RawRow]:
     """The rows of one split."""
-    where = f"hub:{address.hub_id}"
-    shortcut = address.shortcut
-    columns = {name: arrow_kind(dataset.data.schema.field(name).type) for name in dataset.column_names}
-    if shortcut is not None and shortcut.is_persona_chat and text_column is None:
-        column = _present(shortcut.column, columns, where)
-    else:
-        column = choose_column(columns, text_column or (shortcut.column if shortcut else None), where)
-    group = shortcut.group_column if shortcut and shortcut.group_column in columns else None
+    column, group = hub_columns(dataset.data.schema, address, text_column)
     chosen = dataset.select_columns([column] if group is None else [column, group])
     place = 0
     for batch in chosen.iter(_BATCH):
@@ -95,8 +98,24 @@ def read_hub(dataset: datasets.Dataset, address: HubAddress, text_column: str | 
         groups = batch[group] if group else [None] * len(values)
         for value, key in zip(values, groups, strict=True):
             place += 1
-            turns = persona_chat_turns(value) if shortcut and shortcut.is_persona_chat else value
-            yield row_of_value(turns, place, column, None if key is None else str(key))
+            yield row_of_hub_value(value, key, place, column, address)
+
+
+def hub_columns(schema: pa.Schema, address: HubAddress, text_column: str | None) -> tuple[str, str | None]:
+    """The text column, and the one by which rows stay together in a split by hash. Raises InputError."""
+    where, shortcut = f"hub:{address.hub_id}", address.shortcut
+    columns = {name: arrow_kind(schema.field(name).type) for name in schema.names}
+    if shortcut is not None and shortcut.is_persona_chat and text_column is None:
+        column = _present(shortcut.column, columns, where)
+    else:
+        column = choose_column(columns, text_column or (shortcut.column if shortcut else None), where)
+    return column, shortcut.group_column if shortcut and shortcut.group_column in columns else None
+
+
+def row_of_hub_value(value: Any, key: Any, place: int, column: str, address: HubAddress) -> RawRow:
+    """A row from what stands in the text column and in the grouping one."""
+    turns = persona_chat_turns(value) if address.shortcut and address.shortcut.is_persona_chat else value
+    return row_of_value(turns, place, column, None if key is None else str(key))
 
 
 def hub_fingerprint(dataset: datasets.Dataset) -> str:

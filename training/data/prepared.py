@@ -57,7 +57,8 @@ class Prepared:
 
     Attributes:
         tokenizer: built from the training part, or the one given.
-        train, valid: columns `input_ids` and `row_id`; `test` is made when it is first asked for.
+        train, valid: columns `input_ids` and `row_id`; `test` is made when it is first asked for. With
+            `settings.streaming`, a sample of them; what is trained on comes from `open_stream` (streaming.py).
         counts: training-part token counts, shape (vocabulary,), int64; special tokens, the unknown one too, count 0.
         data_hash: identifies source, settings, tokenizer and length.
         reports: of `train` and `valid`; `test` joins them when it is made.
@@ -205,7 +206,8 @@ def _save_quietly(dataset: datasets.Dataset, folder: Path) -> None:
 
 def _relevant(settings: DataSettings) -> dict[str, Any]:
     """The settings without the source's name: its content is hashed instead, so a moved file stays prepared."""
-    return {name: value for name, value in asdict(settings).items() if name != "data"}
+    without = {"data", "stream_window"} | (set() if settings.streaming else {"streaming", "stream_sample"})
+    return {name: value for name, value in asdict(settings).items() if name not in without}
 
 
 def _digest(*parts: Any) -> str:

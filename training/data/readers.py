@@ -123,14 +123,18 @@ def _decoded_lines(path: Path) -> Iterator[tuple[int, str | None]]:
 
 def _read_lines(path: Path, sides: str) -> Iterator[RawRow]:
     for number, line in _decoded_lines(path):
-        if line is None:
-            yield RawRow((), number, "not valid UTF-8")
-        elif not line.strip():
-            yield RawRow((), number)
-        else:
-            left, _, right = line.partition("|||") if "|||" in line else line.strip().partition("\t")
-            texts = (left, right) if sides == "both" and right.strip() else (left,)
-            yield RawRow(texts if _fault(line) is None else (), number, _fault(line))
+        yield row_of_line(line, number, sides)
+
+
+def row_of_line(line: str | None, number: int, sides: str) -> RawRow:
+    """A row from a line of plain text (None where it is not UTF-8)."""
+    if line is None:
+        return RawRow((), number, "not valid UTF-8")
+    if not line.strip():
+        return RawRow((), number)
+    left, _, right = line.partition("|||") if "|||" in line else line.strip().partition("\t")
+    texts = (left, right) if sides == "both" and right.strip() else (left,)
+    return RawRow(texts if _fault(line) is None else (), number, _fault(line))
 
 
 def _read_jsonl(path: Path, text_column: str | None) -> Iterator[RawRow]:
@@ -138,7 +142,7 @@ def _read_jsonl(path: Path, text_column: str | None) -> Iterator[RawRow]:
     if not sample and text_column is None:
         yield from (RawRow((), number, problem) for number, _, problem in _json_objects(path))
         return
-    column = choose_column(_columns_of(sample), text_column, str(path)) if sample else str(text_column)
+    column = choose_column(columns_of(sample), text_column, str(path)) if sample else str(text_column)
     for number, record, problem in _json_objects(path):
         if problem is not None:
             yield RawRow((), number, problem)
@@ -148,19 +152,22 @@ def _read_jsonl(path: Path, text_column: str | None) -> Iterator[RawRow]:
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     for number, line in _decoded_lines(path):
-        if line is None:
-            yield number, {}, "not valid UTF-8"
-        elif line.strip():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, {}, f"not valid JSON: {error}"
-                continue
-            sound = isinstance(record, dict)
-            yield number, record if sound else {}, None if sound else "not a JSON object"
+        if line is None or line.strip():
+            yield number, *json_object(line)
 
 
-def _columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
+def json_object(line: str | None) -> tuple[dict[str, Any], str | None]:
+    """The object on a line of jsonl (None where it is not UTF-8) and, where it is none, why."""
+    if line is None:
+        return {}, "not valid UTF-8"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return {}, f"not valid JSON: {error}"
+    return (record, None) if isinstance(record, dict) else ({}, "not a JSON object")
+
+
+def columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
     """Name -> "text" or the most common type's name, over the first records."""
     kinds: dict[str, Counter[str]] = {}
     for record in records:

@@ -25,12 +25,14 @@ class RawRow(NamedTuple):
         place: line (or row) number in the file, from 1.
         problem: why the row cannot be used; None for a sound one.
         group: what decides the side in a split by hash, such as a film's id; None means the row's own text.
+        where: the file, where a part has several.
     """
 
     texts: tuple[str, ...]
     place: int
     problem: str | None = None
     group: str | None = None
+    where: str | None = None
 
 
 @dataclass
@@ -38,6 +40,7 @@ class RowReport:
     """What became of the rows of one part of a source.
 
     Attributes:
+        read: rows looked at, blank lines apart.
         kept: phrases that went on. Sentences and flattened lists count one by one.
         blank_lines: separators between the rows of a text file; not rows.
         filtered: what the settings leave out, counted by reason; never an error.
@@ -54,6 +57,7 @@ class RowReport:
     bad: dict[str, int] = field(default_factory=dict)
     bad_examples: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    read: int = 0
 
     @property
     def num_bad(self) -> int:
@@ -100,30 +104,43 @@ def collect(rows: Iterable[RawRow], settings: DataSettings, report: RowReport, w
     Raises:
         InputError: more than `max_bad_share` of the rows are bad, or none is left.
     """
-    filtered: Counter[str] = Counter()
-    bad: Counter[str] = Counter()
-    kept: list[str] = []
-    num_rows = 0
+    kept = [phrase for _, phrase in sift(rows, settings, report, where)]
+    kept = _subset(kept, settings.max_rows, report)
+    check_bad_share(report, settings, where)
+    _check_any_left(report, where)
+    return kept
+
+
+def sift(
+    rows: Iterable[RawRow], settings: DataSettings, report: RowReport, where: str
+) -> Iterator[tuple[RawRow, str]]:
+    """(row, phrase of it) for each phrase that passes the filters; everything is counted in `report` on the way."""
     for row in rows:
         if row.problem is None and not row.texts:
             report.blank_lines += 1
             continue
-        num_rows += 1
+        report.read += 1
         if row.problem is not None:
-            bad[row.problem.split(":")[0]] += 1
+            _count(report.bad, row.problem.split(":")[0])
             if len(report.bad_examples) < EXAMPLES_KEPT:
-                report.bad_examples.append(f"{where} line {row.place}: {row.problem}")
+                report.bad_examples.append(f"{row.where or where} line {row.place}: {row.problem}")
             continue
         for phrase in _phrases(row.texts, settings):
             reason = _reason_to_leave_out(phrase, settings)
             if reason is None:
-                kept.append(phrase.replace("<unk>", "[UNK]"))
+                report.kept += 1
+                yield row, phrase.replace("<unk>", "[UNK]")
             else:
-                filtered[reason] += 1
-    kept = _subset(kept, settings.max_rows, filtered)
-    report.kept, report.filtered, report.bad = len(kept), dict(filtered), dict(bad)
-    _check(report, num_rows, settings, where)
-    return kept
+                _count(report.filtered, reason)
+
+
+def check_bad_share(report: RowReport, settings: DataSettings, where: str) -> None:
+    """Raise InputError where more than `max_bad_share` of the rows are bad."""
+    if report.num_bad > settings.max_bad_share * report.read:
+        raise InputError(
+            f"data: {report.num_bad:,} of {report.read:,} rows of {where} cannot be used (allowed: max_bad_share "
+            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share"
+        )
 
 
 def row_ids(phrases: list[str]) -> list[int]:
@@ -158,21 +175,21 @@ def _reason_to_leave_out(phrase: str, settings: DataSettings) -> str | None:
     return None
 
 
-def _subset(phrases: list[str], max_rows: int | None, filtered: Counter[str]) -> list[str]:
+def _count(counts: dict[str, int], reason: str) -> None:
+    counts[reason] = counts.get(reason, 0) + 1
+
+
+def _subset(phrases: list[str], max_rows: int | None, report: RowReport) -> list[str]:
     """At most `max_rows` phrases, chosen by hash (files are often sorted by label), in their old order."""
     if max_rows is None or len(phrases) <= max_rows:
         return phrases
-    filtered["beyond max_rows"] += len(phrases) - max_rows
+    report.filtered["beyond max_rows"] = len(phrases) - max_rows
+    report.kept = max_rows
     order = sorted(range(len(phrases)), key=lambda index: (text_hash(phrases[index], _SUBSET_SALT), index))
     return [phrases[index] for index in sorted(order[:max_rows])]
 
 
-def _check(report: RowReport, num_rows: int, settings: DataSettings, where: str) -> None:
-    if report.num_bad > settings.max_bad_share * num_rows:
-        raise InputError(
-            f"data: {report.num_bad:,} of {num_rows:,} rows of {where} cannot be used (allowed: max_bad_share "
-            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share"
-        )
+def _check_any_left(report: RowReport, where: str) -> None:
     if not report.kept:
         reasons = "; ".join(f"{count:,} left out: {reason}" for reason, count in report.filtered.items())
         raise InputError(

@@ -65,6 +65,21 @@ class DataSettings:
         default=0.01, metadata=_help("stop when a larger share of the rows is undecodable, wrongly typed or missing")
     )
 
+    streaming: bool = field(
+        default=False,
+        metadata=_help(
+            "read the shards of a corpus as training goes on, in bounded memory: a folder with train-*.jsonl, .txt or "
+            ".parquet, a pattern, or hub:ID"
+        ),
+    )
+    stream_window: int = field(
+        default=8192, metadata=_help("streaming: rows that are shuffled together, in memory at a time")
+    )
+    stream_sample: int = field(
+        default=50_000,
+        metadata=_help("streaming: rows read beforehand, for the vocabulary, the token counts and the held-out rows"),
+    )
+
     def validate(self) -> None:
         """Raise InputError where a value is out of range or contradicts another."""
         _one_of("sides", self.sides, ("left", "both"))
@@ -77,6 +92,10 @@ class DataSettings:
         if self.max_rows is not None:
             _at_least("max_rows", self.max_rows, 1)
         _share("max_bad_share", self.max_bad_share)
+        _at_least("stream_window", self.stream_window, 1)
+        _at_least("stream_sample", self.stream_sample, 100)
+        if self.streaming and self.max_rows is not None:
+            raise InputError(f"max_rows: got {self.max_rows} with streaming; leave one of them out")
         if not self.data.strip():
             raise InputError("data: is empty; give builtin:NAME, a file, a folder or hub:ID")
 

@@ -18,6 +18,7 @@ from training.data.hub import HubAddress, hub_fingerprint, read_hub
 from training.data.readers import READABLE, check_file, read_file
 from training.data.rows import RawRow, RowReport, collect, row_ids, side_of
 from training.data.settings import DataSettings
+from training.data.shards import Shard, find_shards, fingerprint_of, sample_rows
 
 SPLITS = ("train", "valid", "test")
 HELD_OUT_SHARE = 0.05
@@ -98,7 +99,7 @@ def load_rows(settings: DataSettings, split: str) -> Rows:
     if split not in (*SPLITS, "all"):
         raise InputError(f"split: got {split!r}; use one of {', '.join(SPLITS)}, all")
     source = locate(settings)
-    report = RowReport(source.name, split, notes=_notes(source, split))
+    report = RowReport(source.name, split, notes=_notes(source, split, settings))
     parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
     rows = (row for part in parts for row in _rows_of(source, part, split))
     phrases = collect(rows, settings, report, ", ".join(part.where for part in parts))
@@ -109,6 +110,8 @@ def load_rows(settings: DataSettings, split: str) -> Rows:
 def locate(settings: DataSettings) -> Source:
     """The source that the settings name. Reads no rows. Raises InputError where there is none."""
     name = settings.data
+    if settings.streaming:
+        return _stream_source(settings)
     if name.startswith("hub:"):
         return _hub_source(settings)
     if name.startswith("builtin:"):
@@ -154,17 +157,43 @@ def describe_source(settings: DataSettings) -> SourceInfo:
 def _rows_of(source: Source, part: Part, split: str) -> Iterator[RawRow]:
     is_cut = split != "all" and source.missing and part is source.parts["train"]
     for row in part.read():
-        if not is_cut or side_of(row, source.missing, HELD_OUT_SHARE) == split:
+        if not is_cut or belongs_to(row, source, split):
             yield row
 
 
-def _notes(source: Source, split: str) -> list[str]:
-    if not source.missing or split == "all":
-        return []
-    return [
-        f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training rows, "
-        "chosen by row hash, are held out for each"
-    ]
+def belongs_to(row: RawRow, source: Source, split: str) -> bool:
+    """Whether a row of the source's training part is one of `split`, where some of them are held out."""
+    return side_of(row, source.missing, HELD_OUT_SHARE) == split
+
+
+def _notes(source: Source, split: str, settings: DataSettings) -> list[str]:
+    notes = []
+    if settings.streaming:
+        notes.append(
+            f"streaming: vocabulary, token counts and held-out rows are from about {settings.stream_sample:,} rows "
+            "read beforehand, from the beginning of the shards"
+        )
+    if source.missing and split != "all":
+        notes.append(
+            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training rows, "
+            "chosen by row hash, are held out for each"
+        )
+    return notes
+
+
+def _stream_source(settings: DataSettings) -> Source:
+    found = find_shards(settings)
+    parts = {split: _stream_part(settings, split, shards) for split, shards in found.items()}
+    return Source(settings.data, parts, is_whole=False)
+
+
+def _stream_part(settings: DataSettings, split: str, shards: list[Shard]) -> Part:
+    """Of a stream, a part is a bounded number of its rows."""
+    return Part(
+        f"{settings.data} [{split}]",
+        lambda: sample_rows(shards, settings.stream_sample),
+        lambda: fingerprint_of(shards),
+    )
 
 
 def _folder_source(folder: Path, settings: DataSettings) -> Source:
