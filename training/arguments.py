@@ -49,6 +49,7 @@ class Run:
     stage: int | None = None
     dry_run: bool = False
     device: str = "auto"
+    threads: str = "auto"
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -171,6 +172,8 @@ def _validate(run: Run) -> None:
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
     if run.device not in DEVICES:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
+    if run.threads != "auto" and not (run.threads.isdecimal() and int(run.threads) > 0):
+        raise InputError(f"threads: got {run.threads!r}; use auto, or a whole number of at least 1")
     if run.stage is not None:
         raise InputError(f"stage: family {run.family} has no stages; leave --stage out")
     if run.output_dir.exists() and not run.output_dir.is_dir():
@@ -219,6 +222,7 @@ _UNIVERSAL = {
     "init_from": "a checkpoint whose weights and tokenizer are the start of a new run",
     "stage": "stage to train, for families that grow by stages",
     "device": "auto, cpu, cuda or mps [auto]",
+    "threads": "threads of each process on a CPU; auto: OMP_NUM_THREADS, else every core [auto]",
 }
 
 

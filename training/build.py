@@ -1,6 +1,5 @@
 """From a checked `Run` and prepared data to a model and a trainer."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from training.data.prepared import Prepared
 from training.examples import holes_per_row, mean_length
 from training.families import Family
 from training.memory import TrimMemory
+from training.processes import wants_cpu
 from training.run_state import RunState
 from training.schedule import scheduler_arguments
 from training.signals import SignalWatch
@@ -116,7 +116,8 @@ def training_arguments(run: Run) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[name.strip() for name in settings.report_to.split(",")],
         run_name=settings.run_name or run.output_dir.name,
-        use_cpu=run.device == "cpu" or "ACCELERATE_USE_CPU" in os.environ,
+        use_cpu=wants_cpu(run),
+        ddp_find_unused_parameters=False,  # every parameter has its part in the loss, and looking costs time
         disable_tqdm=True,
         remove_unused_columns=False,
         logging_nan_inf_filter=False,

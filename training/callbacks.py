@@ -177,8 +177,7 @@ class Progress(TrainerCallback):
     ) -> None:
         """Say where the run runs."""
         if state.is_world_process_zero:
-            where = f"the CPU, {torch.get_num_threads()} threads" if args.device.type == "cpu" else str(args.device)
-            print(f"training on {where}: steps {state.global_step:,} to {state.max_steps:,}", flush=True)
+            print(f"training on {_where(args)}: steps {state.global_step:,} to {state.max_steps:,}", flush=True)
             self._bar = tqdm(
                 total=state.max_steps, initial=state.global_step, unit="step", disable=not sys.stderr.isatty()
             )
@@ -239,6 +238,13 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _where(args: TrainingArguments) -> str:
+    """The device, with what a run's speed, and on a CPU its bits, hang on."""
+    threads = torch.get_num_threads()
+    device = f"the CPU, {threads} thread{'s' * (threads > 1)}" if args.device.type == "cpu" else str(args.device)
+    return device if args.world_size == 1 else f"{args.world_size} processes, the first on {device}"
 
 
 def _short(value: Any) -> str:

@@ -66,8 +66,15 @@ def _acquire(run_dir: Path) -> FileLock:
     return lock
 
 
-def describe_run(run: Run, config: Any, data_hash: str) -> dict[str, Any]:
-    """The content of `run.json`: the resolved recipe, what makes the run this run, and how it was started."""
+def describe_run(
+    run: Run, config: Any, data_hash: str, num_processes: int = 1, threads: int | None = None
+) -> dict[str, Any]:
+    """The content of `run.json`: the resolved recipe, what makes the run this run, and how it was started.
+
+    Args:
+        num_processes: of the run; another number is another global batch, and so another run.
+        threads: of each process on a CPU; another number rounds sums differently.
+    """
     from_config = {key.name: (key.section, getattr(config, key.name)) for key in keys_of_config(type(config))}
     recipe = {
         "model": {name: value for name, (section, value) in from_config.items() if section == "model"},
@@ -84,6 +91,7 @@ def describe_run(run: Run, config: Any, data_hash: str) -> dict[str, Any]:
         "recipe": recipe,
         "init_from": run.init_from,
         "data_hash": data_hash,
+        "num_processes": num_processes,
     }
     return {
         **description,
@@ -91,6 +99,7 @@ def describe_run(run: Run, config: Any, data_hash: str) -> dict[str, Any]:
         "command": shlex.join(["python", *sys.argv]),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)},
         "python": platform.python_version(),
+        "threads": threads,
     }
 
 
@@ -125,6 +134,17 @@ def decide_resume(run: Run, description: dict[str, Any]) -> Resumable:
     return found
 
 
+def rounding_changes(checkpoint: Path, description: dict[str, Any]) -> list[str]:
+    """What differs from how `checkpoint` was computed, and rounds differently: the resume is then not bitwise."""
+    before, now = ({**told, **told["versions"]} for told in (read_run(checkpoint), description))
+    names = ("threads", "python", *_PACKAGES[1:])
+    return [
+        f"{name} {before.get(name)} before, {now[name]} now"
+        for name in names
+        if name in now and before.get(name) != now[name]
+    ]
+
+
 def _refuse_another_run(run: Run, description: dict[str, Any], folder: Path) -> None:
     """Raise `InputError`, naming what differs, unless `folder` holds this run (or a shorter one, with --extend)."""
     earlier = read_run(folder)
@@ -150,6 +170,7 @@ def _identity(description: dict[str, Any]) -> dict[str, Any]:
         for section, content in description["recipe"].items()
     }
     rest = {name: description[name] for name in ("family", "init_from", "data_hash")}
+    rest["num_processes"] = description.get("num_processes", 1)
     return {**rest, **recipe}
 
 

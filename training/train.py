@@ -9,7 +9,7 @@ is not finite, 4 no whole checkpoint, 75 saved after a signal.
 
 import logging
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from training.arguments import Run, parse_arguments
@@ -25,15 +25,15 @@ def main(argv: list[str] | None = None) -> int:
     # Only now: these imports take seconds, and a typo should not.
     from eval.errors import NonFiniteError
     from training.checkpoints import NoWholeCheckpointError
+    from training.processes import FirstProcessError
 
+    codes: dict[type[Exception], int] = {InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
     try:
         return train(run)
-    except InputError as error:
-        return _failed(error, 2)
-    except NonFiniteError as error:
-        return _failed(error, 3)
-    except NoWholeCheckpointError as error:
-        return _failed(error, 4)
+    except tuple(codes) as error:
+        return _failed(error, _code(error, codes))
+    except FirstProcessError as error:  # it said why
+        return _code(error.reason, codes)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         return 130
@@ -45,32 +45,31 @@ def train(run: Run) -> int:
     Raises:
         InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
     """
-    from accelerate import PartialState
-
     from training.build import build_config, build_model, check_device, prepare_data
     from training.estimate import count_parameters
     from training.families import load_family
     from training.memory import held_bytes
-    from training.run_folder import decide_resume, describe_run, locked, write_run
+    from training.processes import cpu_threads, first_then_others, missing_processes, once, start_processes
+    from training.run_folder import describe_run, locked
 
-    show_notes()
     check_device(run)
     family = load_family(run.family)
-    processes = PartialState(cpu=run.device == "cpu")
-    first = processes.is_main_process
+    processes = start_processes(run)
+    show_notes(processes.is_main_process)
+    if missing := missing_processes(processes):
+        print(f"note: {missing}", file=sys.stderr, flush=True)
     libraries = held_bytes()
-    with locked(run.output_dir) if first and not run.dry_run else nullcontext():
-        with processes.main_process_first():  # the others find the prepared data in the cache
-            prepared = prepare_data(run, family)
+    with ExitStack() as held:
+        if not run.dry_run:
+            once(processes, lambda: held.enter_context(locked(run.output_dir)))
+        prepared = first_then_others(processes, lambda: prepare_data(run, family))
         config = build_config(run, family, prepared.tokenizer)
         model = build_model(run, family, config, prepared.counts)
         if run.dry_run:
             return _dry_run(run, family, prepared, model, libraries)
-        description = describe_run(run, config, prepared.data_hash)
-        with processes.main_process_first():
-            resumable = decide_resume(run, description)
-            if first:
-                write_run(run.output_dir, description)
+        threads = cpu_threads(processes)
+        description = describe_run(run, config, prepared.data_hash, processes.num_processes, threads)
+        resumable = once(processes, lambda: _claim_folder(run, description))
         facts = {
             "num_parameters": count_parameters(model)[0],
             "vocab_size": config.vocab_size,
@@ -79,7 +78,22 @@ def train(run: Run) -> int:
         return _train_and_finish(run, family, prepared, model, resumable, facts)
 
 
+def _claim_folder(run: Run, description: dict[str, Any]) -> Any:
+    """Where the run goes on, said where it is not as expected; the folder is this run's from here on."""
+    from training.run_folder import decide_resume, rounding_changes, write_run
+
+    resumable = decide_resume(run, description)
+    for problem in resumable.damaged:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if resumable.path and (changes := rounding_changes(resumable.path, description)):
+        print(f"note: {'; '.join(changes)}: the resumed run is not bitwise that of before", file=sys.stderr)
+    write_run(run.output_dir, description)
+    return resumable
+
+
 def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumable: Any, facts: dict[str, Any]) -> int:
+    from accelerate import PartialState
+
     from training.build import build_trainer
     from training.estimate import fixed_bytes
     from training.finish import finish, is_finished
@@ -87,10 +101,9 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
     from training.run_state import RunState
     from training.signals import SignalWatch
 
-    for problem in resumable.damaged:
-        print(f"skipped: {problem}", file=sys.stderr)
+    say = PartialState().on_main_process(print)
     if is_finished(run, resumable.step):
-        print(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
+        say(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
         return 0
     run_state = RunState()
     if resumable.step < run.training.max_steps:
@@ -100,13 +113,13 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
             with naming_what_to_try(run, fixed_bytes(model)):
                 trainer.train(resume_from_checkpoint=str(resumable.path) if resumable.path else None)
         if watch.stopped:
-            print(f"stopped by {watch.reason or 'a signal'} at step {trainer.state.global_step:,}, saved; "
-                  "the same command goes on")  # fmt: skip
+            say(f"stopped by {watch.reason or 'a signal'} at step {trainer.state.global_step:,}, saved; "
+                "the same command goes on")  # fmt: skip
             return 75
-        if not trainer.is_world_process_zero():
-            return 0
     else:
         run_state.restore(resumable.path)
+    if not PartialState().is_main_process:
+        return 0
     finish(run, run_state, facts)
     print(f"done: {run.output_dir} holds the best checkpoint, its score and its card")
     return 0
@@ -124,16 +137,21 @@ def _dry_run(run: Run, family: Any, prepared: Any, model: Any, libraries: int) -
     return 0
 
 
-def show_notes() -> None:
-    """Let the data layer say what it kept, left out and found prepared, and the libraries be quiet."""
+def show_notes(here: bool = True) -> None:
+    """Let the data layer say, unless another process does, what it kept, left out and found prepared, and the
+    libraries be quiet.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # one for every file of a checkpoint
     notes = logging.getLogger("training")
-    if not notes.handlers:
-        notes.addHandler(logging.StreamHandler(sys.stdout))
-        notes.setLevel(logging.INFO)
-        notes.propagate = False
+    notes.handlers = [logging.StreamHandler(sys.stdout)]
+    notes.setLevel(logging.INFO if here else logging.WARNING)
+    notes.propagate = False
+
+
+def _code(error: Exception, codes: dict[type[Exception], int]) -> int:
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 
 def _failed(error: Exception, code: int) -> int:
