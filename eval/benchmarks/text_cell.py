@@ -8,8 +8,6 @@ import hashlib
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from training.callbacks import TeacherUpdate
 from training.data.prepared import Prepared
 from training.families import Family, load_family
 from training.run_state import RunState
-from training.trainer import JepaTrainer, TrainingParts
+from training.trainer import JepaTrainer, TrainingParts, full_precision
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Examiner(TrainerCallback):
         rows = getattr(self.prepared, split)
         scorer = sparse_scorer(model) if isinstance(model, BertAnchor) else None
         counts = self.prepared.counts
-        with _full_precision(model):
+        with full_precision(model):
             return score_rows(model, self.prepared.tokenizer, rows, counts, max_rows=max_rows, scorer=scorer)
 
 
@@ -181,17 +179,6 @@ def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedMode
     arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
     follow = [] if isinstance(model, BertAnchor) else [TeacherUpdate()]
     return JepaTrainer(model, arguments, prepared.tokenizer, parts, RunState(), [*follow, watch])
-
-
-@contextmanager
-def _full_precision(model: PreTrainedModel) -> Iterator[None]:
-    """Without the autocast that mixed precision wraps around `forward`: rounded scores would tie."""
-    wrapped = model.__dict__.pop("forward", None)
-    try:
-        yield
-    finally:
-        if wrapped is not None:
-            model.forward = wrapped
 
 
 def _headline(metrics: dict[str, Any]) -> dict[str, float]:

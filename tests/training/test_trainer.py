@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from eval.errors import NonFiniteError
+from tests.families import TEXT_JEPA
 from training.arguments import Run, parse_arguments
 from training.build import build_config, build_model, build_trainer, prepare_data
 from training.families import load_family
 from training.run_state import RunState
-from training.trainer import JepaTrainer
+from training.trainer import JepaTrainer, full_precision
 
 MakeTrainer = Callable[..., JepaTrainer]
 
@@ -207,3 +209,14 @@ def test_a_teacher_moves_after_every_step(make_trainer: MakeTrainer) -> None:
 def test_fewer_rows_than_a_batch_are_refused(make_trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match="fewer than one batch of 512"):
         make_trainer("--per_device_train_batch_size", "512")
+
+
+def test_held_out_scores_are_not_rounded_by_mixed_precision():
+    model = TEXT_JEPA.model()
+    inputs = TEXT_JEPA.inputs(model.config)
+    exact = model(**inputs).logits
+    model = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+    assert not torch.equal(model(**inputs).logits, exact)
+    with full_precision(model):
+        assert torch.equal(model(**inputs).logits, exact)
+    assert not torch.equal(model(**inputs).logits, exact)
