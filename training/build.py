@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch.utils.data import Dataset
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -23,6 +25,7 @@ from training.processes import wants_cpu
 from training.run_state import RunState
 from training.schedule import scheduler_arguments
 from training.signals import SignalWatch
+from training.streams import StreamReport
 from training.trainer import JepaTrainer, TrainingParts
 
 
@@ -71,23 +74,26 @@ def build_trainer(
         negative_sampling=model.config.negative_sampling,
         token_counts=prepared.counts,
     )
-    dataset = family.data.make_dataset(prepared.train)
+    arguments = training_arguments(run)
+    dataset, lengths = _training_rows(run, family, prepared, arguments)
     parts = TrainingParts(
         dataset=dataset,
         collator=family.data.make_collator(prepared.tokenizer),
         masker=masker,
         score=_scorer(run, family, prepared),
         save_total_limit=run.training.save_total_limit,
-        lengths=dataset.lengths if run.training.group_by_length else None,
+        lengths=lengths,
     )
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
     callbacks = [TeacherUpdate(), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
-    trainer = JepaTrainer(model, training_arguments(run), prepared.tokenizer, parts, run_state, callbacks)
+    trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress says it
     holes = holes_per_row(run.masking, mean_length(prepared))
     facts = run_facts(run, model.config, prepared.reports["train"], trainer.rows_per_step, holes)
     trainer.add_callback(Advise(facts, run_state))
     trainer.add_callback(TrimMemory())
+    if run.data.streaming:
+        trainer.add_callback(StreamReport(run_state))
     if watch is not None:
         trainer.add_callback(SaveOnSignal(watch, any_process=_any_process(trainer)))
     return trainer
@@ -122,6 +128,9 @@ def training_arguments(run: Run) -> TrainingArguments:
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
         eval_on_start=0 in run.evaluation.milestones,
+        # A stream goes on from its cursor, and every process reads its own batches.
+        ignore_data_skip=run.data.streaming,
+        accelerator_config={"dispatch_batches": False} if run.data.streaming else None,
         **{name: True for name in switches if getattr(settings, name)},
         **scheduler_arguments(settings),
     )
@@ -134,6 +143,20 @@ def check_device(run: Run) -> None:
         raise InputError(f"device: {run.device} is not available here; use --device cpu, or leave it out")
     if run.training.fp16 and not torch.cuda.is_available():
         raise InputError("fp16: needs a CUDA device; use bf16, or leave it out")
+
+
+def _training_rows(
+    run: Run, family: Family, prepared: Prepared, arguments: TrainingArguments
+) -> tuple[Dataset, np.ndarray | None]:
+    """The data set, and the lengths by which its rows are grouped (a stream groups them itself)."""
+    grouped = run.training.group_by_length
+    if not run.data.streaming:
+        dataset = family.data.make_dataset(prepared.train)
+        return dataset, dataset.lengths if grouped else None
+    turn = arguments.train_batch_size * arguments.world_size
+    step = turn * arguments.gradient_accumulation_steps
+    seed = run.training.seed
+    return family.data.make_stream(prepared, seed=seed, turn=turn, group_size=step if grouped else None), None
 
 
 def _refuse_too_few_rows(run: Run, rows: int) -> None:

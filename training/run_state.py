@@ -72,6 +72,7 @@ class RunState:
     best_step: int | None = None
     milestones: list[dict[str, Any]] = field(default_factory=list)
     advice: dict[str, float] = field(default_factory=dict)  # pattern -> how bad it was when it was said
+    cursor: dict[str, Any] | None = None  # of a stream: after the last batch that was trained on
 
     def update_acc_ema(self, acc_neg: float) -> float:
         """`acc_ema`: 0.92 old + 0.08 new at every log row; it starts at the first value."""

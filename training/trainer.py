@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from eval.errors import NonFiniteError
@@ -25,7 +25,9 @@ from eval.loading import RUN_FILE
 from training.checkpoints import PREFIX, STAGING, list_checkpoints, rotate, staged
 from training.data.errors import InputError
 from training.data.sampling import PassSampler
+from training.data.streaming import Cursor, TextStream, take_cursor
 from training.run_state import LogWindow, RunState
+from training.streams import stream_loader
 
 Batch = dict[str, Tensor]
 
@@ -35,7 +37,7 @@ class TrainingParts:
     """What a family and a run bring along.
 
     Attributes:
-        dataset: rows by (row index, pass index), see `PassDataset`.
+        dataset: rows by (row index, pass index), see `PassDataset`; or a `TextStream`.
         collator: rows -> padded batch, without randomness.
         masker: (batch, progress from 0 to 1) -> the model's inputs; a function of the batch's keys alone.
         score: model -> held-out figures (JSON values).
@@ -80,9 +82,20 @@ class JepaTrainer(Trainer):
     # ---- the order of the rows, and the masks ----
 
     @property
+    def stream(self) -> TextStream | None:
+        """The training rows, where they are streamed."""
+        return self.parts.dataset if isinstance(self.parts.dataset, TextStream) else None
+
+    @property
     def rows_per_step(self) -> int:
         """Rows of one optimizer step, over all processes and accumulation."""
         return self.get_total_train_batch_size(self.args)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the library's; of a stream, batches with the cursor after them."""
+        if self.stream is None:
+            return super().get_train_dataloader()
+        return self.accelerator.prepare(stream_loader(self.stream, self.parts.collator, self.args))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         rows = self.args.max_steps * self.rows_per_step
@@ -96,7 +109,10 @@ class JepaTrainer(Trainer):
         self.window.start_clock()
         self._step_loss = torch.zeros((), device=device)
         progress = self.state.global_step / self.state.max_steps
-        batches = [self._prepare_inputs(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        if self.stream is not None:
+            self.run_state.cursor = take_cursor(batches).to_dict()
+        batches = [self._prepare_inputs(batch) for batch in batches]
         batches = [self.parts.masker(batch, progress) for batch in batches]
         return batches, self._get_num_items_in_batch(batches, device)
 
@@ -161,8 +177,13 @@ class JepaTrainer(Trainer):
         if "acc_neg" in figures:
             figures["acc_ema"] = self.run_state.update_acc_ema(figures["acc_neg"])
         figures["tokens_per_second"] = round(tokens / seconds, 1) if seconds else 0.0
-        figures["passes"] = self.state.global_step * self.rows_per_step / len(self.parts.dataset)
+        figures["passes"] = self._passes()
         return figures
+
+    def _passes(self) -> float:
+        if self.stream is not None:
+            return self.stream.passes(Cursor.from_dict(self.run_state.cursor))
+        return self.state.global_step * self.rows_per_step / len(self.parts.dataset)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -224,6 +245,8 @@ class JepaTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.run_state.restore(Path(resume_from_checkpoint))
+        if self.stream is not None:
+            self.stream.seek(Cursor.from_dict(self.run_state.cursor))
         if self.accelerator.is_main_process:  # the saved sums are those of all processes
             self.window.restore(self.run_state.window, self.args.device)
 
