@@ -37,7 +37,9 @@ def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = Non
     name, target = checked_name(checkpoint), choose_device(device)
     try:
         # Shapes that differ are allowed here only to be refused below by name.
-        model, info = auto_class.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, info = auto_class.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
+        )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"{name} cannot be opened as a model: {_one_line(error)}") from error
     _refuse_incomplete(name, info)

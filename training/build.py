@@ -83,6 +83,7 @@ def build_trainer(
         score=_scorer(run, family, prepared),
         save_total_limit=run.training.save_total_limit,
         lengths=lengths,
+        on_non_finite=run.training.on_non_finite,
     )
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
     callbacks = [TeacherUpdate(), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]

@@ -5,6 +5,7 @@ Only then are older ones removed, and those are renamed away first, so that a fo
 every moment, whenever the process dies.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,10 @@ from training.data.errors import InputError
 PREFIX = "checkpoint-"
 STAGING = ".staging-"
 TRASH = ".trash-"
+DAMAGED = "damaged-"
+
+# A full disk, and a full quota.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # What only a resume needs. The root of a run folder, which is what gets published, holds none of it.
 _RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "run_state.json")
@@ -37,7 +42,7 @@ class Resumable:
     """The newest whole checkpoint of a run folder (None: none was ever saved), and what is wrong with newer ones."""
 
     path: Path | None
-    damaged: list[str] = field(default_factory=list)
+    damaged: dict[Path, str] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -62,15 +67,15 @@ def find_resumable(run_dir: Path) -> Resumable:
     Raises:
         NoWholeCheckpointError: there are checkpoints, and every one is damaged.
     """
-    damaged: list[str] = []
+    damaged: dict[Path, str] = {}
     for path in reversed(list_checkpoints(run_dir)):
         problem = check_whole(path)
         if problem is None:
             return Resumable(path, damaged)
-        damaged.append(problem)
+        damaged[path] = problem
     if damaged:
         raise NoWholeCheckpointError(
-            f"no checkpoint in {run_dir} is whole ({'; '.join(damaged)}): restore one from a copy, "
+            f"no checkpoint in {run_dir} is whole ({'; '.join(damaged.values())}): restore one from a copy, "
             "or start over with --resume never"
         )
     return Resumable(None)
@@ -96,23 +101,37 @@ def staged(final: Path, needed_bytes: int = 0) -> Iterator[Path]:
         DiskFullError: the files did not fit; `final` does not exist then, and older checkpoints are untouched.
     """
     staging = final.with_name(STAGING + final.name)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     try:
-        yield staging
-        write_manifest(staging / final.name, step_of(final))
-    except Exception as error:
-        free = shutil.disk_usage(final.parent).free
+        with naming_full_disk(final, needed_bytes):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            yield staging
+            write_manifest(staging / final.name, step_of(final))
+    except Exception:
         shutil.rmtree(staging, ignore_errors=True)
-        # safetensors and torch raise their own errors when a write fails, so the free space has to tell.
-        if free < needed_bytes or (isinstance(error, OSError) and error.errno == 28):
-            raise DiskFullError(
-                f"output_dir: {final.name} needs about {needed_bytes:,} bytes and {free:,} are free on the disk of "
-                f"{final.parent}; free some and run the same command again (older checkpoints are whole)"
-            ) from error
         raise
     _put_in_place(staging / final.name, final)
     staging.rmdir()
+
+
+@contextmanager
+def naming_full_disk(target: Path, needed_bytes: int) -> Iterator[None]:
+    """Turn the failed write of a full disk into one line.
+
+    Raises:
+        DiskFullError: naming what is needed and free.
+    """
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(target.parent).free
+        # safetensors and torch raise their own errors when a write fails, so the free space has to tell.
+        if free < needed_bytes or (isinstance(error, OSError) and error.errno in FULL):
+            raise DiskFullError(
+                f"output_dir: {target.name} needs about {needed_bytes:,} bytes and {free:,} are free on the disk of "
+                f"{target.parent}; free some and run the same command again (older checkpoints are whole)"
+            ) from error
+        raise
 
 
 def write_manifest(folder: Path, step: int) -> None:
@@ -125,11 +144,25 @@ def write_manifest(folder: Path, step: int) -> None:
     _flush(folder)
 
 
-def rotate(run_dir: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the `keep` newest checkpoints and the best one."""
-    for path in list_checkpoints(run_dir)[:-keep]:
+def rotate(run_dir: Path, keep: int, best_step: int | None, newest: int) -> None:
+    """Remove all but the `keep` newest checkpoints and the best one.
+
+    Args:
+        newest: the step just saved. Later ones are of a time before a resume from an older checkpoint, and count for
+            nothing: they will be replaced.
+    """
+    reached = [path for path in list_checkpoints(run_dir) if step_of(path) <= newest]
+    for path in reached[:-keep]:
         if step_of(path) != best_step:
             _remove(path)
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint, so that it neither counts nor stands in the way; returns its new path."""
+    aside = checkpoint.with_name(DAMAGED + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(checkpoint, aside)
+    return aside
 
 
 def clean_leftovers(run_dir: Path) -> None:
@@ -147,8 +180,10 @@ def fill_root(run_dir: Path, checkpoint: Path) -> None:
     files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
     published = {name: digest for name, digest in files.items() if not _is_resume_only(name)}
     outdated = _manifest_files(run_dir) - set(published)
-    for name in published:
-        _copy_atomically(checkpoint / name, run_dir / name)
+    needed = sum((checkpoint / name).stat().st_size for name in published)
+    with naming_full_disk(run_dir / "the model at the root of the run folder", needed):
+        for name in published:
+            _copy_atomically(checkpoint / name, run_dir / name)
     for name in outdated:
         (run_dir / name).unlink(missing_ok=True)
     _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": published})
@@ -171,6 +206,8 @@ def start_over(run_dir: Path) -> None:
     clean_leftovers(run_dir)
     for checkpoint in list_checkpoints(run_dir):
         _remove(checkpoint)
+    for damaged in run_dir.glob(f"{DAMAGED}{PREFIX}*"):
+        shutil.rmtree(damaged)
     for name in (*_manifest_files(run_dir), MANIFEST, "run.json", "log.jsonl", "README.md"):
         (run_dir / name).unlink(missing_ok=True)
     for name in ("results", "plots"):

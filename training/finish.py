@@ -3,6 +3,7 @@
 All of it can be done again: a run that is killed here does it at its next start.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from eval.scorers.checkpoint import ScoreRequest
 from training.arguments import Run
 from training.callbacks import LOG_FILE
 from training.cards import render_card
-from training.checkpoints import PREFIX, fill_root, list_checkpoints, root_step, step_of
+from training.checkpoints import (
+    PREFIX,
+    NoWholeCheckpointError,
+    check_whole,
+    fill_root,
+    list_checkpoints,
+    root_step,
+    step_of,
+)
 from training.data.sources import describe_source
 from training.run_state import RunState
 
@@ -52,12 +61,22 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
 
 def fill_root_from_best(run_dir: Path, run_state: RunState) -> int:
     """Fill the root, unless it is; returns the step it now holds."""
-    checkpoints = list_checkpoints(run_dir)
-    best = run_dir / f"{PREFIX}{run_state.best_step}"
-    kept = best if best in checkpoints else checkpoints[-1]
+    kept = _best_whole(run_dir, run_state.best_step)
     if root_step(run_dir) != step_of(kept):
         fill_root(run_dir, kept)
     return step_of(kept)
+
+
+def _best_whole(run_dir: Path, best_step: int | None) -> Path:
+    """The best checkpoint; where it is damaged, the newest whole one. Raises `NoWholeCheckpointError`."""
+    best = [] if best_step is None else [run_dir / f"{PREFIX}{best_step}"]
+    problem = None
+    for checkpoint in (*best, *reversed(list_checkpoints(run_dir))):
+        problem = check_whole(checkpoint)
+        if problem is None:
+            return checkpoint
+        print(f"skipped: {problem}", file=sys.stderr)
+    raise NoWholeCheckpointError(f"no checkpoint in {run_dir} is whole ({problem}); train again with --resume never")
 
 
 def _score(run: Run) -> dict[str, Any]:

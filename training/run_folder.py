@@ -18,17 +18,19 @@ from filelock import FileLock, Timeout
 
 from eval.loading import RUN_FILE, read_run
 from training.arguments import Run
-from training.checkpoints import Resumable, check_whole, clean_leftovers, find_resumable, start_over
+from training.checkpoints import Resumable, check_whole, clean_leftovers, find_resumable, set_aside, start_over
 from training.data.errors import InputError
 from training.settings_schema import keys_of_config
 
 LOCK_FILE = ".lock"
 OWNER_FILE = ".lock.json"
+_WORKERS_END_SECONDS = 30  # they look for their parent every 5 seconds
 _PACKAGES = ("jepa-lm", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 # What may differ between two starts of the same run: output, logging and saving cadence, speed of reading.
 _NOT_IDENTITY = (
     *("logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to", "run_name"),
+    "on_non_finite",
     *("milestones", "sample_phrases", "final_score", "score_rows"),
 )
 
@@ -42,8 +44,6 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     lock = _acquire(run_dir)
     try:
-        owner = {"process": os.getpid(), "host": socket.gethostname()}
-        (run_dir / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
         yield
     finally:
         (run_dir / OWNER_FILE).unlink(missing_ok=True)
@@ -53,8 +53,9 @@ def locked(run_dir: Path) -> Iterator[None]:
 def _acquire(run_dir: Path) -> FileLock:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / LOCK_FILE, timeout=0)
-        lock.acquire()
+        lock = _take(run_dir)
+        owner = {"process": os.getpid(), "host": socket.gethostname()}
+        (run_dir / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
     except Timeout:
         raise InputError(
             f"output_dir: {run_dir} is in use by {_owner(run_dir)}; wait for it, or give another --output_dir"
@@ -64,6 +65,32 @@ def _acquire(run_dir: Path) -> FileLock:
             f"output_dir: {run_dir} cannot be written ({error.strerror}); give another --output_dir"
         ) from None
     return lock
+
+
+def _take(run_dir: Path) -> FileLock:
+    """The lock; a run that was killed is waited for until its data loader's processes, which share it, are gone."""
+    lock = FileLock(run_dir / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        if not _owner_is_gone(run_dir):
+            raise
+        lock.acquire(timeout=_WORKERS_END_SECONDS)
+    return lock
+
+
+def _owner_is_gone(run_dir: Path) -> bool:
+    """Whether the process that took the lock ran on this host and has ended."""
+    try:
+        owner = json.loads((run_dir / OWNER_FILE).read_text(encoding="utf-8"))
+        if owner["host"] != socket.gethostname():
+            return False
+        os.kill(owner["process"], 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    return False
 
 
 def describe_run(
@@ -129,9 +156,11 @@ def decide_resume(run: Run, description: dict[str, Any]) -> Resumable:
         _refuse_another_run(run, description, checkpoint)
         return Resumable(checkpoint)
     found = find_resumable(run.output_dir)
-    if found.path is not None:
-        _refuse_another_run(run, description, found.path)
-    return found
+    if found.path is None:
+        return found
+    _refuse_another_run(run, description, found.path)
+    named = {path: f"{problem}; it is now called {set_aside(path).name}" for path, problem in found.damaged.items()}
+    return Resumable(found.path, named)
 
 
 def rounding_changes(checkpoint: Path, description: dict[str, Any]) -> list[str]:

@@ -18,17 +18,31 @@ ACC_EMA_KEEP = 0.92
 
 
 class LogWindow:
-    """Sums of (sum, count) pairs since the last log row; on the device, so that adding never waits for it."""
+    """Sums of (sum, count) pairs since the last log row; on the device, so that adding never waits for it.
+
+    Attributes:
+        step: those of the step at work, which join the others when it is taken in.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self.step: dict[str, Tensor] = {}
         self._seconds = 0.0
         self._started: float | None = None
 
     def add(self, name: str, pair: Tensor) -> None:
-        """Add one (sum, count) pair, shape (2,)."""
-        pair = pair.detach().double()
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        """Add one (sum, count) pair, shape (2,), to those of the step at work."""
+        _add(self.step, name, pair.detach().double())
+
+    def take_step(self) -> None:
+        """The step was good: its sums count."""
+        for name, pair in self.step.items():
+            _add(self._sums, name, pair)
+        self.step = {}
+
+    def drop_step(self) -> None:
+        """The step is skipped: its sums do not count."""
+        self.step = {}
 
     def start_clock(self) -> None:
         """A step begins; the one before, if it was not stopped, ended here."""
@@ -43,7 +57,7 @@ class LogWindow:
 
     def reduced(self, accelerator: Accelerator) -> dict[str, list[float]]:
         """Name -> [sum, count] over all processes. Every process must call it."""
-        if not self._sums:
+        if not self._sums:  # alike in all processes: they take and drop the same steps
             return {}
         names = sorted(self._sums)
         # cloned: with several processes the reduction works in place
@@ -73,6 +87,8 @@ class RunState:
     milestones: list[dict[str, Any]] = field(default_factory=list)
     advice: dict[str, float] = field(default_factory=dict)  # pattern -> how bad it was when it was said
     cursor: dict[str, Any] | None = None  # of a stream: after the last batch that was trained on
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
     def update_acc_ema(self, acc_neg: float) -> float:
         """`acc_ema`: 0.92 old + 0.08 new at every log row; it starts at the first value."""
@@ -96,3 +112,7 @@ class RunState:
         """Take over what `folder` holds, in place: callbacks keep their reference."""
         for name, value in json.loads((folder / RUN_STATE).read_text(encoding="utf-8")).items():
             setattr(self, name, value)
+
+
+def _add(sums: dict[str, Tensor], name: str, pair: Tensor) -> None:
+    sums[name] = sums[name] + pair if name in sums else pair

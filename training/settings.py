@@ -51,6 +51,10 @@ class TrainingSettings:
         default=True, metadata=_help("put rows of like length into one batch: less padding, so faster")
     )
     dataloader_num_workers: int = field(default=0, metadata=_help("worker processes that read rows"))
+    on_non_finite: str = field(
+        default="stop",
+        metadata=_help("what to do where loss or gradient is NaN or infinite: stop, or skip the step and count it"),
+    )
     report_to: str = field(
         default="none", metadata=_help("trackers, comma-separated: none, tensorboard, wandb, mlflow, trackio, ...")
     )
@@ -79,6 +83,7 @@ class TrainingSettings:
                 f"warmup_steps={self.warmup_steps} must be below max_steps={self.max_steps}: "
                 "lower warmup_steps (5 % of the run is usual), or raise max_steps."
             )
+        _require(self, "on_non_finite", self.on_non_finite in ("stop", "skip"), "stop or skip")
         if self.bf16 and self.fp16:
             raise InputError("bf16=true and fp16=true exclude each other: keep one.")
 

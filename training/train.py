@@ -14,6 +14,7 @@ from typing import Any
 
 from training.arguments import Run, parse_arguments
 from training.data.errors import InputError
+from training.signals import SignalWatch, StoppedBySignal, find_launcher
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,25 +23,34 @@ def main(argv: list[str] | None = None) -> int:
         run = parse_arguments(sys.argv[1:] if argv is None else argv)
     except InputError as error:
         return _failed(error, 2)
+    launcher = find_launcher()
     # Only now: these imports take seconds, and a typo should not.
     from eval.errors import NonFiniteError
-    from training.checkpoints import NoWholeCheckpointError
+    from training.checkpoints import FULL, NoWholeCheckpointError
     from training.processes import FirstProcessError
 
     codes: dict[type[Exception], int] = {InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
     try:
-        return train(run)
+        return train(run, launcher)
     except tuple(codes) as error:
         return _failed(error, _code(error, codes))
     except FirstProcessError as error:  # it said why
         return _code(error.reason, codes)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return _failed(InputError(f"{error.filename or run.output_dir}: {error.strerror}; free some space and run "
+                                  "the same command again (what was saved is whole)"), 2)  # fmt: skip
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         return 130
 
 
-def train(run: Run) -> int:
+def train(run: Run, launcher: int | None = None) -> int:
     """Train, or go on with, one run; returns 0, or 75 when a signal ended it after a save.
+
+    Args:
+        launcher: the process whose death is taken for a signal, if there is one.
 
     Raises:
         InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
@@ -75,7 +85,8 @@ def train(run: Run) -> int:
             "vocab_size": config.vocab_size,
             "max_length": config.max_position_embeddings,
         }
-        return _train_and_finish(run, family, prepared, model, resumable, facts)
+        with SignalWatch(launcher) as watch:
+            return _train_and_finish(run, family, prepared, model, resumable, facts, watch)
 
 
 def _claim_folder(run: Run, description: dict[str, Any]) -> Any:
@@ -83,7 +94,7 @@ def _claim_folder(run: Run, description: dict[str, Any]) -> Any:
     from training.run_folder import decide_resume, rounding_changes, write_run
 
     resumable = decide_resume(run, description)
-    for problem in resumable.damaged:
+    for problem in resumable.damaged.values():
         print(f"skipped: {problem}", file=sys.stderr)
     if resumable.path and (changes := rounding_changes(resumable.path, description)):
         print(f"note: {'; '.join(changes)}: the resumed run is not bitwise that of before", file=sys.stderr)
@@ -91,7 +102,15 @@ def _claim_folder(run: Run, description: dict[str, Any]) -> Any:
     return resumable
 
 
-def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumable: Any, facts: dict[str, Any]) -> int:
+def _train_and_finish(
+    run: Run,
+    family: Any,
+    prepared: Any,
+    model: Any,
+    resumable: Any,
+    facts: dict[str, Any],
+    watch: SignalWatch,
+) -> int:
     from accelerate import PartialState
 
     from training.build import build_trainer
@@ -99,7 +118,6 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
     from training.finish import finish, is_finished
     from training.memory import naming_what_to_try
     from training.run_state import RunState
-    from training.signals import SignalWatch
 
     say = PartialState().on_main_process(print)
     if is_finished(run, resumable.step):
@@ -107,11 +125,10 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
         return 0
     run_state = RunState()
     if resumable.step < run.training.max_steps:
-        with SignalWatch() as watch:
-            trainer = build_trainer(run, family, prepared, model, run_state, watch)
-            trainer.args.eval_on_start &= resumable.path is None
-            with naming_what_to_try(run, fixed_bytes(model)):
-                trainer.train(resume_from_checkpoint=str(resumable.path) if resumable.path else None)
+        trainer = build_trainer(run, family, prepared, model, run_state, watch)
+        trainer.args.eval_on_start &= resumable.path is None
+        with naming_what_to_try(run, fixed_bytes(model)):
+            trainer.train(resume_from_checkpoint=str(resumable.path) if resumable.path else None)
         if watch.stopped:
             say(f"stopped by {watch.reason or 'a signal'} at step {trainer.state.global_step:,}, saved; "
                 "the same command goes on")  # fmt: skip
@@ -120,7 +137,14 @@ def _train_and_finish(run: Run, family: Any, prepared: Any, model: Any, resumabl
         run_state.restore(resumable.path)
     if not PartialState().is_main_process:
         return 0
-    finish(run, run_state, facts)
+    watch.at_once = True
+    try:
+        if watch.told_to_stop():  # the last step was done when it came
+            raise StoppedBySignal
+        finish(run, run_state, facts)
+    except StoppedBySignal:
+        print(f"stopped by {watch.reason} after the last step, saved; the same command finishes the run")
+        return 75
     print(f"done: {run.output_dir} holds the best checkpoint, its score and its card")
     return 0
 

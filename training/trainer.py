@@ -7,8 +7,9 @@ as exact means; a number that is not finite stops the run; and checkpoints are w
 
 import itertools
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,28 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from eval.errors import NonFiniteError
 from eval.loading import RUN_FILE
-from training.checkpoints import PREFIX, STAGING, list_checkpoints, rotate, staged
+from training.callbacks import LOG_FILE, append_row
+from training.checkpoints import PREFIX, STAGING, rotate, staged
 from training.data.errors import InputError
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
-from training.run_state import LogWindow, RunState
+from training.finite import broken_moments, broken_weights, last_good, what_is_broken
+from training.restoring import reading, refuse_lacking
+from training.run_state import RUN_STATE, LogWindow, RunState
+from training.shared_fate import shared_fate
+from training.signals import leave_signals_to_the_parent
 from training.streams import stream_loader
 
 Batch = dict[str, Tensor]
+
+# Where this many steps in a row had to be skipped, no later one will be better.
+MAX_SKIPPED_IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class TrainingParts:
         score: model -> held-out figures (JSON values).
         save_total_limit: newest checkpoints kept beside the best.
         lengths: (rows,) by which rows of like length share a batch; None to leave the order alone.
+        on_non_finite: "stop" the run at a loss or gradient that is not finite, or "skip" that step.
     """
 
     dataset: Dataset
@@ -51,6 +62,7 @@ class TrainingParts:
     score: Callable[[PreTrainedModel], dict[str, Any]]
     save_total_limit: int
     lengths: np.ndarray | None = None
+    on_non_finite: str = "stop"
 
 
 class JepaTrainer(Trainer):
@@ -77,9 +89,19 @@ class JepaTrainer(Trainer):
         self.run_state = run_state
         self.window = LogWindow()
         self._step_loss = torch.zeros((), device=args.device)
+        self._step_inputs: list[Batch] = []
         self._staging: Path | None = None
 
     # ---- the order of the rows, and the masks ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the library's; its workers end with the run, and not by a signal that the run itself acts on."""
+        if self.stream is None:
+            loader = super().get_train_dataloader()
+        else:
+            loader = self.accelerator.prepare(stream_loader(self.stream, self.parts.collator, self.args))
+        loader.worker_init_fn = leave_signals_to_the_parent
+        return loader
 
     @property
     def stream(self) -> TextStream | None:
@@ -90,12 +112,6 @@ class JepaTrainer(Trainer):
     def rows_per_step(self) -> int:
         """Rows of one optimizer step, over all processes and accumulation."""
         return self.get_total_train_batch_size(self.args)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """As the library's; of a stream, batches with the cursor after them."""
-        if self.stream is None:
-            return super().get_train_dataloader()
-        return self.accelerator.prepare(stream_loader(self.stream, self.parts.collator, self.args))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         rows = self.args.max_steps * self.rows_per_step
@@ -114,6 +130,7 @@ class JepaTrainer(Trainer):
             self.run_state.cursor = take_cursor(batches).to_dict()
         batches = [self._prepare_inputs(batch) for batch in batches]
         batches = [self.parts.masker(batch, progress) for batch in batches]
+        self._step_inputs = batches
         return batches, self._get_num_items_in_batch(batches, device)
 
     # ---- the loss and its parts ----
@@ -133,28 +150,74 @@ class JepaTrainer(Trainer):
         self.window.add("tokens", torch.stack((inputs["attention_mask"].sum(), self._step_loss.new_ones(()))))
         return (loss, outputs) if return_outputs else loss
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
-        """The last look before the optimizer: nothing that is not finite may reach the weights."""
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        self.window.add("loss", torch.stack((self._step_loss, torch.ones_like(self._step_loss))))
-        # With float16 the scaler meets infinite gradients on its way to a fitting scale, and skips those steps.
-        figures = self._step_loss if self.args.fp16 else self._step_loss + grad_norm
-        if not bool(torch.isfinite(torch.as_tensor(figures))):
-            raise NonFiniteError(self._what_is_not_finite(model))
-        return grad_norm
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Tensor | float | None:
+        """As the library's; but gradients of an infinite norm are left alone, so that the broken one can be named."""
+        if self._is_sharded:
+            return super()._clip_grad_norm(model)
+        norm = self._norm_of_gradients()
+        if bool(norm.isfinite()):
+            clip_grads_with_norm_(self.model.parameters(), self.args.max_grad_norm, norm)
+        return norm
 
-    def _what_is_not_finite(self, model: torch.nn.Module) -> str:
-        gradients = [
-            name for name, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
-        ]
-        found = [f"the loss is {self._step_loss.item():g}"] if not self._step_loss.isfinite() else []
-        found += [f"the gradient of {gradients[0]} ({len(gradients)} tensors in all)"] if gradients else []
-        saved = list_checkpoints(Path(self.args.output_dir))
-        last = f"the last whole checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
-        return (
-            f"not finite at step {self.state.global_step + 1}: {' and '.join(found)}; {last}; "
-            "try a lower learning_rate or more warmup_steps"
-        )
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """The last look before the optimizer: nothing that is not finite may reach the weights.
+
+        Raises:
+            NonFiniteError: naming step, tensor and last whole checkpoint.
+        """
+        if grad_norm is not None or self._is_sharded:
+            grad_norm = super()._get_grad_norm(model, grad_norm)
+        else:
+            grad_norm = self._norm_of_gradients()
+        self.window.add("loss", torch.stack((self._step_loss, torch.ones_like(self._step_loss))))
+        watched = [*(pair.sum() for pair in self.window.step.values())]
+        if grad_norm is not None:
+            finite_norm = torch.as_tensor(grad_norm, device=self.args.device).double()
+            # With float16 the scaler meets infinite gradients on its way to a fitting scale, and skips those steps.
+            watched += [] if self.args.fp16 else [finite_norm]
+        if self._in_every_process(torch.stack(watched).isfinite().all()):
+            self.window.take_step()
+            self.run_state.skipped_in_a_row = 0
+            return grad_norm if not self.args.fp16 or finite_norm.isfinite() else None
+        self._stop_or_skip(model)
+        return None
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether gradients are held in pieces that only the library can put a norm to."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _norm_of_gradients(self) -> Tensor:
+        self.accelerator.unscale_gradients()
+        return get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    def _in_every_process(self, here: Tensor) -> bool:
+        if self.args.world_size > 1:
+            here = self.accelerator.reduce((~here).float(), reduction="sum") == 0
+        return bool(here)
+
+    def _stop_or_skip(self, model: torch.nn.Module) -> None:
+        """Raise `NonFiniteError`; or, where steps are skipped, see that this one changes nothing."""
+        step, state = self.state.global_step + 1, self.run_state
+        found = what_is_broken(self.model, self._step_inputs, self._step_loss, self.window.step)
+        problem = f"not finite at step {step}: {' and '.join(found) or 'a figure of another process'}"
+        weights = broken_weights(self.model)
+        if self.parts.on_non_finite == "stop" or weights or state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            remedy = "try a lower learning_rate or more warmup_steps"
+            if self.parts.on_non_finite == "stop" and not weights:
+                remedy += ", or go on with --on_non_finite skip"
+            skipped = f" after {state.skipped_in_a_row} skipped in a row" if state.skipped_in_a_row else ""
+            raise NonFiniteError(f"{problem}{skipped}; {last_good(Path(self.args.output_dir))}; {remedy}")
+        state.skipped_steps += 1
+        state.skipped_in_a_row += 1
+        self.window.drop_step()
+        self._tr_loss.zero_()  # the library's own sum, which only its closing summary shows
+        if not self.args.fp16:  # there the scaler sees the gradients, and skips the step itself
+            model.zero_grad()
+        if self.is_world_process_zero():
+            print(f"skipped: {problem}", file=sys.stderr, flush=True)
+            row = {"skipped": problem, "skipped_steps": state.skipped_steps}
+            append_row(Path(self.args.output_dir) / LOG_FILE, step, self.args.device.type, row)
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted: the library's count walks over all modules at every step, and nothing here uses it."""
@@ -165,6 +228,7 @@ class JepaTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """A row of training figures gets the loss parts since the last one; other rows are passed on."""
         if "loss" in logs:
+            del logs["loss"]  # the library's counts skipped steps as 0
             logs.update(self._window_figures())
         super().log(logs, start_time)
 
@@ -172,11 +236,13 @@ class JepaTrainer(Trainer):
         self.window.stop_clock()
         sums = self.window.reduced(self.accelerator)
         seconds = self.window.reset()
-        tokens, _ = sums.pop("tokens")
+        tokens, _ = sums.pop("tokens", (0, 0))
         figures = {name: total / count for name, (total, count) in sums.items() if count}
         if "acc_neg" in figures:
             figures["acc_ema"] = self.run_state.update_acc_ema(figures["acc_neg"])
         figures["tokens_per_second"] = round(tokens / seconds, 1) if seconds else 0.0
+        if self.run_state.skipped_steps:
+            figures["skipped_steps"] = self.run_state.skipped_steps
         figures["passes"] = self._passes()
         return figures
 
@@ -190,7 +256,10 @@ class JepaTrainer(Trainer):
     ) -> dict[str, Any]:
         """Held-out figures from the family's own scorer, in bounded memory; the first process's count."""
         self.window.stop_clock()
-        figures = [self.parts.score(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))]
+        self._refuse_broken_state()
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with full_precision(model):
+            figures = [self.parts.score(model)]
         if self.args.world_size > 1:
             broadcast_object_list(figures)
         numbers = {f"{metric_key_prefix}_{k}": v for k, v in figures[0].items() if isinstance(v, int | float)}
@@ -207,48 +276,75 @@ class JepaTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """Everything a resume needs, in a staged folder; only when it is whole, older ones are removed."""
         self.window.stop_clock()
-        self._refuse_broken_weights()
+        self._refuse_broken_state()
         self.run_state.window = self.window.reduced(self.accelerator)
+        try:
+            with shared_fate():
+                self._write_checkpoint(model, trial)
+        finally:
+            self._staging = None
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """All processes write into the folder that the first one stages; that one hashes, renames and rotates."""
         run_dir = Path(self.args.output_dir)
         final = run_dir / f"{PREFIX}{self.state.global_step}"
         writes = self.args.should_save
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         # weights and AdamW's two moments
         folder = staged(final, needed_bytes=3 * weights) if writes else nullcontext(run_dir / f"{STAGING}{final.name}")
-        try:
-            with folder as self._staging:
-                self.accelerator.wait_for_everyone()
+        with ExitStack() as stack:
+            with shared_fate():
+                self._staging = stack.enter_context(folder)
+            with shared_fate():
                 super()._save_checkpoint(model, trial)
                 if writes:
                     self.run_state.save(self._staging / final.name)
                     shutil.copyfile(run_dir / RUN_FILE, self._staging / final.name / RUN_FILE)
-                self.accelerator.wait_for_everyone()
-        finally:
-            self._staging = None
         if writes:
-            rotate(run_dir, self.parts.save_total_limit, self.run_state.best_step)
-        self.accelerator.wait_for_everyone()
+            rotate(run_dir, self.parts.save_total_limit, self.run_state.best_step, newest=self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Without the library's pickle of the arguments: nothing that is published may need one."""
         super()._save(output_dir, state_dict)
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
-    def _refuse_broken_weights(self) -> None:
-        for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise NonFiniteError(
-                    f"not finite after step {self.state.global_step}: {name}; nothing was saved; "
-                    "try a lower learning_rate"
-                )
+    def _refuse_broken_state(self) -> None:
+        """Nothing that is not finite is scored or saved. Raises `NonFiniteError`."""
+        broken = [f"the weight {name}" for name in broken_weights(self.model)]
+        if self.optimizer is not None:
+            broken += broken_moments(self.model, self.optimizer)
+        if broken:
+            raise NonFiniteError(
+                f"not finite after step {self.state.global_step}: {broken[0]} ({len(broken)} tensors in all); "
+                f"nothing was saved; {last_good(Path(self.args.output_dir))}; try a lower learning_rate"
+            )
+
+    # ---- resume ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.run_state.restore(Path(resume_from_checkpoint))
+        checkpoint = Path(resume_from_checkpoint)
+        refuse_lacking(checkpoint, [*self._files_of_a_resume(), RUN_STATE])
+        with reading(checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self.run_state.restore(checkpoint)
         if self.stream is not None:
             self.stream.seek(Cursor.from_dict(self.run_state.cursor))
         if self.accelerator.is_main_process:  # the saved sums are those of all processes
             self.window.restore(self.run_state.window, self.args.device)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(Path(checkpoint or "")):
+            super()._load_rng_state(checkpoint)
+
+    def _files_of_a_resume(self) -> list[str]:
+        several = self.args.world_size > 1
+        needed = [f"rng_state_{self.args.process_index}.pth" if several else "rng_state.pth", "trainer_state.json"]
+        needed += [] if self.is_deepspeed_enabled else ["scheduler.pt"]  # DeepSpeed may keep its own
+        return needed + ([] if self._is_sharded else ["optimizer.pt"])
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """The library warns; here a tensor that is missing or has no place ends the resume."""
@@ -256,3 +352,14 @@ class JepaTrainer(Trainer):
         wrong = sorted(missing | set(load_result.unexpected_keys))
         if wrong:
             raise InputError(f"resume: the checkpoint does not fit this version's model: {', '.join(wrong[:5])}")
+
+
+@contextmanager
+def full_precision(model: PreTrainedModel) -> Iterator[None]:
+    """Without the autocast that Accelerate puts around `forward`: rounded scores tie, and a tie is a miss."""
+    wrapped = vars(model).pop("forward", None)  # so that the class's own is found
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped

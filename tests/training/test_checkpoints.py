@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_used(tmp_path: P
     found = find_resumable(tmp_path)
     assert found.step == 3
     assert len(found.damaged) == 1
-    assert "checkpoint-6" in found.damaged[0]
+    assert "checkpoint-6" in found.damaged[tmp_path / "checkpoint-6"]
 
 
 def test_no_whole_checkpoint_is_refused_and_none_at_all_is_a_fresh_start(tmp_path: Path) -> None:
@@ -106,8 +106,15 @@ def test_no_whole_checkpoint_is_refused_and_none_at_all_is_a_fresh_start(tmp_pat
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10, 20):
         save(tmp_path, step)
-    rotate(tmp_path, keep=2, best_step=2)
+    rotate(tmp_path, keep=2, best_step=2, newest=20)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 10, 20]
+
+
+def test_a_later_checkpoint_of_an_abandoned_past_never_pushes_out_the_one_just_saved(tmp_path: Path) -> None:
+    for step in (1, 2, 9):  # resumed from 1, so 9 is what was given up
+        save(tmp_path, step)
+    rotate(tmp_path, keep=1, best_step=None, newest=2)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 9]
 
 
 def test_leftovers_of_a_killed_save_and_rotation_are_cleaned(tmp_path: Path) -> None:

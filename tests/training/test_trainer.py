@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from eval.errors import NonFiniteError
 from tests.families import TEXT_JEPA
@@ -215,6 +216,7 @@ def test_held_out_scores_are_not_rounded_by_mixed_precision():
     model = TEXT_JEPA.model()
     inputs = TEXT_JEPA.inputs(model.config)
     exact = model(**inputs).logits
+    AcceleratorState._reset_state(reset_partial_state=True)  # a run before it may have chosen another precision
     model = Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
     assert not torch.equal(model(**inputs).logits, exact)
     with full_precision(model):
