@@ -80,7 +80,7 @@ def run_facts(run: Run, config: Any, report: dict[str, Any], rows_per_step: int,
         weights["collapse"] = config.collapse_weight
     return RunFacts(
         max_steps=run.training.max_steps,
-        warmup_steps=run.training.warmup_steps,
+        warmup_steps=run.training.num_warmup_steps,
         learning_rate=run.training.learning_rate,
         logging_steps=run.training.logging_steps,
         rows_per_step=rows_per_step,

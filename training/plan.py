@@ -9,7 +9,7 @@ judges what stands there. Memory and time are measured on a few steps of the run
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eval.rules import (
     Shape,
@@ -51,6 +51,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
     """The plan as lines. Of a run without a recipe, all that is not in `given` is suggested. Raises `InputError`."""
     from training.build import build_config, build_model, check_device, prepare_data
     from training.estimate import estimate_run, fixed_bytes
+    from training.examples import count_examples
     from training.families import load_family
     from training.memory import held_bytes, naming_what_to_try
     from training.train import show_notes
@@ -62,11 +63,11 @@ def plan(run: Run, given: set[str]) -> list[str]:
     prepared = prepare_data(run, family)
     lines = []
     if run.recipe_path == NO_RECIPE:
-        suggested = suggest(run, family, prepared, given)
-        lines = suggestion_lines(run, suggested)
-        if suggested.data != run.data:
-            prepared = prepare_data(suggested, family)
-        run = suggested
+        if run.data.tokenizer in ("word", "bpe") and "max_vocab" not in given:
+            run = run.with_settings(data={"max_vocab": suggest_vocabulary_and_batch(count_examples(prepared))[0]})
+            prepared = prepare_data(run, family)  # what is known decides what counts
+        run = suggest(run, family, prepared, given)
+        lines = suggestion_lines(run)
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared.counts)
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
@@ -74,45 +75,34 @@ def plan(run: Run, given: set[str]) -> list[str]:
 
 
 def suggest(run: Run, family: "Family", prepared: "Prepared", given: set[str]) -> Run:
-    """`run` with vocabulary, shape, batch and steps that suit its data, where flags do not fix them."""
+    """`run` with shape, batch and steps that suit its data, where flags do not fix them."""
     from training.examples import count_examples, holes_per_row, mean_length
 
     examples = count_examples(prepared)
-    vocabulary, batch = suggest_vocabulary_and_batch(examples)
-    values: dict[str, Any] = {"per_device_train_batch_size": min(batch, len(prepared.train))}
-    if run.data.tokenizer in ("word", "bpe") and "max_vocab" not in given:
-        run = run.with_settings(data={"max_vocab": vocabulary})
-    size = min(len(prepared.tokenizer), run.data.max_vocab) if run.data.tokenizer == "word" else run.data.max_vocab
-    if run.data.tokenizer not in ("word", "bpe"):
-        size = len(prepared.tokenizer)
     if not given & set(_SHAPE):
-        shape = suggest_shape(examples, lambda shape: _parameters_of(shape, run, family, size))
+        vocabulary = len(prepared.tokenizer)
+        shape = suggest_shape(examples, lambda shape: _parameters_of(shape, run, family, vocabulary))
         run = run.with_settings(model=vars(shape))
+    training = {name: getattr(run.training, name) for name in _TRAINING if name in given}
+    batch = suggest_vocabulary_and_batch(examples)[1]
+    training.setdefault("per_device_train_batch_size", min(batch, len(prepared.train)))
+    rows_per_step = training["per_device_train_batch_size"] * run.training.gradient_accumulation_steps
     holes = holes_per_row(run.masking, mean_length(prepared))
-    fixed = {name: getattr(run.training, name) for name in _TRAINING if name in given}
-    values |= fixed
-    values["max_steps"] = fixed.get("max_steps") or suggest_steps(
-        examples, values["per_device_train_batch_size"] * run.training.gradient_accumulation_steps, holes
-    )
-    if "warmup_steps" not in given:
-        values["warmup_steps"] = min(run.training.warmup_steps, values["max_steps"] // 20)
-    return run.with_settings(training=values)
+    training.setdefault("max_steps", suggest_steps(examples, rows_per_step, holes))
+    return run.with_settings(training=training)
 
 
-def suggestion_lines(run: Run, suggested: Run) -> list[str]:
-    """The suggestion as flags that can be copied."""
-    shape = {name: suggested.model[name] for name in _SHAPE if name in suggested.model}
-    chosen = {**shape, **{name: getattr(suggested.training, name) for name in _TRAINING}}
-    if suggested.data.tokenizer in ("word", "bpe"):
-        chosen["max_vocab"] = suggested.data.max_vocab
+def suggestion_lines(run: Run) -> list[str]:
+    """The suggestion in words, and as flags that can be copied."""
+    chosen = {name: run.model[name] for name in _SHAPE if name in run.model}
+    chosen |= {name: getattr(run.training, name) for name in _TRAINING}
+    if run.data.tokenizer in ("word", "bpe"):
+        chosen["max_vocab"] = run.data.max_vocab
+    words = {"hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads"}
+    words |= {"max_steps": "steps", "per_device_train_batch_size": "batch", "max_vocab": "vocabulary up to"}
+    said = ", ".join(f"{words[name]} {value:,}" for name, value in chosen.items())
     flags = " ".join(f"--{name} {value}" for name, value in chosen.items())
-    said = [
-        f"width {shape['hidden_size']}, depth {shape['num_hidden_layers']}, heads {shape['num_attention_heads']}"
-        if len(shape) == len(_SHAPE)
-        else "shape as given",
-        f"steps {chosen['max_steps']:,}, batch {chosen['per_device_train_batch_size']}",
-    ]
-    return [f"suggested   {'; '.join(said)}", f"as flags    --data {shlex.quote(run.data.data)} {flags}"]
+    return [f"suggested   {said}", f"as flags    --data {shlex.quote(run.data.data)} {flags}"]
 
 
 def judge(run: Run, prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:

@@ -21,9 +21,9 @@ class Phases(NamedTuple):
 
 def phases(settings: TrainingSettings) -> Phases:
     """Split `max_steps`: warm-up first, then `constant_share` of what is left at the peak, the rest on the cosine."""
-    left = settings.max_steps - settings.warmup_steps
+    left = settings.max_steps - settings.num_warmup_steps
     constant = round(settings.constant_share * left)
-    return Phases(settings.warmup_steps, constant, left - constant)
+    return Phases(settings.num_warmup_steps, constant, left - constant)
 
 
 def scheduler_arguments(settings: TrainingSettings) -> dict:
@@ -45,7 +45,7 @@ def learning_rates(settings: TrainingSettings) -> list[float]:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
     extra = scheduler_arguments(settings)["lr_scheduler_kwargs"]
     schedule = get_wsd_schedule(
-        optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=settings.max_steps, **extra
+        optimizer, num_warmup_steps=settings.num_warmup_steps, num_training_steps=settings.max_steps, **extra
     )
     rates = []
     for _ in range(settings.max_steps):

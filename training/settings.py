@@ -23,7 +23,9 @@ class TrainingSettings:
     gradient_accumulation_steps: int = field(default=1, metadata=_help("forward passes per optimizer step"))
     learning_rate: float = field(default=1e-3, metadata=_help("peak rate; 1e-4 to 5e-3 are sensible"))
     final_learning_rate: float = field(default=1e-5, metadata=_help("floor: where warm-up starts and the cosine ends"))
-    warmup_steps: int = field(default=100, metadata=_help("steps of linear warm-up"))
+    warmup_steps: int | None = field(
+        default=None, metadata=_help("steps of linear warm-up (default: 5 % of the run, at most 1,000)")
+    )
     constant_share: float = field(
         default=0.25, metadata=_help("share of the steps after warm-up that stay at the peak rate (0 to 1)")
     )
@@ -62,15 +64,21 @@ class TrainingSettings:
         default=None, metadata=_help("name of the run for trackers (default: the output folder's)")
     )
 
+    @property
+    def num_warmup_steps(self) -> int:
+        """`warmup_steps`, or its default for this length of run."""
+        return min(1000, self.max_steps // 20) if self.warmup_steps is None else self.warmup_steps
+
     def validate(self) -> None:
         """Check ranges and contradictions. Raises `InputError` naming setting, value and what is allowed."""
         at_least = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-        at_least |= {"warmup_steps": 0, "logging_steps": 1, "save_steps": 1, "save_total_limit": 1}
+        at_least |= {"logging_steps": 1, "save_steps": 1, "save_total_limit": 1}
         at_least |= {"dataloader_num_workers": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0}
         for name, low in at_least.items():
             _require(self, name, getattr(self, name) >= low, f"at least {low}")
         for name in ("adam_beta1", "adam_beta2"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        _require(self, "warmup_steps", self.num_warmup_steps >= 0, "at least 0")
         _require(self, "learning_rate", 0 < self.learning_rate < 1, "above 0 and below 1 (1e-3 is usual)")
         _require(self, "constant_share", 0 <= self.constant_share <= 1, "from 0 to 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
@@ -78,7 +86,7 @@ class TrainingSettings:
                 f"final_learning_rate={self.final_learning_rate:g} must lie between 0 and "
                 f"learning_rate={self.learning_rate:g}: lower it, or raise learning_rate."
             )
-        if self.warmup_steps >= self.max_steps:
+        if self.warmup_steps is not None and self.warmup_steps >= self.max_steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} must be below max_steps={self.max_steps}: "
                 "lower warmup_steps (5 % of the run is usual), or raise max_steps."

@@ -56,10 +56,10 @@ def parse_run(recipe: str, overrides: dict[str, Any], seed: int, steps: int, out
 
 
 def base_overrides(data: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """What all arms share, whichever recipe they start from: the base recipe's trunk, data, batch and warm-up."""
+    """What all arms share, whichever recipe they start from: the base recipe's trunk, data and batch."""
     run = parse_arguments([BASE_RECIPE, f"--data={data}"])
     data_section = {name: value for name, value in asdict(run.data).items() if value is not None}
-    batch = {name: getattr(run.training, name) for name in ("per_device_train_batch_size", "warmup_steps")}
+    batch = {name: getattr(run.training, name) for name in ("per_device_train_batch_size",)}
     trunk = {name: value for name, value in run.model.items() if name != "head"}
     return {**trunk, **data_section, **batch, **changes}
 

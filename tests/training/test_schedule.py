@@ -35,3 +35,9 @@ def test_a_constant_share_of_nothing_and_of_everything_works(share: float) -> No
     rates = learning_rates(settings)
     assert rates[0] == pytest.approx(1e-3)
     assert (rates[-1] == pytest.approx(1e-3)) is (share == 1.0)
+
+
+@pytest.mark.parametrize(("max_steps", "warmup"), [(2, 0), (100, 5), (2000, 100), (200_000, 1000)])
+def test_warm_up_is_a_twentieth_of_the_run_unless_it_is_given(max_steps: int, warmup: int) -> None:
+    assert phases(TrainingSettings(max_steps=max_steps)).warmup == warmup
+    assert phases(TrainingSettings(max_steps=max_steps, warmup_steps=1)).warmup == 1
