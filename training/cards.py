@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
 _FIGURES = ("top1", "top5", "top10", "mrr", "median_rank", "mean_rank", "cosine", "share_cos_above_0_9")
-_MILESTONE_FIGURES = ("loss", "top1", "top10", "mrr", "median_rank")
+_MILESTONE_FIGURES = ("loss", "top1", "top10", "mrr", "median_rank", "effective_rank")
 
 
 def render_card(
@@ -44,9 +44,7 @@ def render_card(
         score=score,
         rows=_result_rows(score),
         most_predicted=_most_predicted(score),
-        milestones=[
-            [f"{row['step']:,}", *(_shown(row.get(name), name) for name in _MILESTONE_FIGURES)] for row in milestones
-        ],
+        milestones=[_milestone(row) for row in milestones],
         samples=milestones[-1]["samples"] if milestones else [],
     )
 
@@ -82,6 +80,13 @@ def _card_data(
         tags=["jepa", description["family"], "custom_code"],
         eval_results=results,
     )
+
+
+def _milestone(row: dict[str, Any]) -> list[str]:
+    """Step, figures and the first sample, as cells of a table."""
+    figures = [_shown(row.get(name), name) for name in _MILESTONE_FIGURES]
+    sample = row["samples"][0].replace("|", "\\|") if row["samples"] else "-"
+    return [f"{row['step']:,}", *figures, sample]
 
 
 def _result_rows(score: dict[str, Any] | None) -> list[tuple[str, list[str]]]:

@@ -41,3 +41,12 @@ def test_a_log_without_losses_is_refused(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(InputError, match="no training loss yet"):
         plot_run(tmp_path / "log.jsonl", tmp_path / "x.png")
+
+
+def test_the_representation_gets_panels_of_its_own(log, tmp_path):
+    plot_run(log, tmp_path / "without.png")
+    rows = [{"step": step, "eval_effective_rank": step / 2, "eval_mean_pairwise_cosine": 0.3} for step in (10, 20)]
+    log.write_text(log.read_text() + "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plot_run(log, tmp_path / "with.png")
+    heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24]) for name in ("without.png", "with.png")]
+    assert heights[1] == 2 * heights[0]

@@ -10,11 +10,13 @@ from eval.rules import (
     judge_generator_size,
     judge_passes,
     judge_text_size,
+    judge_video_size,
     passes_over_data,
     readable,
     steps_for_passes,
     text_size_range,
     token_size_range,
+    video_size_range,
 )
 
 
@@ -112,3 +114,15 @@ def test_nothing_to_learn_from_is_refused():
         text_size_range(0)
     with pytest.raises(ValueError, match="batch must be above 0"):
         passes_over_data(10, 0, 10)
+
+
+def test_video_tokens_have_a_ladder_and_a_verdict():
+    assert judge_video_size(1_900_000, 19_000_000).level == "ok"
+    assert judge_video_size(11_000_000, 500_000).level == "loud"
+    assert video_size_range(500_000).high < video_size_range(200_000_000).high
+
+
+def test_several_holes_show_the_data_sooner_but_excuse_no_excess():
+    assert judge_passes(2.0).name == "few_passes"
+    assert judge_passes(2.0, holes_per_phrase=3.0).name == "passes"
+    assert judge_passes(11.0, holes_per_phrase=3.0).name == "many_passes"

@@ -9,6 +9,7 @@ import torch
 
 from eval.baselines import unigram_ranks
 from eval.errors import NonFiniteError
+from eval.representation import representation_figures
 from eval.scorers import holes as holes_module
 from eval.scorers.holes import choose_rows, collect_holes, hole_batches
 from eval.scorers.text_jepa import pessimistic_ranks, score_rows
@@ -170,3 +171,28 @@ def test_the_unigram_guesser_orders_by_count_with_ties_against_it():
     guessed = unigram_ranks(np.array([2, 3, 4, 0]), np.array([50, 0, 9, 4, 4]), never=(0, 1))
     assert guessed.ranks.tolist() == [1, 3, 3, 5]
     assert guessed.predictions.tolist() == [2, 2, 2, 2]
+
+
+def test_figures_of_the_representation_are_those_of_the_encoder_at_the_blanks(model, tokenizer, rows):
+    metrics = score_rows(model, tokenizer, rows).metrics
+    holes = collect_holes(rows, np.arange(len(rows)), tokenizer, 4)
+    vectors = []
+    for row, position in zip(holes.rows, holes.positions, strict=True):
+        ids = torch.tensor([rows[int(row)]["input_ids"]])
+        ids[0, position] = tokenizer.mask_token_id
+        with torch.inference_mode():
+            vectors.append(model.model(ids).last_hidden_state[0, position])
+    for name, value in representation_figures(torch.stack(vectors)).items():
+        assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_a_stock_model_has_figures_of_its_representation_and_no_cosines(bert, tokenizer, rows):
+    metrics = score_rows(bert, tokenizer, rows).metrics
+    assert 1 <= metrics["effective_rank"] <= 16
+    assert metrics["cosine_spread"] is None
+
+
+def test_one_blank_has_no_figures_of_a_representation(model, tokenizer, rows):
+    metrics = score_rows(model, tokenizer, rows.select([0]), max_holes=1).metrics
+    assert metrics["effective_rank"] is None
+    assert metrics["top1"] is not None
