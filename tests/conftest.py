@@ -4,11 +4,13 @@ The environment is set while this file is imported, which is before any library 
 subprocesses that tests start.
 """
 
+import logging
 import os
 import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,15 @@ def _fixed_seeds() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_notes() -> Iterator[None]:
+    """A command line that ran in this process shows its notes; the next test's are its own again."""
+    yield
+    notes = logging.getLogger("training")
+    notes.handlers, notes.propagate = [], True
+    notes.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

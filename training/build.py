@@ -33,7 +33,10 @@ def prepare_data(run: Run, family: Family) -> Prepared:
     """The run's rows as token ids; with `init_from`, by that checkpoint's tokenizer. Raises `InputError`."""
     max_length = family.config_class(**run.config_fields).max_position_embeddings
     tokenizer = None if run.init_from is None else open_tokenizer(run.init_from)
-    return family.data.prepare(run.data, max_length, tokenizer)
+    prepared = family.data.prepare(run.data, max_length, tokenizer)
+    if run.evaluation.final_score:
+        _ = prepared.test  # a test part that cannot be used should not come to light after the last step
+    return prepared
 
 
 def build_config(run: Run, family: Family, tokenizer: PreTrainedTokenizerBase) -> JepaConfig:

@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from training.data.errors import InputError
 from training.data.rows import RowReport
 from training.data.settings import DataSettings
 from training.data.sources import Rows, load_rows, locate
@@ -126,6 +127,11 @@ def prepare_split(
     def make(folder: Path) -> None:
         loaded = rows() if rows is not None else load_rows(settings, split)
         encoded = encode_rows(loaded.dataset, tokenizer, max_length, settings.long_rows)
+        if not len(encoded.dataset):
+            raise InputError(
+                f"data: none of the {encoded.report['rows']:,} rows of {settings.data} [{split}] has a word that the "
+                "tokenizer knows; give another source, a larger max_vocab or another tokenizer"
+            )
         _save_quietly(encoded.dataset, folder / _DATA)
         report = {"key": key, "rows": loaded.report.to_dict(), "tokens": encoded.report}
         (folder / _REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -183,6 +189,9 @@ def _say(settings: DataSettings, train: EncodedSplit, valid: EncodedSplit) -> No
     if not train.is_new and not valid.is_new:
         count = len(train.dataset)
         logger.info("%s: %s training rows, prepared before, taken from %s", settings.data, f"{count:,}", train.folder)
+        for split in (train, valid):
+            if split.report["rows"]["bad"]:
+                logger.info("%s", RowReport(**split.report["rows"]).summary())
         return
     for split in (train, valid):
         logger.info("%s", RowReport(**split.report["rows"]).summary())

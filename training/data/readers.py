@@ -181,21 +181,33 @@ def columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
 def _read_table(path: Path, text_column: str | None, delimiter: str) -> Iterator[RawRow]:
     csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
     lines = (line if line is not None else "\udcff" for _, line in _decoded_lines(path))
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
-    header = next(_records(reader, path))[1]
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
+    _, header, problem = next(_records(reader))
+    if problem is not None:
+        raise InputError(f"data: {path} line 1: {problem}; repair the quoting of the column names")
     column = _table_column(header, text_column, path)
     index = header.index(column)
-    for place, record in _records(reader, path):
-        if record:
+    for place, record, problem in _records(reader):
+        if problem is not None:
+            yield RawRow((), place, problem)
+        elif record:
             yield row_of_value(record[index] if index < len(record) else None, place, column)
 
 
-def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        for record in reader:
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise InputError(f"data: {path} line {reader.line_num}: {error}; repair the file's quoting") from None
+def _records(reader: Any) -> Iterator[tuple[int, list[str], str | None]]:
+    """(first line, cells, what is wrong). A quote that is never closed swallows the rest of the file: every line of it
+    is a bad one.
+    """
+    while True:
+        first = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield from ((line, [], f"not valid CSV: {error}") for line in range(first, reader.line_num + 1))
+        else:
+            yield first, record, None
 
 
 def _table_column(header: list[str], text_column: str | None, path: Path) -> str:

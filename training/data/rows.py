@@ -98,8 +98,13 @@ def side_of(row: RawRow, missing: tuple[str, ...], share: float) -> str:
     return "train"
 
 
-def collect(rows: Iterable[RawRow], settings: DataSettings, report: RowReport, where: str) -> list[str]:
+def collect(
+    rows: Iterable[RawRow], settings: DataSettings, report: RowReport, where: str, is_cut: bool = False
+) -> list[str]:
     """The phrases that pass the filters; everything else is counted in `report`.
+
+    Args:
+        is_cut: the split is not stored apart, but cut from the source by row hash.
 
     Raises:
         InputError: more than `max_bad_share` of the rows are bad, or none is left.
@@ -107,7 +112,7 @@ def collect(rows: Iterable[RawRow], settings: DataSettings, report: RowReport, w
     kept = [phrase for _, phrase in sift(rows, settings, report, where)]
     kept = _subset(kept, settings.max_rows, report)
     check_bad_share(report, settings, where)
-    _check_any_left(report, where)
+    _check_any_left(report, where, is_cut)
     return kept
 
 
@@ -189,7 +194,12 @@ def _subset(phrases: list[str], max_rows: int | None, report: RowReport) -> list
     return [phrases[index] for index in sorted(order[:max_rows])]
 
 
-def _check_any_left(report: RowReport, where: str) -> None:
+def _check_any_left(report: RowReport, where: str, is_cut: bool) -> None:
+    if is_cut and report.split != "train" and not report.read:
+        raise InputError(
+            f"data: {where} has so few different rows that its hash puts none into {report.split}; give more text, or "
+            "a folder with train.*, valid.* and test.*"
+        )
     if not report.kept:
         reasons = "; ".join(f"{count:,} left out: {reason}" for reason, count in report.filtered.items())
         raise InputError(

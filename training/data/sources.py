@@ -102,7 +102,8 @@ def load_rows(settings: DataSettings, split: str) -> Rows:
     report = RowReport(source.name, split, notes=_notes(source, split, settings))
     parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
     rows = (row for part in parts for row in _rows_of(source, part, split))
-    phrases = collect(rows, settings, report, ", ".join(part.where for part in parts))
+    is_cut = split in source.missing
+    phrases = collect(rows, settings, report, ", ".join(part.where for part in parts), is_cut)
     table = pa.table({"text": pa.array(phrases, pa.string()), "row_id": pa.array(row_ids(phrases), pa.int64())})
     return Rows(datasets.Dataset(table), report)
 
