@@ -31,7 +31,7 @@ from training.data.shards import Shard, find_shards
 from training.data.sources import belongs_to, locate
 from training.data.tokenization import encode_rows
 
-WINDOW_CHARACTERS = 4_000_000
+WINDOW_CHARACTERS = 2_000_000
 ROWS_BEFORE_JUDGING = 10_000
 _SHARDS, _ROWS, _GROUPS = 0x5A4D, 0x5EED, 0x6209
 

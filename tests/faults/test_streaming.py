@@ -1,0 +1,193 @@
+"""Streaming: memory that does not grow with the corpus, and resumes that are exact and as quick late as early."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.checkpoints import list_checkpoints
+from training.data.prepared import prepare
+from training.data.settings import DataSettings
+from training.data.streaming import LikeLengths, TextStream
+from training.train import main
+
+WORDS = "the a red old big wet dog cat cow hen sees eats finds and it".split()
+MEBIBYTE = 2**20
+
+RECIPE = """\
+family: text_jepa
+model:
+  {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 16, dropout: 0.1}}
+data: {{data: {data}, streaming: true, stream_window: 32, max_vocab: 60, min_words: 1}}
+loss: {{num_negatives: 8}}
+training:
+  {{max_steps: 50, warmup_steps: 2, per_device_train_batch_size: 4, gradient_accumulation_steps: 2,
+   learning_rate: 3e-3, logging_steps: 4, save_steps: 10}}
+evaluation: {{eval_steps: 25, eval_rows: 10, milestones: [], final_score: false}}
+"""
+
+TRAIN_AND_DIE = """\
+import os, signal, sys
+from training.trainer import JepaTrainer
+
+begin = JepaTrainer.get_batch_samples
+
+def dying(self, *args):
+    if self.state.global_step == 33:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return begin(self, *args)
+
+JepaTrainer.get_batch_samples = dying
+from training.train import main
+main(sys.argv[1:])
+"""
+
+READ_A_PASS = """\
+import sys
+from pathlib import Path
+
+from training.data.prepared import prepare
+from training.data.settings import DataSettings
+from training.data.streaming import LikeLengths, TextStream
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+imported = peak()
+settings = DataSettings(data=sys.argv[1], streaming=True, stream_sample=500, stream_window=int(sys.argv[2]))
+tokenizer = prepare(settings, 64).tokenizer
+rows = 0
+for row in TextStream(settings, tokenizer, 64, seed=0, turn=64, arrange=LikeLengths(64)):
+    if row["pass_index"] > 0:
+        break
+    rows += 1
+print(peak() - imported, rows)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEPA_CACHE", str(tmp_path / "cache"))
+
+
+def write_corpus(folder: Path, shards: int, mebibytes: int) -> Path:
+    """Shards of jsonl of so many MiB each; the rows of a MiB are repeated with other numbers."""
+    generator = random.Random(0)
+    folder.mkdir()
+    rows = [" ".join(generator.choices(WORDS, k=generator.randrange(60, 180))) for _ in range(2000)]
+    block = "".join(json.dumps({"text": f"%d {row}"}) + "\n" for row in rows)[:MEBIBYTE]
+    block = block[: block.rindex("\n") + 1]
+    count = block.count("%d")
+    for shard in range(shards):
+        with (folder / f"train-{shard:03}.jsonl").open("w") as file:
+            for number in range(mebibytes):
+                file.write(block % ((shard * mebibytes + number,) * count))
+    return folder
+
+
+def peak_above_imports(corpus: Path, window: int) -> int:
+    """Bytes that a process holds at most while it reads a whole pass, above those after its imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ_A_PASS, str(corpus), str(window)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )
+    peak, rows = map(int, done.stdout.split()[-2:])
+    assert rows > 1000 * sum(path.stat().st_size for path in corpus.iterdir()) / MEBIBYTE
+    return peak
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system keeps no peak of a process's memory")
+@pytest.mark.parametrize(
+    ("small", "large", "window"),
+    [(1, 4, 128), pytest.param(20, 200, 8192, marks=[pytest.mark.benchmark, pytest.mark.timeout(1800)])],
+)
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, small: int, large: int, window: int) -> None:
+    corpora = [write_corpus(tmp_path / f"{size}", shards=1, mebibytes=size) for size in (small, large)]
+    peaks = [peak_above_imports(corpus, window) for corpus in corpora]
+    print(f"peak above the imports: {[round(peak / MEBIBYTE, 1) for peak in peaks]} MiB")
+    assert abs(peaks[1] - peaks[0]) < 10 * MEBIBYTE
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of 40 rows: 50 steps of 8 rows are more than three passes."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(3)
+    for number in range(3):
+        lines = [f"{' '.join(generator.choices(WORDS, k=generator.randrange(2, 18)))} {n}" for n in range(40)]
+        (folder / f"train-{number}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def log_of(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if name not in ("time", "tokens_per_second")} for row in rows]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_streamed_run_that_is_killed_goes_on_to_the_same_bits(corpus: Path, tmp_path: Path, workers: str) -> None:
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text(RECIPE.format(data=corpus), encoding="utf-8")
+    command = [str(recipe), "--device", "cpu", "--dataloader_num_workers", workers]
+    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
+    killed = [*command, "--output_dir", str(tmp_path / "killed")]
+    died = subprocess.run([sys.executable, "-c", TRAIN_AND_DIE, *killed], capture_output=True, text=True, check=False)
+    assert died.returncode == -9, died.stderr
+    assert [path.name for path in list_checkpoints(tmp_path / "killed")][-1] == "checkpoint-30"
+    assert main(killed) == 0
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    last, same = (list_checkpoints(tmp_path / name)[-1] for name in ("whole", "killed"))
+    assert last.name == same.name == "checkpoint-50"
+    mine, theirs = load_file(last / "model.safetensors"), load_file(same / "model.safetensors")
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
+    for name in ("optimizer.pt", "scheduler.pt", "run_state.json"):
+        assert (last / name).read_bytes() == (same / name).read_bytes(), name
+    assert json.loads((last / "run_state.json").read_text())["cursor"]["pass_index"] >= 2
+
+
+def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, count_lines: Callable[[], int]) -> None:
+    lines = [f"{' '.join(WORDS[n % 9 : n % 9 + 5])} {n}" for n in range(4000)]
+    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = DataSettings(data=str(tmp_path / "train.txt"), streaming=True, stream_window=100)
+    tokenizer = prepare(settings, 16).tokenizer
+    stream = TextStream(settings, tokenizer, 16, seed=0, turn=8, arrange=LikeLengths(8))
+    seen = iter(stream)
+    for steps in (5, 100, 600, 1000):
+        for _ in range(8 * steps):
+            cursor = next(seen)["cursor"]
+        resumed = TextStream(settings, tokenizer, 16, seed=0, turn=8, arrange=LikeLengths(8))
+        resumed.seek(cursor)
+        count_lines()
+        next(iter(resumed))
+        assert count_lines() <= 200, f"after {steps} more steps"  # the window itself, and one more where it was done
+
+
+@pytest.fixture
+def count_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """`count_lines()`: lines read since the last call."""
+    from training.data import shards
+
+    read = [0]
+    decode = shards._decoded
+
+    def counted(raw: bytes, number: int) -> str | None:
+        read[0] += 1
+        return decode(raw, number)
+
+    def since() -> int:
+        count, read[0] = read[0], 0
+        return count
+
+    monkeypatch.setattr(shards, "_decoded", counted)
+    return since
