@@ -63,7 +63,7 @@ def acc_neg_at_chance(log: RunLog, facts: RunFacts) -> Advice | None:
 def representation_collapsing(log: RunLog, facts: RunFacts) -> Advice | None:
     """The encoder's vectors at different blanks point one way, or lose directions that they had."""
     cosine = log.last_held_out("mean_pairwise_cosine", facts.settled)
-    ranks = log.held_out_values("effective_rank", facts.settled)
+    ranks = log.held_out_values("effective_rank")  # random weights use many directions: losing those counts too
     if cosine is None or not ranks:
         return None
     few = ranks[-1] < limits.COLLAPSED_RANK * facts.hidden_size
