@@ -1,5 +1,6 @@
 """What the configurations of all families share: strict fields, one `auto_map`, code that travels with the weights."""
 
+import math
 import os
 from dataclasses import fields
 from difflib import get_close_matches
@@ -29,6 +30,9 @@ _LIBRARY_NAMES = frozenset(
     }
 )
 
+# Those of `transformers.activations.ACT2FN` that need no argument and have no weights.
+HIDDEN_ACTS = ("gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "mish", "tanh")
+
 
 @strict
 class JepaConfig(PreTrainedConfig):
@@ -43,7 +47,7 @@ class JepaConfig(PreTrainedConfig):
         num_hidden_layers: number of blocks.
         num_attention_heads: heads per attention.
         intermediate_size: inner width of the MLP; `None` means `4 * hidden_size`.
-        hidden_act: activation of the MLP, a name known to `transformers.activations.ACT2FN`.
+        hidden_act: activation of the MLP: one of `HIDDEN_ACTS`.
         max_position_embeddings: longest sequence, in tokens, special tokens included.
         rope_theta: base of the rotary positions (Su et al., 2021, arXiv:2104.09864).
         norm_eps: epsilon inside the root of RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467).
@@ -92,6 +96,16 @@ class JepaConfig(PreTrainedConfig):
             self.intermediate_size = 4 * self.hidden_size
         self.auto_map = full_auto_map(type(self))
 
+    def validate_numbers(self) -> None:
+        """No number is infinite or NaN, and none is a truth value. Raises `ValueError`."""
+        own = own_fields(type(self))
+        for field in (field for field in fields(self) if field.name in own):
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                require(self, field.name, math.isfinite(value), "a finite number")
+            # Python counts True as 1, and the type check with it.
+            require(self, field.name, field.type is bool or not isinstance(value, bool), "no truth value")
+
     def validate_trunk(self) -> None:
         """Ranges and contradictions of the shared fields. Raises `ValueError`."""
         for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"):
@@ -103,6 +117,7 @@ class JepaConfig(PreTrainedConfig):
                 f"hidden_size={self.hidden_size} is not a multiple of 2 * num_attention_heads="
                 f"{self.num_attention_heads}: every head needs an even, equal share of the width. Change one of them."
             )
+        require_choice(self, "hidden_act", HIDDEN_ACTS)
         for name in ("dropout", "attention_dropout"):
             require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("rope_theta", "norm_eps", "initializer_range"):

@@ -18,7 +18,7 @@ from training.data.errors import InputError
 from training.data.settings import DataSettings, MaskingSettings
 from training.families import DEFAULT_FAMILY, config_class_of, family_names
 from training.settings import EvaluationSettings, TrainingSettings
-from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, suggestion, type_name
+from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, shortened, suggestion, type_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NO_RECIPE = Path("plan.yaml")  # what a run without one is called
@@ -90,20 +90,28 @@ def parse_arguments(argv: list[str], needs_recipe: bool = True) -> Run:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe at `path` as it stands, its family checked. Raises `InputError`."""
-    if not path.is_file():
-        raise InputError(f"recipe: {path} is no file; recipes lie in training/recipes/FAMILY/NAME.yaml")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(
+            f"recipe: {str(path)[:80]} is no file that can be read ({error.strerror}); recipes lie in "
+            "training/recipes/FAMILY/NAME.yaml"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe: {path} is no YAML: {error}") from None
+    try:
+        recipe = yaml.load(text, Loader=_RecipeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, a huge number
         raise InputError(f"recipe: {path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
         raise InputError(f"recipe: {path} holds no keys; it needs `family` and sections ({', '.join(SECTIONS)})")
     unknown = [name for name in recipe if name not in ("family", *SECTIONS)]
     if unknown:
         near = suggestion(str(unknown[0]), ("family", *SECTIONS))
-        raise InputError(f"recipe: {path} has an unknown section {unknown[0]!r}{near}")
+        raise InputError(f"recipe: {path} has an unknown section {shortened(unknown[0])}{near}")
     if recipe.get("family") not in family_names():
-        raise InputError(f"family: got {recipe.get('family')!r} in {path}; use one of {', '.join(family_names())}")
+        shown = shortened(recipe.get("family"))
+        raise InputError(f"family: got {shown} in {path}; use one of {', '.join(family_names())}")
     return recipe
 
 
@@ -125,11 +133,11 @@ def _values_of_recipe(recipe: dict[str, Any], keys: dict[str, Key], path: Path) 
     for section in SECTIONS:
         content = recipe.get(section) or {}
         if not isinstance(content, dict):
-            raise InputError(f"{section}: the section in {path} must hold keys, got {content!r}")
+            raise InputError(f"{section}: the section in {path} must hold keys, got {shortened(content)}")
         for name, value in content.items():
             if name not in keys:
                 near = suggestion(str(name), keys)
-                raise InputError(f"{section}: unknown key {name!r} in {path}{near}")
+                raise InputError(f"{section}: unknown key {shortened(name)} in {path}{near}")
             if keys[name].section != section:
                 raise InputError(f"{name}: belongs in section `{keys[name].section}`, found in `{section}` of {path}")
             values[name] = keys[name].convert(value)
@@ -176,8 +184,22 @@ def _validate(run: Run) -> None:
         raise InputError(f"threads: got {run.threads!r}; use auto, or a whole number of at least 1")
     if run.stage is not None:
         raise InputError(f"stage: family {run.family} has no stages; leave --stage out")
-    if run.output_dir.exists() and not run.output_dir.is_dir():
-        raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
+    try:
+        if run.output_dir.exists() and not run.output_dir.is_dir():
+            raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
+    except OSError as error:
+        raise InputError(f"output_dir: {str(run.output_dir)[:80]} is not possible ({error.strerror})") from None
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would quietly take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class _Parser(argparse.ArgumentParser):

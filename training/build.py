@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import Dataset
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from configuration_jepa import JepaConfig
@@ -161,6 +162,14 @@ def _training_rows(
     step = turn * arguments.gradient_accumulation_steps
     seed = run.training.seed
     return family.data.make_stream(prepared, seed=seed, turn=turn, group_size=step if grouped else None), None
+
+
+def check_trackers(run: Run) -> None:
+    """Refuse a tracker that is not installed. Raises `InputError`."""
+    asked = {name.strip() for name in run.training.report_to.split(",")} - {"none", "all"}
+    missing = sorted(asked - set(get_available_reporting_integrations()))
+    if missing:
+        raise InputError(f"report_to: {', '.join(missing)} is not installed here; install it, or use --report_to none")
 
 
 def _refuse_too_few_rows(run: Run, rows: int) -> None:

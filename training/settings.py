@@ -14,6 +14,13 @@ def _help(text: str) -> dict[str, str]:
     return {"help": text}
 
 
+# What `transformers.TrainingArguments.report_to` takes.
+TRACKERS = tuple(
+    "none all azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab tensorboard "
+    "trackio wandb".split()
+)
+
+
 @dataclass
 class TrainingSettings:
     """The `training` section of a recipe."""
@@ -76,6 +83,7 @@ class TrainingSettings:
         at_least |= {"dataloader_num_workers": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0}
         for name, low in at_least.items():
             _require(self, name, getattr(self, name) >= low, f"at least {low}")
+        _require(self, "seed", self.seed < 2**32, "below 2 ** 32")
         for name in ("adam_beta1", "adam_beta2"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _require(self, "warmup_steps", self.num_warmup_steps >= 0, "at least 0")
@@ -92,6 +100,10 @@ class TrainingSettings:
                 "lower warmup_steps (5 % of the run is usual), or raise max_steps."
             )
         _require(self, "on_non_finite", self.on_non_finite in ("stop", "skip"), "stop or skip")
+        trackers = [name.strip() for name in self.report_to.split(",")]
+        alone = len(trackers) == 1 or not {"none", "all"} & set(trackers)
+        known = alone and set(trackers) <= set(TRACKERS)
+        _require(self, "report_to", known, f"none, all, or some of {', '.join(TRACKERS[2:])}, comma-separated")
         if self.bf16 and self.fp16:
             raise InputError("bf16=true and fp16=true exclude each other: keep one.")
 

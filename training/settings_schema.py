@@ -35,8 +35,8 @@ class Key:
         """`value` (from YAML or from the command line) as this key's type. Raises `InputError`."""
         try:
             return _convert(value, self.type)
-        except (TypeError, ValueError):
-            raise InputError(f"{self.name}: got {value!r}; use {type_name(self.type)}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(f"{self.name}: got {shortened(value)}; use {type_name(self.type)}") from None
 
 
 def keys_of_settings(section: str, settings_class: type) -> list[Key]:
@@ -66,6 +66,12 @@ def suggestion(name: str, allowed: Iterable[str]) -> str:
     """`"; did you mean X?"` where something near is allowed, else an empty string."""
     near = difflib.get_close_matches(name, list(allowed), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def shortened(value: Any) -> str:
+    """A value as an error shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def type_name(hint: Any) -> str:

@@ -55,7 +55,7 @@ def train(run: Run, launcher: int | None = None) -> int:
     Raises:
         InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
     """
-    from training.build import build_config, build_model, check_device, prepare_data
+    from training.build import build_config, build_model, check_device, check_trackers, prepare_data
     from training.estimate import count_parameters
     from training.families import load_family
     from training.memory import held_bytes
@@ -63,6 +63,7 @@ def train(run: Run, launcher: int | None = None) -> int:
     from training.run_folder import describe_run, locked
 
     check_device(run)
+    check_trackers(run)
     family = load_family(run.family)
     processes = start_processes(run)
     show_notes(processes.is_main_process)
@@ -179,7 +180,7 @@ def _code(error: Exception, codes: dict[type[Exception], int]) -> int:
 
 
 def _failed(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
     return code
 
 

@@ -122,9 +122,13 @@ def locate(settings: DataSettings) -> Source:
         part = Part(name, lambda: read_builtin(builtin), lambda: builtin_fingerprint(builtin))
         return Source(name, {"train": part}, is_whole=False)
     path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"data: {name[:80]} cannot be read ({error.strerror}); check the path") from None
+    if is_folder:
         return _folder_source(path, settings)
-    if not path.exists():
+    if not exists:
         raise InputError(
             f"data: {name} does not exist; give a file ({', '.join(READABLE)}), a folder with train.*, hub:ID, or one "
             f"of {', '.join(f'builtin:{builtin}' for builtin in BUILTINS)}"
