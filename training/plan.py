@@ -106,9 +106,11 @@ def suggestion_lines(run: Run) -> list[str]:
 
 
 def judge(run: Run, prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:
-    """Size and passes against the data."""
+    """Size and passes against the data; nothing of a stream, of which only a sample is known."""
     from training.examples import count_examples, holes_per_row, mean_length
 
+    if run.data.streaming:
+        return []
     examples = count_examples(prepared)
     passes = passes_over_data(run.training.max_steps, _rows_per_step(run), examples)
     holes = holes_per_row(run.masking, mean_length(prepared))
@@ -122,9 +124,15 @@ def plan_lines(run: Run, prepared: "Prepared", estimate: "RunEstimate", verdicts
     examples, length = count_examples(prepared), mean_length(prepared)
     holes = holes_per_row(run.masking, length)
     rows = run.training.max_steps * _rows_per_step(run)
-    return [
+    data = (
         f"data        {len(prepared.train):,} rows of {length:.1f} tokens: {readable(examples)} effective examples "
-        f"(row and position), {len(prepared.tokenizer):,} tokens in the vocabulary",
+        f"(row and position), {len(prepared.tokenizer):,} tokens in the vocabulary"
+    )
+    if run.data.streaming:
+        sample = "            that is the sample of the stream; its whole size is not known, so size and passes "
+        return [data, f"{sample}are not judged", *estimate.lines()]
+    return [
+        data,
         *estimate.lines(),
         f"passes      {rows / examples:.2f} (steps x batch / effective examples); every row "
         f"{rows / len(prepared.train):.1f} times with {holes:.1f} holes",

@@ -45,7 +45,7 @@ class StreamReport(TrainerCallback):
     ) -> None:
         """The counts."""
         if state.is_world_process_zero:
-            logger.info("streamed: %s", self._report().summary())
+            logger.info("streamed, in whole windows: %s", self._report().summary())
 
     def _report(self) -> RowReport:
         return Cursor.from_dict(self.run_state.cursor).report if self.run_state.cursor else RowReport("", "train")

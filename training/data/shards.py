@@ -69,6 +69,9 @@ class Shard(Protocol):
             InputError: it cannot be read (any more), or has no usable text column.
         """
 
+    def share_before(self, position: int) -> float:
+        """The share of the shard that lies before a position; 0 where that is not known."""
+
     def fingerprint(self) -> str:
         """Changes with the content, as far as a glance shows it."""
 
@@ -125,6 +128,10 @@ class LineShard:
         for text, problem, number, after in self._lines(position, line):
             row = to_row(text, number) if problem is None else RawRow((), number, problem)
             yield row._replace(where=self.where), after
+
+    def share_before(self, position: int) -> float:
+        """See `Shard`."""
+        return 0.0 if self.path.suffix == ".gz" else position / self.path.stat().st_size
 
     def fingerprint(self) -> str:
         """Size, first and last bytes."""
@@ -205,6 +212,10 @@ class ParquetShard:
                 f"data: {self.where} is no whole parquet file ({_first_line(error)}); write it again"
             ) from None
 
+    def share_before(self, position: int) -> float:
+        """See `Shard`."""
+        return position / max(1, pq.read_metadata(self.path).num_rows)
+
     def fingerprint(self) -> str:
         """Size, first and last bytes; the last hold the file's own table of contents."""
         return _ends_of(self.path)
@@ -243,6 +254,10 @@ class HubShard:
                 f"data: {self.where} after row {place:,}: {_first_line(error)}; check the network, and run the same "
                 "command again"
             ) from None
+
+    def share_before(self, position: int) -> float:
+        """See `Shard`."""
+        return 0.0
 
     def fingerprint(self) -> str:
         """The files' versions, as `datasets` knows them."""

@@ -178,8 +178,13 @@ class TextStream(IterableDataset[StreamRow]):
         self.cursor = cursor
 
     def passes(self, cursor: Cursor) -> float:
-        """Passes over the corpus before a cursor, by shards."""
-        return cursor.pass_index + cursor.shard / len(self.shards)
+        """Passes over the corpus before the window of a cursor; its shards count alike."""
+        within = self.shards[self._shard_order(cursor.pass_index)[cursor.shard]].share_before(cursor.position)
+        return cursor.pass_index + (cursor.shard + within) / len(self.shards)
+
+    def _shard_order(self, pass_index: int) -> list[int]:
+        keys = counter_hash(self.seed, _SHARDS, pass_index, torch.arange(len(self.shards)))
+        return torch.argsort(keys, stable=True).tolist()
 
     def __iter__(self) -> Iterator[StreamRow | dict[str, str]]:
         worker = get_worker_info()
@@ -212,8 +217,7 @@ class TextStream(IterableDataset[StreamRow]):
     def _windows(self, cursor: Cursor) -> Iterator[tuple[Cursor, list[TextRow]]]:
         """(where a window begins, its arranged rows), pass after pass."""
         while True:
-            keys = counter_hash(self.seed, _SHARDS, cursor.pass_index, torch.arange(len(self.shards)))
-            order = torch.argsort(keys, stable=True).tolist()
+            order = self._shard_order(cursor.pass_index)
             any_rows = (cursor.shard, cursor.position) != (0, 0)
             while cursor.shard < len(self.shards):
                 for start, rows, after in self._shard_windows(order[cursor.shard], cursor):

@@ -117,6 +117,17 @@ def test_shards_come_in_another_order_in_every_pass_and_rows_are_shuffled_within
     assert len(orders) == 2
 
 
+def test_passes_are_counted_by_shards_and_places_in_them(corpus, tokenizer):
+    stream = stream_of(corpus, tokenizer, turn=1)
+    rows = take(stream, 1500)
+    passes = [stream.passes(row["cursor"]) for row in rows]
+    assert passes == sorted(passes)
+    assert passes[0] == 0
+    assert 2 < passes[-1] < 3
+    assert max(b - a for a, b in zip(passes, passes[1:], strict=False)) <= 1 / len(KINDS)
+    assert len(set(passes)) > 20
+
+
 def test_the_order_is_a_function_of_the_seed(corpus, tokenizer):
     drawn = content(take(stream_of(corpus, tokenizer), 400))
     assert content(take(stream_of(corpus, tokenizer), 400)) == drawn
