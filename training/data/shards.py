@@ -251,8 +251,8 @@ class HubShard:
                     yield row._replace(where=self.where), place
         except broken as error:
             raise InputError(
-                f"data: {self.where} after row {place:,}: {_first_line(error)}; check the network and the data set, and run the same "
-                "command again"
+                f"data: {self.where} after row {place:,}: {_first_line(error)}; check the network and the data set, "
+                "and run the same command again"
             ) from None
 
     def share_before(self, position: int) -> float:
