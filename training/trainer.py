@@ -100,7 +100,7 @@ class JepaTrainer(Trainer):
             loader = super().get_train_dataloader()
         else:
             loader = self.accelerator.prepare(stream_loader(self.stream, self.parts.collator, self.args))
-        loader.worker_init_fn = leave_signals_to_the_parent
+        loader.base_dataloader.worker_init_fn = leave_signals_to_the_parent  # of the loader that Accelerate wraps
         return loader
 
     @property

@@ -1,0 +1,206 @@
+"""Runs that are hurt and started again: a tiny recipe, children that may die, and two runs compared bit for bit.
+
+Importing torch and transformers takes seconds, so a run that has to die does so in a child forked from a process that
+has imported everything.
+"""
+
+import json
+import os
+import random
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from training.checkpoints import list_checkpoints
+from training.train import main
+
+# 48 rows and 8 per step: a pass over the data is 6 steps, and the run goes over it three times.
+ROWS, STEPS, PASS_STEPS = 48, 18, 6
+RECIPE = """\
+# tiny
+family: text_jepa
+model:
+  hidden_size: 16
+  num_hidden_layers: 1
+  num_attention_heads: 2
+  max_position_embeddings: 16
+  dropout: 0.1
+  attention_dropout: 0.1
+data:
+  data: {data}
+  max_vocab: 60
+loss:
+  num_negatives: 8
+training:
+  max_steps: 18
+  warmup_steps: 2
+  per_device_train_batch_size: 8
+  learning_rate: 3e-3
+  logging_steps: 4
+  save_steps: 6
+evaluation:
+  eval_steps: 9
+  eval_rows: 10
+  milestones: [0, 6]
+  final_score: false
+"""
+_TIMES = ("time", "tokens_per_second")
+_WHOLE_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "run_state.json")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended: its exit code (negative: the signal that killed it) and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line of its errors, or of its output where there are none."""
+        return (self.err.strip() or self.out.strip()).splitlines()[-1]
+
+
+class Child:
+    """A forked process that runs `work` and exits with what it returns."""
+
+    def __init__(self, work: Callable[[], int]) -> None:
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  (open until the child ends)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(work)
+
+    def wait(self, timeout: float = 120.0) -> Ending:
+        """Its ending; a child that takes longer than `timeout` seconds is killed, and the test fails."""
+        limit = time.monotonic() + timeout
+        while True:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                break
+            if time.monotonic() > limit:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise AssertionError(f"the child did not end: {self._texts()}")
+            time.sleep(0.005)
+        return Ending(os.waitstatus_to_exitcode(status), *self._texts())
+
+    def _texts(self) -> list[str]:
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "replace"))
+        return texts
+
+    def _run(self, work: Callable[[], int]) -> None:
+        """In the child: nothing of the parent's test may go on here, so it ends without cleaning up."""
+        code = 99
+        try:
+            for number, file in enumerate(self._files, start=1):
+                os.dup2(file.fileno(), number)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def fork(work: Callable[[], int], timeout: float = 120.0) -> Ending:
+    """`work` in a child, and how that ended."""
+    return Child(work).wait(timeout)
+
+
+def write_recipe(folder: Path) -> Path:
+    """The recipe and its data: phrases of a small grammar."""
+    generator = random.Random(7)
+    adjectives, nouns, verbs = "red old big wet".split(), "dog cat cow hen fox".split(), "sees eats finds".split()
+    for name, count in (("train", ROWS), ("valid", 12), ("test", 12)):
+        lines = [
+            " ".join(["the", generator.choice(adjectives), generator.choice(nouns), generator.choice(verbs)])
+            + f" the {generator.choice(adjectives)} {generator.choice(nouns)} {index} {generator.randrange(20)}"
+            for index in range(count)
+        ]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(RECIPE.format(data=folder), encoding="utf-8")
+    return recipe
+
+
+def train(recipe: Path, output_dir: Path, flags: str = "", hurt: Callable[[], None] | None = None) -> Ending:
+    """The command line in a child; `hurt` is called there first, to put faults into place."""
+    return fork(command(recipe, output_dir, flags, hurt))
+
+
+def command(
+    recipe: Path, output_dir: Path, flags: str = "", hurt: Callable[[], None] | None = None
+) -> Callable[[], int]:
+    """What `train` does in its child."""
+    argv = [str(recipe), "--output_dir", str(output_dir), "--device", "cpu", *shlex.split(flags)]
+
+    def work() -> int:
+        _save_time()
+        if hurt is not None:
+            hurt()
+        return main(argv)
+
+    return work
+
+
+def _save_time() -> None:
+    """Leave out what takes time and is not looked at: the curves, and waiting for the disk (no power is cut here)."""
+    import training.finish
+
+    training.finish.plot_run = lambda log, picture: None
+    os.fsync = lambda descriptor: None
+
+
+def before_step(step: int, act: Callable[[], None]) -> Callable[[], None]:
+    """A fault: `act` is called when the step after `step` begins."""
+
+    def hurt() -> None:
+        from training.trainer import JepaTrainer
+
+        begin = JepaTrainer.get_batch_samples
+
+        def wrapped(self: JepaTrainer, *args: object) -> object:
+            if self.state.global_step == step:
+                act()
+            return begin(self, *args)
+
+        JepaTrainer.get_batch_samples = wrapped
+
+    return hurt
+
+
+def die() -> None:
+    """Be gone, as after a power cut."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def log_rows(folder: Path) -> list[dict]:
+    """Rows of `log.jsonl` without what measures time."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if name not in _TIMES} for row in rows]
+
+
+def assert_same_run(whole: Path, other: Path) -> None:
+    """Weights, optimizer, schedule, random state, our own state, log (times aside) and root are the same bits."""
+    assert log_rows(other) == log_rows(whole)
+    ours, theirs = list_checkpoints(whole)[-1], list_checkpoints(other)[-1]
+    assert theirs.name == ours.name == f"checkpoint-{STEPS}"
+    for name in _WHOLE_FILES:
+        assert (theirs / name).read_bytes() == (ours / name).read_bytes(), name
+    assert set(load_file(theirs / "model.safetensors")) == set(load_file(ours / "model.safetensors"))
+    assert (other / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not [path.name for path in other.iterdir() if path.name.startswith((".staging", ".trash"))]

@@ -1,0 +1,145 @@
+"""SIGTERM and SIGINT save once and end with 75, wherever they arrive; the launcher's death counts as one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.harness import Child, assert_same_run, before_step, command, train
+from training.checkpoints import list_checkpoints
+
+SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+ENDLESS = "--max_steps 1000000 --save_steps 1000000 --eval_steps 1000000 --milestones 999999 --logging_steps 5"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_to_the_whole_group_saves_once_and_ends_with_75(
+    whole_run, recipe: Path, tmp_path: Path, name: str, workers: int
+) -> None:
+    """As Ctrl-C in a terminal: the data loader's workers get it too."""
+
+    def hurt() -> None:
+        os.setpgid(0, 0)
+        before_step(7, lambda: os.killpg(0, SIGNALS[name]))()
+
+    flags = f"--dataloader_num_workers {workers}"
+    ending = train(recipe, tmp_path / "run", flags, hurt)
+    assert ending.code == 75, ending
+    assert ending.out.strip().splitlines()[-1] == f"stopped by {name} at step 8, saved; the same command goes on"
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-6", "checkpoint-8"]
+    assert train(recipe, tmp_path / "run", flags).code == 0
+    assert_same_run(whole_run(""), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_after_the_last_step_ends_with_75_and_the_same_command_finishes(
+    whole_run, recipe: Path, tmp_path: Path, name: str
+) -> None:
+    def hurt() -> None:
+        import training.finish as finish
+
+        finish.render_card = lambda *args: os.kill(os.getpid(), SIGNALS[name])
+
+    ending = train(recipe, tmp_path / "run", "", hurt)
+    assert ending.code == 75, ending
+    assert f"stopped by {name} after the last step, saved" in ending.out
+    assert train(recipe, tmp_path / "run").code == 0
+    assert_same_run(whole_run(""), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_during_the_last_save_ends_with_75_before_the_run_is_finished(
+    recipe: Path, tmp_path: Path, name: str
+) -> None:
+    def hurt() -> None:
+        import training.trainer as trainer
+
+        rotate = trainer.rotate
+
+        def signalled(*args: object, newest: int) -> None:
+            if newest == 18:
+                os.kill(os.getpid(), SIGNALS[name])
+            rotate(*args, newest=newest)
+
+        trainer.rotate = signalled
+
+    ending = train(recipe, tmp_path / "run", "", hurt)
+    assert ending.code == 75, ending
+    assert not (tmp_path / "run" / "README.md").exists()
+
+
+def test_a_second_interrupt_ends_the_run_at_once(recipe: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ending = train(recipe, tmp_path / "run", "", before_step(7, twice))
+    assert ending.code == 130
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_the_launchers_death_saves_once_and_ends(recipe: Path, tmp_path: Path, number: int) -> None:
+    """A launcher that dies leaves its script behind, as an orphan to whom no signal is sent."""
+    run = tmp_path / "run"
+
+    def launch() -> int:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        script = Child(command(recipe, run, ENDLESS))
+        print(script.pid, flush=True)
+        return script.wait().code
+
+    launcher = Child(launch)
+    _wait_for(lambda: (run / "log.jsonl").is_file() and len((run / "log.jsonl").read_text().splitlines()) > 1)
+    script = psutil.Process(launcher.pid).children()[0]
+    os.kill(launcher.pid, number)
+    assert launcher.wait().code == -number
+    _wait_for(lambda: not script.is_running() or script.status() == psutil.STATUS_ZOMBIE)
+    saved = list_checkpoints(run)
+    assert len(saved) == 1
+    assert not (run / ".lock.json").exists()
+
+
+def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path: Path, repository: Path) -> None:
+    run = tmp_path / "run"
+    accelerate = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        "training/launch/one_process.yaml",
+    ]
+    flags = ["--output_dir", str(run), "--device", "cpu", *ENDLESS.split()]
+    with (tmp_path / "said").open("w+") as said:
+        launcher = subprocess.Popen(
+            [*accelerate, "training/train.py", str(recipe), *flags], cwd=repository, stdout=said, stderr=said
+        )
+        try:
+            _wait_for(lambda: (run / "log.jsonl").is_file() and (run / "log.jsonl").stat().st_size > 0)
+            script = psutil.Process(launcher.pid).children()[0]
+            launcher.terminate()
+            assert launcher.wait(30) != 0
+            _wait_for(lambda: not script.is_running() or script.status() == psutil.STATUS_ZOMBIE)
+        finally:
+            launcher.kill()
+        said.seek(0)
+        last_line = said.read().strip().splitlines()[-1]
+    assert re.fullmatch(
+        r"stopped by the end of the launcher at step [\d,]+, saved; the same command goes on", last_line
+    )
+    assert len(list_checkpoints(run)) == 1
+
+
+def _wait_for(holds, seconds: float = 60.0) -> None:
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.02)
