@@ -171,8 +171,14 @@ def _cached(key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
     folder = cache_folder() / "prepared" / key
     if folder.is_dir():
         return folder, False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent} cannot be written ({error.strerror}): prepared data is kept there; "
+            "set JEPA_CACHE to a folder that can"
+        ) from None
     try:
         make(staging)
         os.rename(staging, folder)
