@@ -97,12 +97,14 @@ class JepaConfig(PreTrainedConfig):
         self.auto_map = full_auto_map(type(self))
 
     def validate_numbers(self) -> None:
-        """No number is infinite or NaN, and none is a truth value. Raises `ValueError`."""
+        """No number is infinite, NaN, a truth value or beyond what a tensor can have. Raises `ValueError`."""
         own = own_fields(type(self))
         for field in (field for field in fields(self) if field.name in own):
             value = getattr(self, field.name)
             if isinstance(value, float):
                 require(self, field.name, math.isfinite(value), "a finite number")
+            if isinstance(value, int):
+                require(self, field.name, value < 2**32, "below 2 ** 32")
             # Python counts True as 1, and the type check with it.
             require(self, field.name, field.type is bool or not isinstance(value, bool), "no truth value")
 

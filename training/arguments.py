@@ -173,6 +173,8 @@ def _validate(run: Run) -> None:
             value = getattr(settings, item.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{item.name}: got {value}; use a finite number")
+            if any(isinstance(number, int) and number >= 2**32 for number in _items(value)):
+                raise InputError(f"{item.name}: got {shortened(value)}; use whole numbers below 2 ** 32")
         settings.validate()
     try:
         config_class_of(run.family)(vocab_size=run.data.max_vocab, **run.config_fields)
@@ -189,6 +191,10 @@ def _validate(run: Run) -> None:
             raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
     except OSError as error:
         raise InputError(f"output_dir: {str(run.output_dir)[:80]} is not possible ({error.strerror})") from None
+
+
+def _items(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 class _RecipeLoader(yaml.SafeLoader):

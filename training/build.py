@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import Dataset
@@ -52,6 +53,7 @@ def build_config(run: Run, family: Family, tokenizer: PreTrainedTokenizerBase) -
 
 def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any) -> PreTrainedModel:
     """A model whose initial weights are a function of the seed; with `init_from`, the weights of that checkpoint."""
+    _refuse_too_large(family, config)
     set_seed(run.training.seed)
     model = family.model_class(config)
     model.set_token_counts(torch.as_tensor(token_counts, dtype=torch.float32))
@@ -170,6 +172,21 @@ def check_trackers(run: Run) -> None:
     missing = sorted(asked - set(get_available_reporting_integrations()))
     if missing:
         raise InputError(f"report_to: {', '.join(missing)} is not installed here; install it, or use --report_to none")
+
+
+def _refuse_too_large(family: Family, config: JepaConfig) -> None:
+    """Count the parameters without making them: some systems promise any memory, and kill who uses it."""
+    has = psutil.virtual_memory().total
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in family.model_class(config).parameters())
+    except (RuntimeError, OverflowError):  # a single tensor beyond all numbers
+        count = has
+    if 4 * count > has:
+        raise InputError(
+            f"hidden_size={config.hidden_size}: the weights alone need more memory than the {has / 2**30:,.1f} GiB of "
+            "this machine; take a smaller hidden_size, intermediate_size, num_hidden_layers or max_vocab"
+        )
 
 
 def _refuse_too_few_rows(run: Run, rows: int) -> None:

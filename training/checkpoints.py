@@ -26,7 +26,10 @@ DAMAGED = "damaged-"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # What only a resume needs. The root of a run folder, which is what gets published, holds none of it.
-_RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "run_state.json")
+# FSDP and DeepSpeed bring pickles, folders of shards and a script of their own.
+_RESUME_ONLY = ("trainer_state.json", "run_state.json", "latest", "zero_to_fp32.py")
+_PICKLES = (".pt", ".pth", ".bin")
+_SHARDS = ("global_step", "optimizer_", "pytorch_model_fsdp_")
 
 
 class NoWholeCheckpointError(RuntimeError):
@@ -215,7 +218,7 @@ def start_over(run_dir: Path) -> None:
 
 
 def _is_resume_only(name: str) -> bool:
-    return name in _RESUME_ONLY or name.startswith("rng_state")
+    return name in _RESUME_ONLY or name.endswith(_PICKLES) or name.startswith(_SHARDS)
 
 
 def _manifest_files(run_dir: Path) -> set[str]:

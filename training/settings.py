@@ -83,7 +83,6 @@ class TrainingSettings:
         at_least |= {"dataloader_num_workers": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0}
         for name, low in at_least.items():
             _require(self, name, getattr(self, name) >= low, f"at least {low}")
-        _require(self, "seed", self.seed < 2**32, "below 2 ** 32")
         for name in ("adam_beta1", "adam_beta2"):
             _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         _require(self, "warmup_steps", self.num_warmup_steps >= 0, "at least 0")

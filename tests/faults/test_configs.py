@@ -25,7 +25,7 @@ from training.settings_schema import SECTIONS, Key
 KEYS = {(family, key.name): key for family in family_names() for key in keys_of_family(family).values()}
 CONFIGS = (TextJepaConfig,)
 
-# What each number may be: lowest, highest (None: no limit), and whether the limits themselves may.
+# What each number may be: lowest, highest (None: no limit, for whole ones below 2 ** 32), and whether those may.
 AT_LEAST_0, AT_LEAST_1 = (0, None, True, True), (1, None, True, True)
 SHARE, OPEN_SHARE, BELOW_1, ABOVE_0 = (
     (0, 1, True, True),
@@ -52,7 +52,7 @@ RANGES = {
     "final_learning_rate": (0, 1, True, False),
     "max_position_embeddings": (2, None, True, True),
     "max_vocab": (8, None, True, True),
-    "seed": (0, 2**32 - 1, True, True),
+    "seed": AT_LEAST_0,
 }
 CHOICES = (
     *("hidden_act", "head", "ranking", "negative_sampling", "logit_scale", "target_table", "collapse_protection"),
@@ -147,8 +147,7 @@ def outside(key: Key) -> st.SearchStrategy[float]:
     """Numbers of the right type out of the key's range."""
     low, high, low_may, high_may = RANGES[key.name]
     if "float" not in str(key.type):
-        too_low = st.integers(max_value=low - 1)
-        return too_low if high is None else too_low | st.integers(min_value=high + 1)
+        return st.integers(max_value=low - 1) | st.integers(min_value=2**32)
     too_low = st.floats(max_value=low, exclude_max=low_may, allow_infinity=False)
     if high is None:
         return too_low

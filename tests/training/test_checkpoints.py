@@ -137,6 +137,24 @@ def test_the_root_holds_what_is_published_and_nothing_that_only_a_resume_needs(t
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("optimizer.bin", "pytorch_model_fsdp.bin", "rng_state_1.pth", "scaler.pt", "zero_to_fp32.py", "latest"),
+        *("pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/.metadata", "global_step3/zero_pp_rank_0.pt"),
+    ],
+)
+def test_what_sharded_runs_leave_for_a_resume_is_not_published(tmp_path: Path, name: str) -> None:
+    checkpoint = tmp_path / "checkpoint-3"
+    with staged(checkpoint) as staging:
+        for file in (name, "model.safetensors", "1_Pooling/config.json"):
+            (staging / checkpoint.name / file).parent.mkdir(parents=True, exist_ok=True)
+            (staging / checkpoint.name / file).write_text("x")
+    fill_root(tmp_path, checkpoint)
+    assert (tmp_path / "1_Pooling" / "config.json").is_file()
+    assert not (tmp_path / name).exists()
+
+
 def test_a_half_filled_root_is_seen_and_filling_it_again_repairs_it(tmp_path: Path) -> None:
     fill_root(tmp_path, save(tmp_path, 3))
     (tmp_path / "model.safetensors").write_text("weights 6")  # killed after the first file of step 6

@@ -102,6 +102,8 @@ def test_a_run_can_start_from_another_runs_weights_and_tokenizer(
         (["--per_device_train_batch_size", "999"], "fewer than one batch of 999"),
         (["--num_negatives", "59"], "num_negatives"),
         (["--device", "cuda"], "device: cuda is not available here"),
+        (["--hidden_size", "4000000"], "hidden_size=4000000: the weights alone need more memory"),
+        (["--intermediate_size", "4000000000"], "the weights alone need more memory"),
         (["--report_to", "neptune"], "report_to: neptune is not installed here"),
         (["--init_from", "absent/folder/x"], "absent/folder/x"),
         (["--resume", "absent"], "resume: absent is no folder"),
