@@ -106,7 +106,7 @@ def _inside(folder: str, phrases: Sequence[str]) -> dict[str, Any]:
     classes = {"AutoTokenizer": f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"}
     declared = declared_auto_map(Path(folder))
     for name in declared:
-        opened = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
+        opened = _open(getattr(transformers, name), folder, is_model=name != "AutoConfig")
         if not type(opened).__module__.startswith("transformers_modules."):
             raise RuntimeError(f"{name} gave {type(opened)}, which is not the code beside the weights")
         size = "" if name == "AutoConfig" else f", {opened.num_parameters():,} parameters"
@@ -121,6 +121,18 @@ def _inside(folder: str, phrases: Sequence[str]) -> dict[str, Any]:
         classes["fill-mask"] = f"five best tokens for {len(phrases)} phrases"
         blanks = [_fill(fill, phrase) for phrase in phrases]
     return {"classes": classes, "blanks": blanks}
+
+
+def _open(auto_class: Any, folder: str, is_model: bool) -> Any:
+    """A configuration, or a model of which every tensor came from the folder."""
+    if not is_model:
+        return auto_class.from_pretrained(folder, trust_remote_code=True)
+    model, info = auto_class.from_pretrained(
+        folder, trust_remote_code=True, use_safetensors=True, output_loading_info=True
+    )
+    if wrong := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
+        raise RuntimeError(f"{auto_class.__name__}: {folder} does not hold the tensors of its model: {wrong[:5]}")
+    return model
 
 
 def _fill(pipeline: Any, phrase: str) -> dict[str, Any]:

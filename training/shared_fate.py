@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from training.checkpoints import FULL, DiskFullError
 from training.data.errors import InputError
 from training.processes import FirstProcessError
 
@@ -25,9 +26,18 @@ def shared_fate() -> Iterator[None]:
         yield
     except Exception as caught:
         error = caught
-    errors = gather_object([error if isinstance(error, InputError | None) else RuntimeError(repr(error))])
+    errors = gather_object([_portable(error)])
     if error is not None:
         raise error
     failed = [other for other in errors if other is not None]
     if failed:
         raise FirstProcessError(failed[0])
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """What the other processes are sent: its kind decides the exit code, and it must survive the way."""
+    if error is None or isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        return DiskFullError(str(error))
+    return RuntimeError(repr(error))

@@ -1,13 +1,12 @@
 """The tiny recipe, its uninterrupted runs, and copies of a run that was killed."""
 
-import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import Ending, before_step, die, train, write_recipe
+from tests.faults.harness import Ending, before_step, die, import_everything, train, write_recipe
 
 Train = Callable[..., Ending]
 WholeRun = Callable[[str], Path]
@@ -15,12 +14,8 @@ WholeRun = Callable[[str], Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def _imported() -> None:
-    """All that a run imports: children forked from here need not."""
-    import training.build
-    import training.estimate
-    import training.finish  # noqa: F401
-
-    gc.freeze()  # the library collects garbage at every start, and a child need not look at what it inherits
+    """Once, for all children."""
+    import_everything()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ Importing torch and transformers takes seconds, so a run that has to die does so
 has imported everything.
 """
 
+import gc
 import json
 import os
 import random
@@ -114,6 +115,15 @@ class Child:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+
+def import_everything() -> None:
+    """All that a run imports: children forked after this need not."""
+    import training.build
+    import training.estimate
+    import training.finish  # noqa: F401
+
+    gc.freeze()  # the library collects garbage at every start, and a child need not look at what it inherits
 
 
 def fork(work: Callable[[], int], timeout: float = 120.0) -> Ending:
