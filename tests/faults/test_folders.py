@@ -193,9 +193,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_step_1(
         ("--resume absent/checkpoint-6", "absent/checkpoint-6"),
     ],
 )
-def test_a_folder_that_is_missing_is_named_before_step_1(
-    recipe: Path, tmp_path: Path, flags: str, named: str
-) -> None:
+def test_a_folder_that_is_missing_is_named_before_step_1(recipe: Path, tmp_path: Path, flags: str, named: str) -> None:
     ending = train(recipe, tmp_path / "run", flags)
     assert ending.code == 2, ending
     assert named in ending.last_line
