@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.loading import MANIFEST, sha256_of, verify_manifest
+from eval.loading import MANIFEST, RUN_FILE, sha256_of, verify_manifest
 from training.data.errors import InputError
 
 PREFIX = "checkpoint-"
@@ -189,7 +189,9 @@ def fill_root(run_dir: Path, checkpoint: Path) -> None:
             _copy_atomically(checkpoint / name, run_dir / name)
     for name in outdated:
         (run_dir / name).unlink(missing_ok=True)
-    _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": published})
+    # A start of the run, such as one with --extend, writes its own `run.json` while the root still holds this model.
+    hashes = {name: digest for name, digest in published.items() if name != RUN_FILE}
+    _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": hashes})
     _flush(run_dir)
 
 

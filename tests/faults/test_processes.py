@@ -151,14 +151,14 @@ def test_a_process_that_fails_ends_the_others(launch_two: Callable, tmp_path: Pa
     done, seconds = launch_two(tmp_path, "break")
     assert done.returncode != 0
     assert "the second process breaks" in done.stderr
-    assert seconds < 60
+    assert seconds < 120
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
 def test_bad_input_is_said_once_and_ends_all(launch_two: Callable, tmp_path: Path) -> None:
     done, seconds = launch_two(tmp_path, "tell", "--data", "absent.txt")
     assert done.returncode != 0
-    assert seconds < 60
+    assert seconds < 120
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
         line for line in done.stderr.splitlines() if "absent.txt does not exist" in line
     ]

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from configuration_jepa import TextJepaConfig
+from eval.loading import verify_manifest
 from training.arguments import Run, parse_arguments
 from training.checkpoints import staged
 from training.data.errors import InputError
@@ -95,3 +98,13 @@ def test_the_description_holds_every_resolved_value(tiny_recipe: Path, tmp_path:
     assert recipe["data"]["lowercase"] is True
     assert recipe["training"]["adam_beta2"] == 0.98
     assert json.loads(json.dumps(description)) == description
+
+
+def test_a_finished_runs_model_stays_whole_when_the_run_is_started_again(
+    finished_run: Path, train_tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    assert train_tiny(folder, "--logging_steps", "7") == 0
+    assert "is finished" in capsys.readouterr().out
+    assert json.loads((folder / "run.json").read_text())["recipe"]["training"]["logging_steps"] == 7
+    verify_manifest(folder)
