@@ -119,3 +119,7 @@ class TextJepaConfig(JepaConfig):
             )
         if self.head == "softmax" and self.target_table == "ema":
             raise ValueError("target_table='ema' needs head='cosine': a softmax head scores against its own table.")
+        if not self.tie_word_embeddings and self.target_table == "ema":
+            raise ValueError(
+                "target_table='ema' needs tie_word_embeddings=True: the head's own table would never be used."
+            )

@@ -98,7 +98,9 @@ def vicreg_penalty(vectors: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
     return torch.relu(1.0 - spread).mean() + off_diagonal / vectors.shape[1]
 
 
-def sigreg_penalty(vectors: torch.Tensor, seed: int, num_directions: int = 64, num_points: int = 17) -> torch.Tensor:
+def sigreg_penalty(
+    vectors: torch.Tensor, key: torch.Tensor | int, num_directions: int = 64, num_points: int = 17
+) -> torch.Tensor:
     """Sketched isotropic Gaussian regularisation (Balestriero and LeCun, 2025, arXiv:2511.08544), 0-d.
 
     Mean over random directions of the Epps-Pulley statistic of the projections: the weighted squared distance of their
@@ -107,14 +109,15 @@ def sigreg_penalty(vectors: torch.Tensor, seed: int, num_directions: int = 64, n
 
     Args:
         vectors: `(K, H)`.
-        seed: of the directions; a function of the data, so that the loss is deterministic given its inputs.
+        key: of the directions, a number or a 0-d integer tensor; a function of the data, so that the loss is
+            deterministic given its inputs.
         num_directions: projections.
         num_points: values of t.
     """
     if vectors.shape[0] == 0:
         return vectors.sum() * 0.0
     index = torch.arange(vectors.shape[1] * num_directions, device=vectors.device)
-    directions = unit(counter_normal(seed, index).view(num_directions, -1))
+    directions = unit(counter_normal(0, key, index).view(num_directions, -1))
     points = torch.linspace(-5.0, 5.0, num_points, device=vectors.device)
     angles = (vectors.float() @ directions.T)[..., None] * points
     gaussian = torch.exp(-points.pow(2) / 2)

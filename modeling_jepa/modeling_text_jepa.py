@@ -177,7 +177,7 @@ class TextJepaModel(TextJepaPreTrainedModel):
 class TextJepaForMaskedLM(TextJepaPreTrainedModel):
     """The encoder with predictor, head, targets and loss: a masked language model whose answers are directions.
 
-    `token_counts` `(V,)`, float32, are the counts of the training part (zeros: unknown); they travel with the weights.
+    `token_counts` `(V,)`, int64, are the counts of the training part (zeros: unknown); they travel with the weights.
     """
 
     _tied_weights_keys = {"head.decoder.weight": "model.embed_tokens.weight"}
@@ -188,7 +188,8 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         self.model = TextJepaModel(config)
         self.head = LatentHead(config)
         self.teacher = self._build_teacher(config)
-        self.register_buffer("token_counts", torch.zeros(config.vocab_size))
+        # Integers: a model loaded in bfloat16 must not count in it.
+        self.register_buffer("token_counts", torch.zeros(config.vocab_size, dtype=torch.int64))
         self.post_init()
 
     @classmethod
@@ -406,7 +407,7 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
     def _collapse_penalty(self, vectors: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
         if self.config.collapse_protection == "vicreg":
             return vicreg_penalty(vectors)
-        return sigreg_penalty(vectors, seed=int(target_ids.sum()))
+        return sigreg_penalty(vectors, key=target_ids.sum())
 
     def _weigh(
         self, parts: dict[str, torch.Tensor], num_holes: int, num_items_in_batch: torch.Tensor | int | None

@@ -56,9 +56,11 @@ def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any)
     _refuse_too_large(family, config)
     set_seed(run.training.seed)
     model = family.model_class(config)
-    model.set_token_counts(torch.as_tensor(token_counts, dtype=torch.float32))
+    model.set_token_counts(torch.as_tensor(token_counts))
     if run.init_from is not None:
         _take_weights(model, run.init_from)
+        # The counts are of this run's data, whatever the weights learnt from.
+        model.token_counts.copy_(torch.as_tensor(token_counts))
     return model
 
 

@@ -42,6 +42,7 @@ IMPOSSIBLE_FOR_TEXT = (
     ({"predictor_layers": -1}, "predictor_layers=-1"),
     ({"ranking_weight": 0.0}, "nothing to learn"),
     ({"head": "softmax", "target_table": "ema"}, "target_table='ema' needs head='cosine'"),
+    ({"tie_word_embeddings": False, "target_table": "ema"}, "target_table='ema' needs tie_word_embeddings=True"),
 )
 
 

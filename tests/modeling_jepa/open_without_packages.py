@@ -40,6 +40,10 @@ def main(checkpoint: str, answers: str, saved_again: str) -> None:
     model.save_pretrained(saved_again)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
     tokenizer.save_pretrained(saved_again)
+    fill = transformers.pipeline("fill-mask", model=checkpoint, trust_remote_code=True, device="cpu")
+    tensors["answer.fill-mask"] = torch.tensor([guess["token"] for guess in fill("w1 [MASK] w3")])
+    extract = transformers.pipeline("feature-extraction", model=checkpoint, trust_remote_code=True, device="cpu")
+    tensors["answer.feature-extraction"] = torch.tensor(extract("w1 w2 w3"))
     save_file(tensors, answers)
     print(json.dumps(modules))
 

@@ -86,9 +86,9 @@ def test_vicreg_counts_correlation_once_per_ordered_pair() -> None:
 
 def test_sigreg_is_smaller_for_a_gaussian_than_for_a_collapse() -> None:
     gaussian = torch.randn(4000, 16, generator=torch.Generator().manual_seed(0))
-    assert losses.sigreg_penalty(gaussian, seed=1).item() < 1e-3
-    assert losses.sigreg_penalty(torch.zeros(4000, 16), seed=1).item() > 0.1
-    assert losses.sigreg_penalty(gaussian * 0.1, seed=1).item() > 0.1
+    assert losses.sigreg_penalty(gaussian, key=1).item() < 1e-3
+    assert losses.sigreg_penalty(torch.zeros(4000, 16), key=1).item() > 0.1
+    assert losses.sigreg_penalty(gaussian * 0.1, key=1).item() > 0.1
 
 
 def test_sigreg_of_a_point_at_the_origin_is_the_integral() -> None:
@@ -96,7 +96,7 @@ def test_sigreg_of_a_point_at_the_origin_is_the_integral() -> None:
     points = torch.linspace(-5, 5, 17)
     gaussian = torch.exp(-points.pow(2) / 2)
     expected = torch.trapezoid((1 - gaussian).pow(2) * gaussian, points)
-    torch.testing.assert_close(losses.sigreg_penalty(torch.zeros(3, 4), seed=0), expected)
+    torch.testing.assert_close(losses.sigreg_penalty(torch.zeros(3, 4), key=0), expected)
 
 
 @pytest.mark.parametrize("penalty", [losses.vicreg_penalty, lambda vectors: losses.sigreg_penalty(vectors, 0)])

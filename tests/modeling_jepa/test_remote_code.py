@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import pipeline
 
 from configuration_jepa.remote_code import export_remote_code
 from tests.families import FAMILIES, Family, tiny_tokenizer
@@ -74,6 +75,14 @@ def test_answers_are_bitwise_those_of_the_installed_package(family: Family, open
         with torch.no_grad():
             expected = ours.from_pretrained(opened.checkpoint)(**inputs)[0]
         assert torch.equal(opened.answers[f"answer.{auto_class}"], expected), auto_class
+
+
+def test_stock_pipelines_work_for_a_stranger(family: Family, opened: Opened) -> None:
+    fill = pipeline("fill-mask", model=str(opened.checkpoint), device="cpu")
+    expected = [guess["token"] for guess in fill("w1 [MASK] w3")]
+    assert opened.answers["answer.fill-mask"].tolist() == expected
+    extract = pipeline("feature-extraction", model=str(opened.checkpoint), device="cpu")
+    assert torch.equal(opened.answers["answer.feature-extraction"], torch.tensor(extract("w1 w2 w3")))
 
 
 def test_saved_again_after_a_remote_load_it_still_opens(opened: Opened) -> None:

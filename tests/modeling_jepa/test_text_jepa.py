@@ -157,11 +157,28 @@ def test_no_hole_gives_a_loss_of_zero_with_a_gradient() -> None:
 
 def test_bias_starts_at_the_log_frequency() -> None:
     model = TEXT_JEPA.model()
-    counts = torch.arange(97.0)
+    counts = torch.arange(97)
     model.set_token_counts(counts)
     expected = (counts + 1) / (counts + 1).sum()
     torch.testing.assert_close(model.head.decoder.bias.exp(), expected)
     assert torch.equal(model.token_counts, counts)
+
+
+def test_counts_are_exact_in_a_model_loaded_in_bfloat16(tmp_path) -> None:
+    model = TEXT_JEPA.model()
+    model.set_token_counts(torch.arange(3000, 3097))
+    model.save_pretrained(tmp_path)
+    opened = TEXT_JEPA.learner.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert opened.head.decoder.weight.dtype == torch.bfloat16
+    assert torch.equal(opened.token_counts, torch.arange(3000, 3097))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
+def test_every_trainable_parameter_of_every_variant_gets_a_gradient(variant: dict) -> None:
+    model = TEXT_JEPA.model(**variant).train()
+    model(**TEXT_JEPA.learning_inputs(model.config)).loss.backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
 
 
 def test_counts_of_another_vocabulary_are_refused_by_name() -> None:
@@ -178,7 +195,7 @@ def test_frequency_negatives_are_corrected_for_their_proposal() -> None:
     model = TEXT_JEPA.model(ranking="sampled", negative_sampling="frequency", head="softmax", frequency_bias=False)
     with torch.no_grad():
         model.get_input_embeddings().weight.zero_()
-    model.set_token_counts(torch.arange(97.0))
+    model.set_token_counts(torch.arange(97))
     inputs = TEXT_JEPA.learning_inputs(model.config)
     targets = inputs["labels"][inputs["labels"] != -100]
     candidates = torch.cat((targets[:, None], inputs["negative_ids"]), dim=1)

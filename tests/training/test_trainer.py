@@ -222,3 +222,15 @@ def test_held_out_scores_are_not_rounded_by_mixed_precision():
     with full_precision(model):
         assert torch.equal(model(**inputs).logits, exact)
     assert not torch.equal(model(**inputs).logits, exact)
+
+
+def test_a_model_started_from_another_keeps_its_weights_and_counts_this_runs_data(make_trainer: MakeTrainer, tmp_path):
+    first = make_trainer()
+    first.model.set_token_counts(torch.full_like(first.model.token_counts, 7))
+    first.model.save_pretrained(tmp_path / "source")
+    first.processing_class.save_pretrained(tmp_path / "source")
+    second = make_trainer("--init_from", str(tmp_path / "source"), "--seed", "5")
+    counts = make_trainer("--seed", "5").model.token_counts
+    assert torch.equal(second.model.token_counts, counts)
+    expected = first.model.state_dict() | {"token_counts": counts}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.model.state_dict().items())
