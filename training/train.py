@@ -14,11 +14,17 @@ from typing import Any
 
 from training.arguments import Run, parse_arguments
 from training.data.errors import InputError
+from training.outputs import lasting_outputs
 from training.signals import SignalWatch, StoppedBySignal, find_launcher
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. The last line printed says how it ended."""
+    with lasting_outputs():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     try:
         run = parse_arguments(sys.argv[1:] if argv is None else argv)
     except InputError as error:

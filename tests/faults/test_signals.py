@@ -75,6 +75,27 @@ def test_a_signal_during_the_last_save_ends_with_75_before_the_run_is_finished(
     assert not (tmp_path / "run" / "README.md").exists()
 
 
+def test_a_reader_of_the_output_that_is_gone_costs_no_checkpoint(whole_run, recipe: Path, tmp_path: Path) -> None:
+    """As Ctrl-C on `python training/train.py ... | tee log`, which ends `tee` too."""
+
+    def hurt() -> None:
+        reading, writing = os.pipe()
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.close(writing)
+
+        def interrupt() -> None:
+            os.close(reading)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        before_step(7, interrupt)()
+
+    assert train(recipe, tmp_path / "run", "", hurt).code == 75
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-6", "checkpoint-8"]
+    assert train(recipe, tmp_path / "run").code == 0
+    assert_same_run(whole_run(""), tmp_path / "run")
+
+
 def test_a_second_interrupt_ends_the_run_at_once(recipe: Path, tmp_path: Path) -> None:
     def twice() -> None:
         for _ in range(2):
