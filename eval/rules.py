@@ -1,20 +1,22 @@
-"""Rules of thumb that planning, advice and diagnosis share: sizes against data, passes over it, chance levels.
+"""Rules of thumb that planning, advice and diagnosis share: sizes against data, steps against it, chance levels.
 
 Pure functions of numbers; nothing here opens a model or a file. Each verdict says what was found, what is allowed and
 what to do, in one line.
 
 Text and dialogue are measured in *effective examples*: (phrase, position) pairs, so a phrase of 8 words that loses one
 word at a time gives 8. The generator is measured in tokens of its training part.
+
+Two numbers say how long a run is: *passes*, how often it sees every row, and *rows per example*, steps x batch /
+effective examples, by which it is judged: rows of n positions, seen once, are 1/n rows per example.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-PASSES = (5.0, 10.0)
-FEW_PASSES = 1.0
-MANY_PASSES = 10.0
-TOO_MANY_PASSES = 100.0
+# Rows drawn per effective example: right, a warning above, a loud one above.
+ROWS_PER_EXAMPLE = (5.0, 10.0)
+FAR_TOO_MANY_ROWS_PER_EXAMPLE = 100.0
 # Above the range it is a warning; above this multiple of it, a loud one.
 LOUD_SIZE_FACTOR = 2.0
 # Rules of thumb below which generated text does not become grammatical: the smallest models of TinyStories that write
@@ -33,14 +35,10 @@ class Range:
     low: int
     high: int
 
-    def contains(self, parameters: float) -> bool:
-        """Whether a number of parameters lies in the range."""
-        return self.low <= parameters <= self.high
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """`level`: "ok", "warning" or "loud"; `name`: what was found, for programs; `message`: one line for people."""
+    """What was found: `level` ("ok", "note", "warning" or "loud"), `name` for programs, `message` for people."""
 
     level: str
     name: str
@@ -118,15 +116,10 @@ def suggest_vocabulary_and_batch(examples: int) -> tuple[int, int]:
     return next((vocabulary, batch) for up_to, vocabulary, batch in VOCABULARY_AND_BATCH if examples <= up_to)
 
 
-def suggest_steps(examples: int, batch: int, holes_per_phrase: float) -> int:
+def suggest_steps(examples: int, batch: int, holes_per_row: float) -> int:
     """Steps with steps x batch = 5 to 10 x effective examples: the lower end where a row has several holes."""
-    low, high = PASSES
-    return steps_for_passes(low if holes_per_phrase > 1 else (low + high) / 2, batch, examples)
-
-
-def effective_examples(maskable_lengths: Sequence[int]) -> int:
-    """(phrase, position) pairs: the sum of the phrases' numbers of tokens that can be holes."""
-    return int(sum(maskable_lengths))
+    low, high = ROWS_PER_EXAMPLE
+    return steps_for(low if holes_per_row > 1 else (low + high) / 2, batch, examples)
 
 
 def text_size_range(examples: int) -> Range:
@@ -178,55 +171,49 @@ def judge_generator_size(parameters: int, tokens: int) -> list[Verdict]:
     return [*verdicts, _judge_size(parameters, tokens, token_size_range(tokens), "tokens")]
 
 
-def passes_over_data(steps: int, batch: int, examples: int, holes_per_phrase: float = 1.0) -> float:
-    """How often each effective example is seen: steps x batch x holes per phrase / examples.
+def passes_over_data(steps: int, batch: int, rows: int) -> float:
+    """How often every row is seen: steps x batch / rows.
 
     Args:
-        steps: optimizer steps.
-        batch: phrases per step, over all processes and accumulation.
-        examples: effective examples.
-        holes_per_phrase: mean number of holes in a phrase: 1 for `single`, rate x length for `rate`.
+        steps: optimizer steps; 0 before the first.
+        batch: rows per step, over all processes and accumulation.
+        rows: of the training part.
     """
-    _positive(steps=steps, batch=batch, examples=examples, holes_per_phrase=holes_per_phrase)
-    return steps * batch * holes_per_phrase / examples
+    _positive(batch=batch, rows=rows)
+    return steps * batch / rows
 
 
-def steps_for_passes(passes: float, batch: int, examples: int, holes_per_phrase: float = 1.0) -> int:
-    """Optimizer steps, rounded up, that give so many passes: the inverse of `passes_over_data`."""
-    _positive(passes=passes, batch=batch, examples=examples, holes_per_phrase=holes_per_phrase)
-    return max(1, math.ceil(passes * examples / (batch * holes_per_phrase)))
+def rows_per_example(steps: int, batch: int, examples: int) -> float:
+    """Rows drawn per effective example: steps x batch / effective examples (`passes_over_data` by their number)."""
+    _positive(steps=steps, batch=batch, examples=examples)
+    return steps * batch / examples
 
 
-def judge_passes(passes: float, holes_per_phrase: float = 1.0) -> Verdict:
-    """5 to 10 passes are right; over 10 is a warning, over 100 a loud one, and so is too few.
+def steps_for(per_example: float, batch: int, examples: int) -> int:
+    """Optimizer steps, rounded up, that draw so many rows per example: the inverse of `rows_per_example`."""
+    _positive(per_example=per_example, batch=batch, examples=examples)
+    return max(1, math.ceil(per_example * examples / batch))
+
+
+def judge_steps(per_example: float, holes_per_row: float = 1.0) -> Verdict:
+    """5 to 10 rows per effective example are right; over 10 is a warning, over 100 a loud one; fewer are noted.
 
     Args:
-        passes: steps x batch / effective examples.
-        holes_per_phrase: several holes at once show the data sooner, so the lower limits count them.
+        per_example: see `rows_per_example`.
+        holes_per_row: several holes at once ask for as many examples, so the range begins as much lower.
     """
-    low, high = PASSES
-    seen = passes * holes_per_phrase
-    wanted = f"{low:g} to {high:g} are right"
-    if passes > TOO_MANY_PASSES:
-        return Verdict(
-            "loud",
-            "far_too_many_passes",
-            f"{passes:,.0f} passes over the data ({wanted}): "
-            f"it will be learnt by heart; cut the steps to 1/{passes / high:,.0f}",
-        )
-    if passes > MANY_PASSES:
-        return Verdict(
-            "warning", "many_passes", f"{passes:.1f} passes over the data ({wanted}): fewer steps or more data"
-        )
-    if seen < FEW_PASSES:
-        return Verdict(
-            "warning", "under_one_pass", f"{seen:.2f} passes: some of the data is never seen ({wanted}): more steps"
-        )
-    if seen < low:
-        return Verdict(
-            "warning", "few_passes", f"{seen:.1f} passes over the data ({wanted}): more steps will still help"
-        )
-    return Verdict("ok", "passes", f"{passes:.1f} passes over the data ({wanted})")
+    low, high = ROWS_PER_EXAMPLE[0] / max(1.0, holes_per_row), ROWS_PER_EXAMPLE[1]
+    holes = f" with {holes_per_row:.1f} holes a row" if holes_per_row > 1 else ""
+    wanted = f"{readable_ratio(low)} to {high:g} are right{holes}"
+    found = f"{readable_ratio(per_example)} rows per effective example ({wanted})"
+    if per_example > FAR_TOO_MANY_ROWS_PER_EXAMPLE:
+        remedy = f"it will learn them by heart; cut the steps to 1/{per_example / high:,.0f}"
+        return Verdict("loud", "far_too_many_steps", f"{found}: {remedy}")
+    if per_example > high:
+        return Verdict("warning", "many_steps", f"{found}: fewer steps or more data")
+    if per_example < low:
+        return Verdict("note", "few_steps", f"{found}: a short run, more steps will still help")
+    return Verdict("ok", "steps", found)
 
 
 def chance_above_negatives(num_negatives: int) -> float:
@@ -258,6 +245,11 @@ def readable(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def readable_ratio(ratio: float) -> str:
+    """A ratio in three digits, without an exponent where it is large: 0.056, 1.21, 12.3, 4,000."""
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
+
+
 def _climb(ladder: tuple[tuple[int, Range], ...], amount: int, unit: str) -> Range:
     """The step of a ladder that an amount of data stands on."""
     _positive(**{unit: amount})
@@ -280,7 +272,7 @@ def _judge_size(parameters: int, amount: int, sizes: Range, unit: str) -> Verdic
             level, "too_large", f"{found} are too many ({wanted}): it will learn them by heart; go smaller or add data"
         )
     if parameters < sizes.low:
-        return Verdict("warning", "too_small", f"{found} are few ({wanted}): it may underfit; widen it or deepen it")
+        return Verdict("note", "too_small", f"{found} are few ({wanted}): it may underfit; widen it or deepen it")
     return Verdict("ok", "size", f"{found} ({wanted})")
 
 

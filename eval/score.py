@@ -21,7 +21,7 @@ from eval.loading import quiet_libraries
 from eval.metrics.ranks import FIGURE_NAMES
 from eval.records import check_target, package_versions, write_json
 from eval.scorers.checkpoint import ScoreRequest, score_checkpoint
-from eval.scorers.text_jepa import Scores
+from eval.scorers.text_jepa import MAX_ROWS, Scores
 from training.data.errors import InputError
 from training.data.rows import RowReport
 
@@ -159,11 +159,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--text_column", help="column of the source that holds the text")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--max_rows", type=int, default=2000, help="rows to score, a seeded subset (default: 2000)")
+    parser.add_argument(
+        "--max_rows",
+        type=_rows_or_all,
+        default=MAX_ROWS,
+        metavar="N",
+        help=f"rows to score, a seeded subset, or `all` (default: {MAX_ROWS})",
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="blanks per forward pass (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="decides the subset (default: 0)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     return parser
+
+
+def _rows_or_all(text: str) -> int | None:
+    """A number of rows; None for `all`."""
+    return None if text == "all" else int(text)
 
 
 if __name__ == "__main__":

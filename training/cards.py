@@ -5,6 +5,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from eval.scorers.text_jepa import MAX_ROWS
+
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
 _FIGURES = ("top1", "top5", "top10", "mrr", "median_rank", "mean_rank", "cosine", "share_cos_above_0_9")
 _MILESTONE_FIGURES = ("loss", "top1", "top10", "mrr", "median_rank", "effective_rank")
@@ -28,6 +30,7 @@ def render_card(
     recipe = description["recipe"]
     training = recipe["training"]
     rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    rows_per_step *= description.get("num_processes", 1)
     return ModelCard.from_template(
         _card_data(description, score, model_facts),
         template_path=str(TEMPLATE),
@@ -42,6 +45,7 @@ def render_card(
         recipe_name=description["recipe_name"],
         rows_per_step=rows_per_step,
         score=score,
+        max_rows=_max_rows_flag(recipe["evaluation"]["score_rows"]),
         rows=_result_rows(score),
         most_predicted=_most_predicted(score),
         milestones=[_milestone(row) for row in milestones],
@@ -94,6 +98,11 @@ def _result_rows(score: dict[str, Any] | None) -> list[tuple[str, list[str]]]:
         return []
     named = [("this model", score["metrics"]), *score["baselines"].items()]
     return [(label, [_shown(figures[name], name) for name in _FIGURES]) for label, figures in named]
+
+
+def _max_rows_flag(score_rows: int | None) -> str:
+    """What the score command needs to score as many rows as the run did."""
+    return "" if score_rows == MAX_ROWS else f" --max_rows {'all' if score_rows is None else score_rows}"
 
 
 def _most_predicted(score: dict[str, Any] | None) -> str:

@@ -22,6 +22,8 @@ from training.trainer import JepaTrainer
 
 # Enough to be more than noise, and no more of a slow model than needed.
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH_SECONDS = 4, TRIM_STEPS, 8.0
+_FIRST_STEPS = 2
+_PROBE_STEPS = 1 + _FIRST_STEPS + _MOST_STEPS  # the one is that of `_bytes_of_one_batch`
 _SCORED_ROWS = 60
 # A run meets longer batches than its first few, saves, and fragments its memory a little: measured on four runs of 100
 # to 1,000 steps, its peak lies 17 to 66 % above the probe's.
@@ -37,6 +39,7 @@ class RunEstimate:
         fixed_bytes: of them weights, gradients and AdamW's moments, whatever the batch.
         batch_bytes: of them what one batch's activations and logits take, by count.
         libraries_bytes: what the process held before it read any data; 0 on a GPU.
+        rows_per_step: rows of one optimizer step, over all processes and accumulation.
         seconds_per_step: one optimizer step.
         seconds_scoring: all held-out figures of the run and its final score.
     """
@@ -48,6 +51,7 @@ class RunEstimate:
     batch_bytes: int
     libraries_bytes: int
     steps: int
+    rows_per_step: int
     seconds_per_step: float
     seconds_scoring: float
 
@@ -90,8 +94,10 @@ def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrained
     Args:
         libraries: `held_bytes()` from before the data was read.
     """
+    # However short the run is, the probe needs its batches.
+    long_enough = run.with_settings(training={"max_steps": max(run.training.max_steps, _PROBE_STEPS)})
     with TemporaryDirectory() as scratch:  # the library makes its output folder at once
-        trainer = build_trainer(replace(run, output_dir=Path(scratch)), family, prepared, model, RunState())
+        trainer = build_trainer(replace(long_enough, output_dir=Path(scratch)), family, prepared, model, RunState())
     trainer.state.max_steps = run.training.max_steps
     trainer.create_optimizer()
     batches = iter(trainer.get_train_dataloader())
@@ -111,6 +117,7 @@ def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrained
         batch_bytes=kept,
         libraries_bytes=0 if on_gpu else libraries,
         steps=run.training.max_steps,
+        rows_per_step=trainer.rows_per_step,
         seconds_per_step=per_step,
         seconds_scoring=scoring,
     )
@@ -118,10 +125,12 @@ def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrained
 
 def _seconds_per_step(trainer: JepaTrainer, batches: Any) -> float:
     """Mean over a few steps; the first ones, which allocate, are not counted."""
-    for _ in range(2):
+    for _ in range(_FIRST_STEPS):
         _one_step(trainer, batches)
+    # The processes' clocks differ, and all must make the same number of steps.
+    most = _MOST_STEPS if trainer.args.world_size == 1 else _LEAST_STEPS
     steps, started = 0, time.perf_counter()
-    while steps < _LEAST_STEPS or (steps < _MOST_STEPS and time.perf_counter() - started < _ENOUGH_SECONDS):
+    while steps < _LEAST_STEPS or (steps < most and time.perf_counter() - started < _ENOUGH_SECONDS):
         _one_step(trainer, batches)
         steps += 1
     return (time.perf_counter() - started) / steps

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from eval.rules import (
     Shape,
     Verdict,
-    judge_passes,
+    judge_steps,
     judge_text_size,
     passes_over_data,
     readable,
+    readable_ratio,
+    rows_per_example,
     suggest_shape,
     suggest_steps,
     suggest_vocabulary_and_batch,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _TRAINING = ("max_steps", "per_device_train_batch_size")
-_MARKS = {"ok": "fits        ", "warning": "warning     ", "loud": "!! WARNING  "}
+_MARKS = {"ok": "fits        ", "note": "note        ", "warning": "warning     ", "loud": "!! WARNING  "}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,9 +88,9 @@ def suggest(run: Run, family: "Family", prepared: "Prepared", given: set[str]) -
     training = {name: getattr(run.training, name) for name in _TRAINING if name in given}
     batch = suggest_vocabulary_and_batch(examples)[1]
     training.setdefault("per_device_train_batch_size", min(batch, len(prepared.train)))
-    rows_per_step = training["per_device_train_batch_size"] * run.training.gradient_accumulation_steps
     holes = holes_per_row(run.masking, mean_length(prepared))
-    training.setdefault("max_steps", suggest_steps(examples, rows_per_step, holes))
+    batch = training["per_device_train_batch_size"] * run.training.gradient_accumulation_steps
+    training.setdefault("max_steps", suggest_steps(examples, batch, holes))
     return run.with_settings(training=training)
 
 
@@ -106,15 +108,15 @@ def suggestion_lines(run: Run) -> list[str]:
 
 
 def judge(run: Run, prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:
-    """Size and passes against the data; nothing of a stream, of which only a sample is known."""
+    """Size and steps against the data; nothing of a stream, of which only a sample is known."""
     from training.examples import count_examples, holes_per_row, mean_length
 
     if run.data.streaming:
         return []
     examples = count_examples(prepared)
-    passes = passes_over_data(run.training.max_steps, _rows_per_step(run), examples)
+    per_example = rows_per_example(estimate.steps, estimate.rows_per_step, examples)
     holes = holes_per_row(run.masking, mean_length(prepared))
-    return [judge_text_size(estimate.trainable, examples), judge_passes(passes, holes)]
+    return [judge_text_size(estimate.trainable, examples), judge_steps(per_example, holes)]
 
 
 def plan_lines(run: Run, prepared: "Prepared", estimate: "RunEstimate", verdicts: list[Verdict]) -> list[str]:
@@ -123,19 +125,19 @@ def plan_lines(run: Run, prepared: "Prepared", estimate: "RunEstimate", verdicts
 
     examples, length = count_examples(prepared), mean_length(prepared)
     holes = holes_per_row(run.masking, length)
-    rows = run.training.max_steps * _rows_per_step(run)
     data = (
         f"data        {len(prepared.train):,} rows of {length:.1f} tokens: {readable(examples)} effective examples "
         f"(row and position), {len(prepared.tokenizer):,} tokens in the vocabulary"
     )
     if run.data.streaming:
-        sample = "            that is the sample of the stream; its whole size is not known, so size and passes "
+        sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
         return [data, f"{sample}are not judged", *estimate.lines()]
     return [
+    passes = passes_over_data(estimate.steps, estimate.rows_per_step, len(prepared.train))
         data,
         *estimate.lines(),
-        f"passes      {rows / examples:.2f} (steps x batch / effective examples); every row "
-        f"{rows / len(prepared.train):.1f} times with {holes:.1f} holes",
+        f"passes      {readable_ratio(passes)} (every row is seen so often, each time with {holes:.1f} holes): "
+        f"{estimate.steps:,} steps of {estimate.rows_per_step:,} rows",
         *(f"{_MARKS[verdict.level]}{verdict.message}" for verdict in verdicts),
     ]
 
@@ -149,10 +151,6 @@ def _parameters_of(shape: Shape, run: Run, family: "Family", vocabulary: int) ->
     fields = {**run.config_fields, **vars(shape), "vocab_size": vocabulary}
     with torch.device("meta"):
         return count_parameters(family.model_class(family.config_class(**fields)))[0]
-
-
-def _rows_per_step(run: Run) -> int:
-    return run.training.per_device_train_batch_size * run.training.gradient_accumulation_steps
 
 
 def _flags(argv: list[str]) -> set[str]:

@@ -127,7 +127,9 @@ def _train_and_finish(
     from training.run_state import RunState
 
     say = PartialState().on_main_process(print)
-    if is_finished(run, resumable.step):
+    if is_finished(run, resumable):
+        if PartialState().is_main_process:
+            show_score(run.output_dir)
         say(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
         return 0
     run_state = RunState()
@@ -156,16 +158,19 @@ def _train_and_finish(
     return 0
 
 
-def _dry_run(run: Run, family: Any, prepared: Any, model: Any, libraries: int) -> int:
+def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int) -> int:
+    from accelerate import PartialState
+
     from training.estimate import estimate_run, fixed_bytes
     from training.memory import naming_what_to_try
     from training.plan import judge, plan_lines
 
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
-    print("\n".join(plan_lines(run, prepared, estimate, judge(run, prepared, estimate))))
-    print(f"dry run: nothing was written to {run.output_dir}")
+    say("\n".join(plan_lines(run, prepared, estimate, judge(run, prepared, estimate))))
+    say(f"dry run: nothing was written to {run.output_dir}")
     return 0
+    say = PartialState().on_main_process(print)
 
 
 def show_notes(here: bool = True) -> None:

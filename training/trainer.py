@@ -24,8 +24,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from eval.errors import NonFiniteError
 from eval.loading import RUN_FILE
-from training.callbacks import LOG_FILE, append_row
-from training.checkpoints import PREFIX, STAGING, rotate, staged
+from eval.rules import passes_over_data
+from training.callbacks import append_row
+from training.checkpoints import PREFIX, STAGING, flush, rotate, staged
 from training.data.errors import InputError
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
@@ -249,7 +250,7 @@ class JepaTrainer(Trainer):
     def _passes(self) -> float:
         if self.stream is not None:
             return self.stream.passes(Cursor.from_dict(self.run_state.cursor))
-        return self.state.global_step * self.rows_per_step / len(self.parts.dataset)
+        return passes_over_data(self.state.global_step, self.rows_per_step, len(self.parts.dataset))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -1,19 +1,19 @@
-"""Rules of thumb: the ladder of sizes, passes over the data, chance levels."""
+"""Rules of thumb: the ladder of sizes, steps against the data, chance levels."""
 
 import pytest
 
 from eval.rules import (
     Range,
     chance_above_negatives,
-    effective_examples,
     expected_acc_neg,
     judge_generator_size,
-    judge_passes,
+    judge_steps,
     judge_text_size,
     judge_video_size,
     passes_over_data,
     readable,
-    steps_for_passes,
+    rows_per_example,
+    steps_for,
     text_size_range,
     token_size_range,
     video_size_range,
@@ -37,17 +37,13 @@ def test_the_ladder_of_parameters_against_effective_examples(examples, low, high
     assert text_size_range(examples) == Range(low, high)
 
 
-def test_effective_examples_are_pairs_of_phrase_and_position():
-    assert effective_examples([8, 8, 3]) == 19
-
-
 @pytest.mark.parametrize(
     ("parameters", "examples", "level", "name"),
     [
         (1_000_000, 24_000, "ok", "size"),
         (2_000_000, 24_000, "warning", "too_large"),
         (17_000_000, 24_000, "loud", "too_large"),
-        (900_000, 320_000, "warning", "too_small"),
+        (900_000, 320_000, "note", "too_small"),
     ],
 )
 def test_a_size_is_judged_by_its_place_on_the_ladder(parameters, examples, level, name):
@@ -72,27 +68,28 @@ def test_a_generator_is_told_when_it_or_its_text_is_too_small_to_learn_language(
 
 
 @pytest.mark.parametrize(
-    ("passes", "level", "name"),
+    ("per_example", "level", "name"),
     [
-        (0.5, "warning", "under_one_pass"),
-        (3, "warning", "few_passes"),
-        (5, "ok", "passes"),
-        (10, "ok", "passes"),
-        (10.1, "warning", "many_passes"),
-        (100, "warning", "many_passes"),
-        (101, "loud", "far_too_many_passes"),
+        (0.5, "note", "few_steps"),
+        (4.9, "note", "few_steps"),
+        (5, "ok", "steps"),
+        (10, "ok", "steps"),
+        (10.1, "warning", "many_steps"),
+        (100, "warning", "many_steps"),
+        (101, "loud", "far_too_many_steps"),
     ],
 )
-def test_five_to_ten_passes_are_right_over_ten_warns_over_a_hundred_warns_loudly(passes, level, name):
-    verdict = judge_passes(passes)
+def test_five_to_ten_rows_per_example_are_right_over_ten_warns_over_a_hundred_warns_loudly(per_example, level, name):
+    verdict = judge_steps(per_example)
     assert (verdict.level, verdict.name) == (level, name)
+    assert f"{per_example:g} rows per effective example (5 to 10 are right)" in verdict.message
 
 
-def test_passes_are_steps_times_batch_times_holes_over_examples_and_steps_invert_them():
-    assert passes_over_data(1000, 32, 24_000) == pytest.approx(4 / 3)
-    assert passes_over_data(1000, 32, 24_000, holes_per_phrase=2.4) == pytest.approx(3.2)
-    steps = steps_for_passes(7.5, 32, 24_000)
-    assert 7.5 <= passes_over_data(steps, 32, 24_000) < 7.51
+def test_passes_are_counted_in_rows_and_steps_are_judged_by_examples():
+    assert passes_over_data(1000, 32, 3_000) == pytest.approx(32 / 3)
+    assert passes_over_data(0, 32, 3_000) == 0
+    assert rows_per_example(1000, 32, 24_000) == pytest.approx(4 / 3)
+    assert 7.5 <= rows_per_example(steps_for(7.5, 32, 24_000), 32, 24_000) < 7.51
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(10, 0.93), (50, 0.67), (100, 0.45)])
@@ -113,7 +110,7 @@ def test_nothing_to_learn_from_is_refused():
     with pytest.raises(ValueError, match="examples must be above 0"):
         text_size_range(0)
     with pytest.raises(ValueError, match="batch must be above 0"):
-        passes_over_data(10, 0, 10)
+        rows_per_example(10, 0, 10)
 
 
 def test_video_tokens_have_a_ladder_and_a_verdict():
@@ -123,6 +120,8 @@ def test_video_tokens_have_a_ladder_and_a_verdict():
 
 
 def test_several_holes_show_the_data_sooner_but_excuse_no_excess():
-    assert judge_passes(2.0).name == "few_passes"
-    assert judge_passes(2.0, holes_per_phrase=3.0).name == "passes"
-    assert judge_passes(11.0, holes_per_phrase=3.0).name == "many_passes"
+    assert judge_steps(2.0).name == "few_steps"
+    assert judge_steps(2.0, holes_per_row=2.5).message == (
+        "2 rows per effective example (2 to 10 are right with 2.5 holes a row)"
+    )
+    assert judge_steps(11.0, holes_per_row=3.0).name == "many_steps"

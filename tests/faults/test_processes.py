@@ -104,6 +104,13 @@ def test_two_processes_log_what_one_with_accumulation_2_logs(one: Path, two: Pat
     assert theirs == pytest.approx(ours, abs=1e-6, rel=1e-6)
 
 
+def test_card_and_dry_run_count_the_rows_of_both(two: Path, launch_two: Callable, tmp_path: Path) -> None:
+    assert " steps of 8 rows" in (two / "run" / "README.md").read_text()
+    dry, _ = launch_two(tmp_path, "tell", "--dry_run")
+    assert dry.returncode == 0, dry.stderr
+    assert dry.stdout.count(" steps of 8 rows") == 1
+
+
 def test_two_processes_score_and_pass_through_the_data_as_one_does(one: Path, two: Path) -> None:
     for name in ("eval_mrr", "eval_cosine", "passes", "learning_rate", "acc_ema"):
         ours, theirs = ([row[name] for row in rows(folder) if name in row] for folder in (one, two))

@@ -1,7 +1,10 @@
 """The card's milestone rows: what was measured at each of them, with a sample, and the same in the results."""
 
 import json
+import shlex
 from pathlib import Path
+
+from eval.score import main as score_main
 
 
 def test_milestones_stand_in_the_results_and_in_the_card_with_a_sample(finished_run: Path) -> None:
@@ -22,3 +25,14 @@ def test_the_score_holds_figures_of_the_representation_and_none_for_the_baseline
     assert record["metrics"]["cosine_spread"] > 0
     assert record["baselines"]["unigram"]["effective_rank"] is None
     assert record["baselines"]["unigram"].keys() == record["metrics"].keys()
+
+
+def test_the_command_in_the_card_gives_the_figures_of_the_card(finished_run: Path, tmp_path: Path) -> None:
+    card = (finished_run / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in card.splitlines() if line.startswith("python -m eval.score "))
+    words = shlex.split(command.replace("PATH_OR_REPOSITORY", str(finished_run)).replace("scores.json", ""))
+    assert "--max_rows 10" in command
+    assert score_main([*words[3:-1], "--json", str(tmp_path / "again.json"), "--device", "cpu"]) == 0
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    stored = json.loads((finished_run / "results" / "score.json").read_text(encoding="utf-8"))
+    assert (again["num_rows"], again["metrics"]) == (stored["num_rows"], stored["metrics"])

@@ -9,10 +9,10 @@ import pytest
 
 from configuration_jepa import TextJepaConfig
 from eval.rules import (
-    PASSES,
+    ROWS_PER_EXAMPLE,
     SHAPES,
     judge_text_size,
-    passes_over_data,
+    rows_per_example,
     suggest_shape,
     suggest_steps,
     suggest_vocabulary_and_batch,
@@ -61,7 +61,7 @@ def test_suggestions_for_phrases_of_8_words_keep_to_the_ladder(phrase_count: int
     assert judge_text_size(parameters(shape), examples).level == "ok"
     for holes in (1.0, 2.4):
         steps = suggest_steps(examples, batch, holes)
-        assert PASSES[0] <= passes_over_data(steps, batch, examples) <= PASSES[1]
+        assert ROWS_PER_EXAMPLE[0] <= rows_per_example(steps, batch, examples) <= ROWS_PER_EXAMPLE[1]
 
 
 def test_the_smallest_suggestion_is_the_one_million_model() -> None:
@@ -78,7 +78,7 @@ def test_a_plan_suggests_a_run_that_fits_and_says_what_it_takes(phrases: Callabl
     shown = capsys.readouterr().out
     examples = number(shown, r"([\d.]+)k effective examples") * 1000
     rows = number(shown, r"--max_steps (\d+)") * number(shown, r"--per_device_train_batch_size (\d+)")
-    assert PASSES[0] <= rows / examples <= PASSES[1] * 1.01
+    assert ROWS_PER_EXAMPLE[0] <= rows / examples <= ROWS_PER_EXAMPLE[1] * 1.01
     assert 0.5 <= number(shown, r"parameters  ([\d.]+)M trainable") <= 1.5
     assert "width " in shown
     assert "depth " in shown
@@ -93,9 +93,9 @@ def test_flags_are_kept_and_the_rest_suggested(phrases: Callable[[int], Path], c
     shown = capsys.readouterr().out
     assert "--hidden_size 32" in shown
     assert "--max_steps 9000" in shown
-    assert "warning     " in shown
+    assert "note        " in shown
     assert "it may underfit" in shown
-    assert "passes over the data (5 to 10 are right)" in shown
+    assert " rows per effective example (" in shown
 
 
 def test_a_plan_of_a_recipe_judges_it_as_a_dry_run_does(
@@ -110,8 +110,27 @@ def test_a_plan_of_a_recipe_judges_it_as_a_dry_run_does(
     planned = capsys.readouterr().out
     assert train_tiny(tmp_path / "run", "--dry_run", "--max_steps", "100000") == 0
     assert steady(planned) == steady(capsys.readouterr().out)
-    assert "!! WARNING  500 passes over the data" in planned
+    assert "passes      4,000 (every row is seen so often" in planned
+    assert "!! WARNING  500 rows per effective example" in planned
     assert "suggested" not in planned
+
+
+def test_passes_of_a_plan_are_those_that_the_run_logs(
+    finished_run: Path, tiny_recipe: Path, read_rows: Callable[[Path], list[dict]], capsys
+) -> None:
+    assert main([str(tiny_recipe), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    logged = [row["passes"] for row in read_rows(finished_run) if "passes" in row]
+    assert number(shown, r"passes      ([\d.,]+)") == pytest.approx(logged[-1], rel=0.05)
+    assert len(re.findall("passes", shown)) == 1
+
+
+def test_a_dry_run_of_two_steps_still_measures_a_step(train_tiny: Callable[..., int], tmp_path: Path, capsys) -> None:
+    flags = ["--gradient_accumulation_steps", "2", "--warmup_steps", "1"]
+    assert train_tiny(tmp_path / "run", "--dry_run", "--max_steps", "2", *flags) == 0
+    shown = capsys.readouterr().out
+    assert number(shown, r"2 steps of (\d+) ms") > 0
+    assert "2 steps of 16 rows" in shown
 
 
 def test_a_plan_for_an_empty_file_is_one_clear_error(tmp_path: Path, capsys) -> None:
@@ -122,6 +141,14 @@ def test_a_plan_for_an_empty_file_is_one_clear_error(tmp_path: Path, capsys) -> 
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert "empty" in error
+
+
+def test_the_help_of_a_plan_is_its_own(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python -m training.plan ")
+    assert "training/train.py" not in shown
 
 
 def test_an_unknown_flag_of_a_plan_is_named(capsys) -> None:
