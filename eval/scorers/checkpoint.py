@@ -12,8 +12,10 @@ from eval.scorers.text_jepa import BATCH_SIZE, MAX_ROWS, Scores, score_rows
 from training.data.errors import InputError
 from training.data.rows import RowReport
 from training.data.settings import DataSettings
-from training.data.sources import load_rows
+from training.data.sources import load_rows, scoring_split
 from training.data.tokenization import encode_rows
+
+_OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share")
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def data_settings(request: ScoreRequest) -> DataSettings:
         raise InputError(f"{request.checkpoint} does not say what it was trained on: give a source with --data")
     settings = DataSettings(**section)
     if request.data is not None and not same_source(request.data, settings.data if section else None):
-        # Column and named split belong to the source they were written for; how text is treated belongs to the model.
-        own = {"split": None, "text_column": None, "streaming": False}
+        # What says how to read the run's source is not said of another; how text is treated belongs to the model.
+        own = {name: getattr(DataSettings, name) for name in _OF_THE_SOURCE}
         settings = dataclasses.replace(settings, data=request.data, **own)
     if request.text_column is not None:
         settings = dataclasses.replace(settings, text_column=request.text_column)
@@ -108,9 +110,7 @@ def choose_split(request: ScoreRequest, settings: DataSettings) -> str:
         return request.split
     run = read_run(request.checkpoint) or {}
     trained_on = run.get("recipe", {}).get("data", {}).get("data")
-    if Path(settings.data).is_file() and not same_source(settings.data, trained_on):
-        return "all"
-    return "test"
+    return "test" if same_source(settings.data, trained_on) else scoring_split(settings, "test")
 
 
 def same_source(first: str, second: str | None) -> bool:
@@ -119,7 +119,7 @@ def same_source(first: str, second: str | None) -> bool:
         return False
     if first == second:
         return True
-    paths = Path(first), Path(second)
+    paths = Path(first).expanduser(), Path(second).expanduser()
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -58,6 +59,34 @@ def test_settings_of_the_run_are_kept_when_only_the_source_changes(checkpoint, t
     settings = data_settings(ScoreRequest(checkpoint=str(folder), data=other_file))
     assert (settings.min_words, settings.lowercase) == (3, False)
     assert (settings.data, settings.split, settings.text_column) == (other_file, None, None)
+
+
+def test_what_bounds_the_rows_of_the_run_does_not_bound_another_source(checkpoint, tmp_path, other_file):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    data = {"data": str(checkpoint.parent / "trained_on.txt"), "max_rows": 1, "max_bad_share": 1.0}
+    (folder / "run.json").write_text(json.dumps({"recipe": {"data": data}}))
+    own = data_settings(ScoreRequest(checkpoint=str(folder)))
+    assert (own.max_rows, own.max_bad_share) == (1, 1.0)
+    assert score(ScoreRequest(checkpoint=str(folder), data=other_file, device="cpu"))["num_rows"] == 3
+    assert data_settings(ScoreRequest(checkpoint=str(folder), data=other_file)).max_bad_share == 0.01
+
+
+def test_a_file_is_used_whole_and_known_again_however_it_is_written(checkpoint, other_file, monkeypatch):
+    def split_of(data):
+        request = ScoreRequest(checkpoint=str(checkpoint), data=data)
+        return choose_split(request, data_settings(request))
+
+    monkeypatch.setenv("HOME", str(Path(other_file).parent))
+    assert split_of("~/phrases.txt") == "all"
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert split_of("~/trained_on.txt") == "test"
+
+
+@pytest.mark.parametrize(("flag", "count"), [("all", 3), ("2", 2)])
+def test_max_rows_is_a_number_or_all(checkpoint, other_file, tmp_path, flag, count):
+    command = [str(checkpoint), "--data", other_file, "--max_rows", flag, "--json", str(tmp_path / "s.json")]
+    assert main([*command, "--device", "cpu"]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["num_rows"] == count
 
 
 def test_a_setting_that_this_version_lacks_is_refused_by_name(checkpoint, tmp_path):
