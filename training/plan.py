@@ -132,8 +132,8 @@ def plan_lines(run: Run, prepared: "Prepared", estimate: "RunEstimate", verdicts
     if run.data.streaming:
         sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
         return [data, f"{sample}are not judged", *estimate.lines()]
-    return [
     passes = passes_over_data(estimate.steps, estimate.rows_per_step, len(prepared.train))
+    return [
         data,
         *estimate.lines(),
         f"passes      {readable_ratio(passes)} (every row is seen so often, each time with {holes:.1f} holes): "

@@ -127,9 +127,7 @@ def _train_and_finish(
     from training.run_state import RunState
 
     say = PartialState().on_main_process(print)
-    if is_finished(run, resumable):
-        if PartialState().is_main_process:
-            show_score(run.output_dir)
+    if is_finished(run, resumable.step):
         say(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
         return 0
     run_state = RunState()
@@ -158,19 +156,19 @@ def _train_and_finish(
     return 0
 
 
-def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int) -> int:
+def _dry_run(run: Run, family: Any, prepared: Any, model: Any, libraries: int) -> int:
     from accelerate import PartialState
 
     from training.estimate import estimate_run, fixed_bytes
     from training.memory import naming_what_to_try
     from training.plan import judge, plan_lines
 
+    say = PartialState().on_main_process(print)
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
     say("\n".join(plan_lines(run, prepared, estimate, judge(run, prepared, estimate))))
     say(f"dry run: nothing was written to {run.output_dir}")
     return 0
-    say = PartialState().on_main_process(print)
 
 
 def show_notes(here: bool = True) -> None:

@@ -25,8 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from eval.errors import NonFiniteError
 from eval.loading import RUN_FILE
 from eval.rules import passes_over_data
-from training.callbacks import append_row
-from training.checkpoints import PREFIX, STAGING, flush, rotate, staged
+from training.callbacks import LOG_FILE, append_row
+from training.checkpoints import PREFIX, STAGING, rotate, staged
 from training.data.errors import InputError
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
