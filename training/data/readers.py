@@ -24,6 +24,12 @@ MAX_ROW_CHARACTERS = 1_000_000
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SAMPLE = 200
+_COLUMN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+# One of these among the words of a first line makes it one of column names.
+_USUAL_NAMES = frozenset(
+    "text texts label labels sentence sentence1 sentence2 id idx index title body content document review comment "
+    "question answer prompt reply response utterance category class target source score".split()
+)
 
 
 def read_file(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
@@ -34,7 +40,11 @@ def read_file(path: Path, text_column: str | None, sides: str) -> Iterator[RawRo
             are yielded as rows with a `problem`.
     """
     check_file(path)
-    if path.suffix == ".txt" or (path.suffix == ".tsv" and text_column is None):
+    refuse_column_of_lines(path, text_column)
+    if path.suffix == ".txt":
+        return _read_lines(path, sides)
+    if path.suffix == ".tsv" and text_column is None:
+        _refuse_table(path)
         return _read_lines(path, sides)
     if path.suffix == ".jsonl":
         return _read_jsonl(path, text_column)
@@ -58,6 +68,27 @@ def check_file(path: Path) -> None:
         raise InputError(
             f"data: {path} cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
+
+
+def refuse_column_of_lines(path: Path, text_column: str | None) -> None:
+    """Raise InputError where a column is asked for of a file of plain lines."""
+    if text_column is not None and path.name.endswith((".txt", ".txt.gz")):
+        raise InputError(
+            f"text_column: {text_column!r} was asked for, but {path} is a text file, whose lines are the phrases; "
+            "leave it out, or give a tsv, csv, jsonl or parquet file"
+        )
+
+
+def note_on_header(path: Path, text_column: str | None) -> str | None:
+    """What to tell of the first line of a csv file with one column; None where there is no doubt about it."""
+    if path.suffix != ".csv" or text_column is not None:
+        return None
+    cells = _first_record(path)
+    if len(cells) != 1 or cells[0].lower() in _USUAL_NAMES:
+        return None
+    if _is_phrase(cells[0]):
+        return f"{path} has no column names: its first line is read as a phrase"
+    return f"{path} has one column, named {cells[0]!r} by its first line, which is no row"
 
 
 def choose_column(columns: dict[str, str], text_column: str | None, where: str) -> str:
@@ -185,13 +216,42 @@ def _read_table(path: Path, text_column: str | None, delimiter: str) -> Iterator
     _, header, problem = next(_records(reader))
     if problem is not None:
         raise InputError(f"data: {path} line 1: {problem}; repair the quoting of the column names")
-    column = _table_column(header, text_column, path)
-    index = header.index(column)
+    if len(header) == 1 and text_column is None and _is_phrase(header[0]):
+        yield row_of_value(header[0], 1, "1")
+        column, index = "1", 0
+    else:
+        column = _table_column(header, text_column, path)
+        index = header.index(column)
     for place, record, problem in _records(reader):
         if problem is not None:
             yield RawRow((), place, problem)
         elif record:
             yield row_of_value(record[index] if index < len(record) else None, place, column)
+
+
+def _refuse_table(path: Path) -> None:
+    """Raise InputError where the first line of a tsv file looks like column names: which one holds the text?"""
+    names = _first_record(path, "\t")
+    if len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names)) and _USUAL_NAMES & set(map(str.lower, names)):
+        raise InputError(
+            f"data: the first line of {path} looks like column names; choose with --text_column among: "
+            f"{', '.join(names)} (if its lines are phrase, TAB, other side, name the file .txt)"
+        )
+
+
+def _first_record(path: Path, delimiter: str = ",") -> list[str]:
+    """The cells of the first line; none where it cannot be read as a table."""
+    line = next((line for _, line in _decoded_lines(path)), None) or ""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _is_phrase(name: str) -> bool:
+    """Whether what should name a column is itself a row: several words, none of them a usual column name."""
+    words = re.findall(r"\w+", name.lower())
+    return len(words) > 1 and not _COLUMN_NAME.fullmatch(name) and not _USUAL_NAMES & set(words)
 
 
 def _records(reader: Any) -> Iterator[tuple[int, list[str], str | None]]:

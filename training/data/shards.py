@@ -29,6 +29,7 @@ from training.data.readers import (
     choose_column,
     columns_of,
     json_object,
+    refuse_column_of_lines,
     row_of_line,
     row_of_value,
 )
@@ -309,6 +310,7 @@ def _file_shard(path: Path, name: str, settings: DataSettings) -> Shard:
         raise InputError(f"data: {path} cannot be read ({error.strerror}); check its permissions") from None
     if path.suffix == ".parquet":
         return ParquetShard(name, path, settings.text_column)
+    refuse_column_of_lines(path, settings.text_column)
     return LineShard(name, path, settings.text_column, settings.sides)
 
 

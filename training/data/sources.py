@@ -15,7 +15,7 @@ import pyarrow as pa
 from training.data.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
 from training.data.errors import InputError
 from training.data.hub import HubAddress, hub_fingerprint, read_hub
-from training.data.readers import READABLE, check_file, read_file
+from training.data.readers import READABLE, check_file, note_on_header, read_file
 from training.data.rows import RawRow, RowReport, collect, row_ids, side_of
 from training.data.settings import DataSettings
 from training.data.shards import Shard, find_shards, fingerprint_of, sample_rows
@@ -50,11 +50,12 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Part:
-    """One stored part of a source: a file, a split of a Hub data set, a built-in text."""
+    """One stored part of a source: a file, a split of a Hub data set, a built-in text. `note` is for the user."""
 
     where: str
     read: Callable[[], Iterator[RawRow]]
     fingerprint: Callable[[], str]
+    note: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def load_rows(settings: DataSettings, split: str) -> Rows:
     source = locate(settings)
     report = RowReport(source.name, split, notes=_notes(source, split, settings))
     parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
+    report.notes += filter(None, (part.note() for part in parts))
     rows = (row for part in parts for row in _rows_of(source, part, split))
     is_cut = split in source.missing
     phrases = collect(rows, settings, report, ", ".join(part.where for part in parts), is_cut)
@@ -119,6 +121,8 @@ def locate(settings: DataSettings) -> Source:
         builtin = name.removeprefix("builtin:")
         check_builtin(builtin)
         _refuse_split(settings, "a built-in text")
+        if settings.text_column is not None:
+            raise InputError(f"text_column: {settings.text_column!r} was asked for, but {name} has no columns")
         part = Part(name, lambda: read_builtin(builtin), lambda: builtin_fingerprint(builtin))
         return Source(name, {"train": part}, is_whole=False)
     path = Path(name).expanduser()
@@ -224,7 +228,12 @@ def _file_of(folder: Path, split: str) -> Path | None:
 
 
 def _file_part(path: Path, settings: DataSettings) -> Part:
-    return Part(str(path), lambda: read_file(path, settings.text_column, settings.sides), lambda: _hash_of_file(path))
+    return Part(
+        str(path),
+        lambda: read_file(path, settings.text_column, settings.sides),
+        lambda: _hash_of_file(path),
+        lambda: note_on_header(path, settings.text_column),
+    )
 
 
 def _hash_of_file(path: Path) -> str:

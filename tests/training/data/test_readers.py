@@ -127,6 +127,44 @@ def test_tsv_is_lines_with_two_sides_or_a_table_when_a_column_is_named(load):
     assert texts(load("a.tsv", "q\ta\nhi\tyou\n", text_column="a")) == ["you"]
 
 
+@pytest.mark.parametrize("header", ["label\ttext", "sentence\tlabel", "Id\tReview\tStars"])
+def test_a_tsv_that_begins_with_column_names_asks_which(load, header):
+    content = f"{header}\n" + "1\tgood film\t5\n"
+    with pytest.raises(InputError, match=f"--text_column among: {header.replace(chr(9), ', ')} "):
+        load("a.tsv", content)
+    with pytest.raises(InputError, match="no column 'nope'"):
+        load("a.tsv", content, text_column="nope")
+
+
+def test_a_tsv_gives_the_column_that_was_asked_for(load):
+    assert texts(load("a.tsv", "label\ttext\n1\tgood film\n", text_column="text")) == ["good film"]
+
+
+def test_of_a_text_file_no_column_can_be_asked_for(load):
+    with pytest.raises(InputError, match=r"text_column: 'nope' was asked for, but .*a\.txt is a text file"):
+        load("a.txt", "one two\n", text_column="nope")
+    with pytest.raises(InputError, match="text_column: 'nope' was asked for, but builtin:sotu has no columns"):
+        load_rows(DataSettings(data="builtin:sotu", text_column="nope"), "all")
+
+
+@pytest.mark.parametrize(
+    ("first", "kept", "said"),
+    [
+        ("the old man", ["the old man", "saw it"], "no column names: its first line is read as a phrase"),
+        ("review_text", ["saw it"], "one column, named 'review_text' by its first line"),
+        ("Review Text", ["saw it"], "one column, named 'Review Text' by its first line"),
+    ],
+)
+def test_a_csv_of_one_column_loses_no_phrase_to_its_name_unsaid(load, first, kept, said):
+    rows = load("a.csv", f"{first}\nsaw it\n")
+    assert texts(rows) == kept
+    assert said in rows.report.notes[-1]
+
+
+def test_a_csv_column_of_a_usual_name_needs_no_words(load):
+    assert load("a.csv", "text\nsaw it\n").report.notes == []
+
+
 def test_parquet_gives_text_and_lists_and_names_its_columns(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"n": [1, 2], "dialog": [["a b", "c"], None]}), path)

@@ -390,6 +390,12 @@ def test_what_cannot_be_streamed_is_refused(changes, said):
         load_rows(DataSettings(streaming=True, **changes), "train")
 
 
+def test_of_streamed_text_no_column_can_be_asked_for(tmp_path):
+    (tmp_path / "train-0.txt").write_text("one two\n")
+    with pytest.raises(InputError, match=r"text_column: 'nope' was asked for, but .*train-0\.txt is a text file"):
+        find_shards(settings(tmp_path, text_column="nope"))
+
+
 def test_a_pass_without_a_row_to_train_on_ends_and_does_not_turn_forever(tmp_path, tokenizer):
     (tmp_path / "train-0.txt").write_text("unheard words only\n" * 9)
     with pytest.raises(InputError, match="no row to train on"):
