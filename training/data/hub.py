@@ -1,11 +1,19 @@
 """Data sets of the Hub, through `datasets`: found, checked, and turned into rows."""
 
+import http.client
+import logging
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.data.errors import InputError
@@ -15,6 +23,7 @@ from training.data.shortcuts import SHORTCUTS, Shortcut, persona_chat_turns
 
 _VALID_NAMES = ("valid", "validation", "val", "dev")
 _BATCH = 2000
+_PATIENCE = 10  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,29 +55,21 @@ class HubAddress:
 
     def load(self, name: str) -> datasets.Dataset:
         """One split of the repository. Raises InputError where it cannot be had."""
-        revision = self.shortcut.revision if self.shortcut else None
-        try:
-            return datasets.load_dataset(self.hub_id, self.config, split=name, revision=revision)
-        except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-            raise InputError(self._failure(error)) from error
+        with self._asking():
+            return datasets.load_dataset(self.hub_id, self.config, split=name, revision=self._revision)
 
     def stream(self, name: str) -> tuple[datasets.IterableDataset, str]:
         """One split, read as it is asked for, and its files' version. Raises InputError where it cannot be had."""
-        revision = self.shortcut.revision if self.shortcut else None
-        try:
-            builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=revision)
+        with self._asking():
+            builder = datasets.load_dataset_builder(self.hub_id, self.config, revision=self._revision)
             return builder.as_streaming_dataset(split=name), str(builder.hash)
-        except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-            raise InputError(self._failure(error)) from error
 
     def split_names(self) -> dict[str, str]:
         """train, valid, test -> the repository's split, as far as there are such."""
         if self.shortcut is not None:
             return self.shortcut.splits
-        try:
+        with self._asking():
             names = datasets.get_dataset_split_names(self.hub_id, self.config)
-        except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-            raise InputError(self._failure(error)) from error
         found = {"train": "train"} if "train" in names else {}
         found |= (
             {"valid": next(name for name in _VALID_NAMES if name in names)} if set(_VALID_NAMES) & set(names) else {}
@@ -80,11 +81,50 @@ class HubAddress:
             )
         return found
 
+    @property
+    def _revision(self) -> str | None:
+        return self.shortcut.revision if self.shortcut else None
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What the libraries raise within is one InputError, without their words on every retry before it."""
+        if not Path(self.hub_id).exists() and not constants.HF_HUB_OFFLINE:
+            self._refuse_unreachable()
+        loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        except (ValueError, RuntimeError, OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise InputError(self._failure(error)) from error
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+    def _refuse_unreachable(self) -> None:
+        """Look once whether the Hub answers at all: the library would try for half a minute."""
+        try:
+            urllib.request.urlopen(constants.ENDPOINT, timeout=_PATIENCE).close()
+        except urllib.error.HTTPError:  # an answer
+            return
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLError | http.client.HTTPException):  # the library may know better
+                return
+            raise InputError(
+                f"data: hub:{self.hub_id} could not be loaded: {constants.ENDPOINT} cannot be reached ({reason}); "
+                "check the network, set HF_HUB_OFFLINE=1 to use what was downloaded before, or give a local file"
+            ) from None
+
     def _failure(self, error: Exception) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        network = (
+            "that it was downloaded before (HF_HUB_OFFLINE=1 is set)" if constants.HF_HUB_OFFLINE else "the network"
+        )
         return (
             f"data: hub:{self.hub_id}{f':{self.config}' if self.config else ''} could not be loaded ({reason}); check "
-            "the id, the config and the network, or give a local file; data sets with a loading script cannot be used"
+            f"the id, the config and {network}, or give a local file; data sets with a loading script cannot be used"
         )
 
 

@@ -1,3 +1,8 @@
+import logging
+import os
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -45,6 +50,31 @@ def test_a_data_set_out_of_reach_is_an_error_of_one_line():
     with pytest.raises(InputError, match="hub:stanfordnlp/imdb:plain_text could not be loaded") as caught:
         load_rows(DataSettings(data="hub:imdb"), "train")
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_one_line_names_the_way_out_at_once(tmp_path):
+    """In a process of its own: whether the libraries are offline is settled when they are imported."""
+    program = (
+        "from training.data.settings import DataSettings; from training.data.sources import load_rows\n"
+        "load_rows(DataSettings(data='hub:imdb'), 'train')"
+    )
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **nowhere}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == ""
+    assert "Retrying" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "InputError: data: hub:stanfordnlp/imdb could not be loaded: http://127.0.0.1:9 cannot be reached" in last
+    assert "HF_HUB_OFFLINE=1" in last
+
+
+def test_words_of_the_libraries_do_not_come_before_the_one_line(caplog):
+    levels = [logging.getLogger(name).level for name in ("huggingface_hub", "datasets")]
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE=1 is set"):
+        load_rows(DataSettings(data="hub:imdb"), "train")
+    assert caplog.records == []
+    assert levels == [logging.getLogger(name).level for name in ("huggingface_hub", "datasets")]
 
 
 def test_the_usual_sets_have_shortcuts_with_licence_and_verification():
