@@ -159,12 +159,23 @@ def command(
     argv = [str(recipe), "--output_dir", str(output_dir), "--device", "cpu", *shlex.split(flags)]
 
     def work() -> int:
+        _forget_earlier_runs()
         _save_time()
         if hurt is not None:
             hurt()
         return main(argv)
 
     return work
+
+
+def _forget_earlier_runs() -> None:
+    """What runs of the parent's process have left behind, and a new process would not find."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
 
 
 def _save_time() -> None:

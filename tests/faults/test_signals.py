@@ -111,21 +111,23 @@ def test_the_launchers_death_saves_once_and_ends(recipe: Path, tmp_path: Path, n
     """A launcher that dies leaves its script behind, as an orphan to whom no signal is sent."""
     run = tmp_path / "run"
 
-    def launch() -> int:
+    def as_launched() -> None:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+
+    def launch() -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        script = Child(command(recipe, run, ENDLESS))
-        print(script.pid, flush=True)
-        return script.wait().code
+        return Child(command(recipe, run, ENDLESS, as_launched)).wait().code
 
     launcher = Child(launch)
     _wait_for(lambda: (run / "log.jsonl").is_file() and len((run / "log.jsonl").read_text().splitlines()) > 1)
     script = psutil.Process(launcher.pid).children()[0]
-    os.kill(launcher.pid, number)
-    assert launcher.wait().code == -number
-    _wait_for(lambda: not script.is_running() or script.status() == psutil.STATUS_ZOMBIE)
-    saved = list_checkpoints(run)
-    assert len(saved) == 1
+    try:
+        os.kill(launcher.pid, number)
+        assert launcher.wait().code == -number
+        _wait_for(lambda: _has_ended(script))
+    finally:
+        _end(script)
+    assert len(list_checkpoints(run)) == 1
     assert not (run / ".lock.json").exists()
 
 
@@ -143,20 +145,30 @@ def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path
         launcher = subprocess.Popen(
             [*accelerate, "training/train.py", str(recipe), *flags], cwd=repository, stdout=said, stderr=said
         )
+        _wait_for(lambda: (run / "log.jsonl").is_file() and (run / "log.jsonl").stat().st_size > 0)
+        script = psutil.Process(launcher.pid).children()[0]
         try:
-            _wait_for(lambda: (run / "log.jsonl").is_file() and (run / "log.jsonl").stat().st_size > 0)
-            script = psutil.Process(launcher.pid).children()[0]
             launcher.terminate()
             assert launcher.wait(30) != 0
-            _wait_for(lambda: not script.is_running() or script.status() == psutil.STATUS_ZOMBIE)
+            _wait_for(lambda: _has_ended(script))
         finally:
             launcher.kill()
+            _end(script)
         said.seek(0)
         last_line = said.read().strip().splitlines()[-1]
     assert re.fullmatch(
         r"stopped by the end of the launcher at step [\d,]+, saved; the same command goes on", last_line
     )
     assert len(list_checkpoints(run)) == 1
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def _end(process: psutil.Process) -> None:
+    if process.is_running():
+        process.kill()
 
 
 def _wait_for(holds, seconds: float = 60.0) -> None:
