@@ -10,7 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from eval.log_patterns import look
 from eval.run_log import Advice, RunFacts, RunLog
 from training.arguments import Run
-from training.callbacks import LOG_FILE, append_row
+from training.callbacks import append_row
+from training.layout import LOG_FILE
 from training.run_state import RunState
 
 # Said again when its badness has grown by a quarter: what only wavers is not news.

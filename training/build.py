@@ -94,7 +94,7 @@ def build_trainer(
         on_non_finite=run.training.on_non_finite,
     )
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
-    callbacks = [TeacherUpdate(), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
+    callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
     trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress says it
     holes = holes_per_row(run.masking, mean_length(prepared))

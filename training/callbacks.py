@@ -3,27 +3,33 @@
 import itertools
 import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.layout import LOG_FILE
 from training.run_state import RunState
 from training.settings import EvaluationSettings
 from training.signals import SignalWatch
 
-LOG_FILE = "log.jsonl"
-_STEPS_TO_MEASURE = 20
+# After how many measured steps the expected time is said: soon, and once more when it is known better.
+_STEPS_TO_MEASURE = {3: " (first estimate)", 20: ""}
 _NOT_SHOWN = ("epoch", "passes", "grad_norm")
 _HELD_OUT_SHOWN = 7
 
 
 class TeacherUpdate(TrainerCallback):
-    """Moves the target network after every optimizer step."""
+    """Moves the target network after every optimizer step that was made."""
+
+    def __init__(self, run_state: RunState) -> None:
+        self.run_state = run_state
 
     def on_step_end(
         self,
@@ -31,10 +37,12 @@ class TeacherUpdate(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: PreTrainedModel | None = None,
+        optimizer: AcceleratedOptimizer | None = None,
         **kwargs: Any,
     ) -> None:
-        """The step is done: the moving average follows."""
-        if model.has_teacher:
+        """The step is done: the moving average follows, unless the step was skipped, by us or by float16's scaler."""
+        skipped = self.run_state.skipped_in_a_row > 0 or (optimizer is not None and optimizer.step_was_skipped)
+        if model.has_teacher and not skipped:
             model.update_teacher()
 
 
@@ -127,9 +135,9 @@ class JsonlLog(TrainerCallback):
         """Drop rows that the resumed run will write again."""
         if state.is_world_process_zero:
             path = Path(args.output_dir) / LOG_FILE
-            kept = [line for line in _whole_lines(path) if 0 < state.global_step >= json.loads(line)["step"]]
+            kept = _rows_until(path, state.global_step) if state.global_step > 0 else []
             part = path.with_name(f".{LOG_FILE}.part")
-            part.write_text("".join(kept), encoding="utf-8")
+            part.write_bytes(b"".join(kept))
             os.replace(part, path)
 
     def on_log(
@@ -170,7 +178,8 @@ class Progress(TrainerCallback):
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._begun: tuple[int, float] | None = None
+        self._ended: float | None = None
+        self._seconds: list[float] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -189,12 +198,15 @@ class Progress(TrainerCallback):
         if self._bar is None:
             return
         self._bar.update(1)
-        if self._begun is None:  # the first step compiles and allocates: it is not measured
-            self._begun = (state.global_step, time.perf_counter())
-        elif state.global_step == self._begun[0] + _STEPS_TO_MEASURE:
-            seconds = (time.perf_counter() - self._begun[1]) / _STEPS_TO_MEASURE
-            left = seconds * (state.max_steps - state.global_step)
-            self._bar.write(f"{1000 * seconds:.0f} ms per step: about {duration(left)} of training left")
+        before, self._ended = self._ended, time.perf_counter()
+        if before is None or len(self._seconds) >= max(_STEPS_TO_MEASURE):
+            return  # the first step compiles and allocates: it is not measured
+        self._seconds.append(self._ended - before)
+        if len(self._seconds) in _STEPS_TO_MEASURE:
+            seconds = statistics.median(self._seconds)  # some have scoring or a save in between
+            left = duration(seconds * (state.max_steps - state.global_step))
+            which = _STEPS_TO_MEASURE[len(self._seconds)]
+            self._bar.write(f"{1000 * seconds:.0f} ms per step: about {left} of training left{which}")
 
     def on_log(
         self,
@@ -251,8 +263,23 @@ def _short(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, float) and abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that end: a kill can leave half of one."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _rows_until(path: Path, step: int) -> list[bytes]:
+    """Lines of rows up to `step`. A kill can leave half a line, which goes unsaid: its row will be written again."""
+    kept: list[bytes] = []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        at = _step_of_row(line)
+        if at is None:
+            left = f"{len(lines) - number + 1} of {len(lines)} rows"
+            print(f"note: {path}, line {number} is damaged: {left} are left out", file=sys.stderr, flush=True)
+            break
+        kept += [line + b"\n"] if at <= step else []
+    return kept
+
+
+def _step_of_row(line: bytes) -> int | None:
+    """The step of a row, or None where it is no row."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None

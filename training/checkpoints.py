@@ -16,6 +16,7 @@ from pathlib import Path
 
 from eval.loading import MANIFEST, RUN_FILE, sha256_of, verify_manifest
 from training.data.errors import InputError
+from training.layout import CARD_FILE, MILESTONES_FILE, OWN_FILES
 
 PREFIX = "checkpoint-"
 STAGING = ".staging-"
@@ -42,10 +43,15 @@ class DiskFullError(InputError):
 
 @dataclass(frozen=True)
 class Resumable:
-    """The newest whole checkpoint of a run folder (None: none was ever saved), and what is wrong with newer ones."""
+    """The newest whole checkpoint of a run folder (None: there is none), and what is wrong with newer ones.
+
+    Attributes:
+        finished: the run is done, and its checkpoints were removed.
+    """
 
     path: Path | None
     damaged: dict[Path, str] = field(default_factory=dict)
+    finished: bool = False
 
     @property
     def step(self) -> int:
@@ -142,9 +148,9 @@ def write_manifest(folder: Path, step: int) -> None:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     hashes = {name: sha256_of(folder / name) for name in names if name != MANIFEST}
     for name in hashes:
-        _flush(folder / name)
+        flush(folder / name)
     _write_json(folder / MANIFEST, {"schema_version": 1, "step": step, "files": hashes})
-    _flush(folder)
+    flush(folder)
 
 
 def rotate(run_dir: Path, keep: int, best_step: int | None, newest: int) -> None:
@@ -192,7 +198,7 @@ def fill_root(run_dir: Path, checkpoint: Path) -> None:
     # A start of the run, such as one with --extend, writes its own `run.json` while the root still holds this model.
     hashes = {name: digest for name, digest in published.items() if name != RUN_FILE}
     _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": hashes})
-    _flush(run_dir)
+    flush(run_dir)
 
 
 def root_step(run_dir: Path) -> int | None:
@@ -206,17 +212,31 @@ def root_step(run_dir: Path) -> int | None:
     return json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))["step"]
 
 
+def finished_steps(run_dir: Path) -> int | None:
+    """Steps of the finished run whose model, figures and card (written last) are in `run_dir`; None without one."""
+    if root_step(run_dir) is None or not (run_dir / CARD_FILE).is_file():
+        return None
+    try:  # the last step is always the last milestone
+        return json.loads((run_dir / MILESTONES_FILE).read_text(encoding="utf-8"))["milestones"][-1]["step"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
 def start_over(run_dir: Path) -> None:
-    """Remove what an earlier run left in `run_dir`: its checkpoints, log, results and the files of its root."""
+    """Remove what an earlier run left in `run_dir`: its checkpoints, log, results and the files of its root.
+
+    Other files stay. Whether it was a run of ours is for the caller to know.
+    """
     clean_leftovers(run_dir)
     for checkpoint in list_checkpoints(run_dir):
         _remove(checkpoint)
     for damaged in run_dir.glob(f"{DAMAGED}{PREFIX}*"):
         shutil.rmtree(damaged)
-    for name in (*_manifest_files(run_dir), MANIFEST, "run.json", "log.jsonl", "README.md"):
+    for name in (*_manifest_files(run_dir), *OWN_FILES):
         (run_dir / name).unlink(missing_ok=True)
-    for name in ("results", "plots"):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for folder in {(run_dir / name).parent for name in OWN_FILES} - {run_dir}:
+        if folder.is_dir() and not any(folder.iterdir()):  # what others put there stays
+            folder.rmdir()
 
 
 def _is_resume_only(name: str) -> bool:
@@ -236,7 +256,7 @@ def _put_in_place(staging: Path, final: Path) -> None:
     if final.exists():
         _remove(final)
     os.replace(staging, final)
-    _flush(final.parent)
+    flush(final.parent)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -251,18 +271,18 @@ def _copy_atomically(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{STAGING}{target.name}")
     shutil.copyfile(source, part)
-    _flush(part)
+    flush(part)
     os.replace(part, target)
 
 
 def _write_json(path: Path, content: dict) -> None:
     part = path.with_name(f"{STAGING}{path.name}")
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _flush(part)
+    flush(part)
     os.replace(part, path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring a file, or a folder's list of names, to the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -3,47 +3,59 @@
 All of it can be done again: a run that is killed here does it at its next start.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from eval.loading import RUN_FILE, read_run
+from eval.loading import read_run
 from eval.plots import plot_run
 from eval.score import score, score_table, write_json
 from eval.scorers.checkpoint import ScoreRequest
 from training.arguments import Run
-from training.callbacks import LOG_FILE
 from training.cards import render_card
 from training.checkpoints import (
     PREFIX,
     NoWholeCheckpointError,
+    Resumable,
     check_whole,
     fill_root,
+    finished_steps,
     list_checkpoints,
     root_step,
     step_of,
 )
 from training.data.sources import describe_source
+from training.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
 from training.run_state import RunState
 
-SCORE_FILE = Path("results") / "score.json"
-MILESTONES_FILE = Path("results") / "milestones.json"
-CARD_FILE = "README.md"
+
+def is_finished(run: Run, resumable: Resumable) -> bool:
+    """Whether nothing is left to do: all steps done, the root whole, its figures those of the last step, the card
+    there.
+    """
+    steps = run.training.max_steps
+    return resumable.finished or (resumable.step >= steps and finished_steps(run.output_dir) == steps)
 
 
-def is_finished(run: Run, resumed_step: int) -> bool:
-    """Whether nothing is left to do: all steps done, the root whole, the card (written last) there."""
-    done = resumed_step >= run.training.max_steps and root_step(run.output_dir) is not None
-    return done and (run.output_dir / CARD_FILE).is_file()
+def show_score(run_dir: Path) -> None:
+    """Print the table of figures that a finished run left, if it was scored."""
+    if (run_dir / SCORE_FILE).is_file():
+        try:
+            _print_table(json.loads((run_dir / SCORE_FILE).read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError):
+            again = f"python -m eval.score {run_dir} --json {run_dir / SCORE_FILE}"
+            print(f"note: {run_dir / SCORE_FILE} is damaged; score again: {again}", file=sys.stderr)
 
 
 def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
     """Fill the root of the run folder and put figures, curves and card beside it."""
+    (run.output_dir / CARD_FILE).unlink(missing_ok=True)  # of fewer steps; a card says that all of this is done
     kept = fill_root_from_best(run.output_dir, run_state)
     write_json({"milestones": run_state.milestones}, run.output_dir / MILESTONES_FILE)
-    plot_run(run.output_dir / LOG_FILE, run.output_dir / "plots" / "loss.png")
+    plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
     record = _score(run) if run.evaluation.final_score else None
     source = describe_source(run.data)
     facts = {
@@ -87,10 +99,11 @@ def _score(run: Run) -> dict[str, Any]:
     )
     record = score(request)
     write_json(record, run.output_dir / SCORE_FILE)
-    console = Console()
-    console.width = max(console.width, 110)
-    console.print(score_table(record))
+    _print_table(record)
     return record
 
 
-__all__ = ["CARD_FILE", "MILESTONES_FILE", "RUN_FILE", "SCORE_FILE", "fill_root_from_best", "finish", "is_finished"]
+def _print_table(record: dict[str, Any]) -> None:
+    console = Console()
+    console.width = max(console.width, 110)
+    console.print(score_table(record))

@@ -16,23 +16,34 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from eval.loading import RUN_FILE, read_run
+from eval.loading import MANIFEST, RUN_FILE, read_run
 from training.arguments import Run
-from training.checkpoints import Resumable, check_whole, clean_leftovers, find_resumable, set_aside, start_over
+from training.checkpoints import (
+    NoWholeCheckpointError,
+    Resumable,
+    check_whole,
+    clean_leftovers,
+    find_resumable,
+    finished_steps,
+    flush,
+    set_aside,
+    start_over,
+)
 from training.data.errors import InputError
+from training.ownership import (
+    MODEL_FILES,
+    identity_of,
+    own_run,
+    refuse_another_root,
+    refuse_another_run,
+    refuse_foreign,
+)
 from training.settings_schema import keys_of_config
 
 LOCK_FILE = ".lock"
 OWNER_FILE = ".lock.json"
 _WORKERS_END_SECONDS = 30  # they look for their parent every 5 seconds
 _PACKAGES = ("jepa-lm", "torch", "transformers", "accelerate", "datasets", "tokenizers")
-
-# What may differ between two starts of the same run: output, logging and saving cadence, speed of reading.
-_NOT_IDENTITY = (
-    *("logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to", "run_name"),
-    "on_non_finite",
-    *("milestones", "sample_phrases", "final_score", "score_rows"),
-)
 
 
 @contextmanager
@@ -122,7 +133,7 @@ def describe_run(
     }
     return {
         **description,
-        "identity": hashlib.sha256(json.dumps(_identity(description), sort_keys=True).encode()).hexdigest(),
+        "identity": hashlib.sha256(json.dumps(identity_of(description), sort_keys=True).encode()).hexdigest(),
         "command": shlex.join(["python", *sys.argv]),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)},
         "python": platform.python_version(),
@@ -134,6 +145,7 @@ def write_run(run_dir: Path, description: dict[str, Any]) -> None:
     """Write `run.json` in one step."""
     part = run_dir / f".{RUN_FILE}.part"
     part.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    flush(part)
     os.replace(part, run_dir / RUN_FILE)
 
 
@@ -141,9 +153,12 @@ def decide_resume(run: Run, description: dict[str, Any]) -> Resumable:
     """Where this run goes on: its newest whole checkpoint, the one asked for, or the beginning.
 
     Raises:
-        InputError: the folder belongs to another run, or the checkpoint asked for is not whole or not of this run.
-        NoWholeCheckpointError: there are checkpoints and none is whole.
+        InputError: the folder holds somebody else's files or another run, or the checkpoint asked for is not whole or
+            not of this run.
+        NoWholeCheckpointError: there are checkpoints and none is whole; or there is a model, and none of its
+            checkpoints, and it is not that of the finished run.
     """
+    refuse_foreign(run.output_dir)
     clean_leftovers(run.output_dir)
     if run.resume == "never":
         start_over(run.output_dir)
@@ -153,12 +168,14 @@ def decide_resume(run: Run, description: dict[str, Any]) -> Resumable:
         problem = check_whole(checkpoint) if checkpoint.is_dir() else f"{checkpoint} is no folder"
         if problem:
             raise InputError(f"resume: {problem}; give auto, never, or the path of a whole checkpoint-N")
-        _refuse_another_run(run, description, checkpoint)
+        refuse_another_run(run, description, checkpoint)
+        refuse_another_root(run, description)
         return Resumable(checkpoint)
     found = find_resumable(run.output_dir)
     if found.path is None:
-        return found
-    _refuse_another_run(run, description, found.path)
+        return _without_checkpoints(run, description)
+    refuse_another_run(run, description, found.path)
+    refuse_another_root(run, description)
     named = {path: f"{problem}; it is now called {set_aside(path).name}" for path, problem in found.damaged.items()}
     return Resumable(found.path, named)
 
@@ -174,40 +191,20 @@ def rounding_changes(checkpoint: Path, description: dict[str, Any]) -> list[str]
     ]
 
 
-def _refuse_another_run(run: Run, description: dict[str, Any], folder: Path) -> None:
-    """Raise `InputError`, naming what differs, unless `folder` holds this run (or a shorter one, with --extend)."""
-    earlier = read_run(folder)
-    if earlier is None:
-        raise InputError(f"resume: {folder} has no {RUN_FILE}, so whose it is cannot be known; use --resume never")
-    old, new = _flat(_identity(earlier)), _flat(_identity(description))
-    different = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    before, now = old.get("max_steps"), new.get("max_steps")
-    if different == ["max_steps"] and before < now:
-        if run.extend:
-            return
-        raise InputError(f"max_steps: the run in {folder} has {before}, now {now}; add --extend to go on with it")
-    if different:
-        shown = ", ".join(f"{name} {old.get(name)!r} there and {new.get(name)!r} here" for name in different[:4])
-        raise InputError(
-            f"output_dir: {folder} belongs to another run ({shown}); give another --output_dir, or --resume never"
+def _without_checkpoints(run: Run, description: dict[str, Any]) -> Resumable:
+    """A folder without checkpoints: new, stopped before its first one, or finished and they were removed."""
+    folder = run.output_dir
+    if own_run(folder) is None:
+        return Resumable(None)
+    refuse_another_run(run, description, folder)
+    if not any((folder / name).exists() for name in (MANIFEST, *MODEL_FILES)):
+        return Resumable(None)
+    if finished_steps(folder) != run.training.max_steps:
+        raise NoWholeCheckpointError(
+            f"no checkpoint in {folder} to go on from, and the model there is not whole and that of this run's last "
+            "step with its card: give another --output_dir, or start over with --resume never"
         )
-
-
-def _identity(description: dict[str, Any]) -> dict[str, Any]:
-    recipe = {
-        section: {name: value for name, value in content.items() if name not in _NOT_IDENTITY}
-        for section, content in description["recipe"].items()
-    }
-    rest = {name: description[name] for name in ("family", "init_from", "data_hash")}
-    rest["num_processes"] = description.get("num_processes", 1)
-    return {**rest, **recipe}
-
-
-def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in identity.items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return flat
+    return Resumable(None, finished=True)
 
 
 def _owner(run_dir: Path) -> str:

@@ -10,29 +10,40 @@ is not finite, 4 no whole checkpoint, 75 saved after a signal.
 import logging
 import sys
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from training.arguments import Run, parse_arguments
-from training.data.errors import InputError
+# Nothing that takes long: what is interrupted before `main` ends with a traceback.
 from training.outputs import lasting_outputs
 from training.signals import SignalWatch, StoppedBySignal, find_launcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from training.arguments import Run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. The last line printed says how it ended."""
     with lasting_outputs():
-        return _main(argv)
+        try:
+            return _main(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+            return 130
 
 
-def _main(argv: list[str] | None) -> int:
+def _main(argv: list[str]) -> int:
+    launcher = find_launcher()
+    from training.arguments import parse_arguments
+    from training.data.errors import InputError
+
     try:
-        run = parse_arguments(sys.argv[1:] if argv is None else argv)
+        run = parse_arguments(argv)
     except InputError as error:
         return _failed(error, 2)
-    launcher = find_launcher()
     # Only now: these imports take seconds, and a typo should not.
     from eval.errors import NonFiniteError
-    from training.checkpoints import FULL, NoWholeCheckpointError
+    from training.checkpoints import NoWholeCheckpointError
     from training.processes import FirstProcessError
 
     codes: dict[type[Exception], int] = {InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
@@ -41,18 +52,12 @@ def _main(argv: list[str] | None) -> int:
     except tuple(codes) as error:
         return _failed(error, _code(error, codes))
     except FirstProcessError as error:  # it said why
-        return _code(error.reason, codes)
+        return _code(error.reason, {**codes, OSError: 2})
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        return _failed(InputError(f"{error.filename or run.output_dir}: {error.strerror}; free some space and run "
-                                  "the same command again (what was saved is whole)"), 2)  # fmt: skip
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
-        return 130
+        return _failed(_naming_its_file(error, run.output_dir), 2)
 
 
-def train(run: Run, launcher: int | None = None) -> int:
+def train(run: "Run", launcher: int | None = None) -> int:
     """Train, or go on with, one run; returns 0, or 75 when a signal ended it after a save.
 
     Args:
@@ -96,7 +101,7 @@ def train(run: Run, launcher: int | None = None) -> int:
             return _train_and_finish(run, family, prepared, model, resumable, facts, watch)
 
 
-def _claim_folder(run: Run, description: dict[str, Any]) -> Any:
+def _claim_folder(run: "Run", description: dict[str, Any]) -> Any:
     """Where the run goes on, said where it is not as expected; the folder is this run's from here on."""
     from training.run_folder import decide_resume, rounding_changes, write_run
 
@@ -110,7 +115,7 @@ def _claim_folder(run: Run, description: dict[str, Any]) -> Any:
 
 
 def _train_and_finish(
-    run: Run,
+    run: "Run",
     family: Any,
     prepared: Any,
     model: Any,
@@ -122,12 +127,14 @@ def _train_and_finish(
 
     from training.build import build_trainer
     from training.estimate import fixed_bytes
-    from training.finish import finish, is_finished
+    from training.finish import finish, is_finished, show_score
     from training.memory import naming_what_to_try
     from training.run_state import RunState
 
     say = PartialState().on_main_process(print)
-    if is_finished(run, resumable.step):
+    if is_finished(run, resumable):
+        if PartialState().is_main_process:
+            show_score(run.output_dir)
         say(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
         return 0
     run_state = RunState()
@@ -156,7 +163,7 @@ def _train_and_finish(
     return 0
 
 
-def _dry_run(run: Run, family: Any, prepared: Any, model: Any, libraries: int) -> int:
+def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int) -> int:
     from accelerate import PartialState
 
     from training.estimate import estimate_run, fixed_bytes
@@ -186,6 +193,16 @@ def show_notes(here: bool = True) -> None:
 
 def _code(error: Exception, codes: dict[type[Exception], int]) -> int:
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+
+
+def _naming_its_file(error: OSError, run_dir: "Path") -> Exception:
+    """What the system says, in one line; it names no file where it failed at one that was open."""
+    from training.checkpoints import FULL
+
+    if error.strerror is None:  # a library's own words
+        return error
+    remedy = "; free some space and run the same command again (what was saved is whole)"
+    return Exception(f"{error.filename or run_dir}: {error.strerror}{remedy if error.errno in FULL else ''}")
 
 
 def _failed(error: Exception, code: int) -> int:

@@ -25,12 +25,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from eval.errors import NonFiniteError
 from eval.loading import RUN_FILE
 from eval.rules import passes_over_data
-from training.callbacks import LOG_FILE, append_row
-from training.checkpoints import PREFIX, STAGING, rotate, staged
+from training.callbacks import append_row
+from training.checkpoints import PREFIX, STAGING, flush, rotate, staged
 from training.data.errors import InputError
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
 from training.finite import broken_moments, broken_weights, last_good, what_is_broken
+from training.layout import LOG_FILE
 from training.restoring import reading, refuse_lacking
 from training.run_state import RUN_STATE, LogWindow, RunState
 from training.shared_fate import shared_fate
@@ -295,6 +296,8 @@ class JepaTrainer(Trainer):
         folder = staged(final, needed_bytes=3 * weights) if writes else nullcontext(run_dir / f"{STAGING}{final.name}")
         with ExitStack() as stack:
             with shared_fate():
+                if writes and (run_dir / LOG_FILE).is_file():
+                    flush(run_dir / LOG_FILE)  # or a power cut leaves a checkpoint whose rows are not in the log
                 self._staging = stack.enter_context(folder)
             with shared_fate():
                 super()._save_checkpoint(model, trial)
@@ -330,8 +333,11 @@ class JepaTrainer(Trainer):
             self.run_state.restore(checkpoint)
         if self.stream is not None:
             self.stream.seek(Cursor.from_dict(self.run_state.cursor))
-        if self.accelerator.is_main_process:  # the saved sums are those of all processes
-            self.window.restore(self.run_state.window, self.args.device)
+        # The saved sums are those of all processes; the others have the same names, for all reduce together.
+        sums = self.run_state.window
+        if not self.accelerator.is_main_process:
+            sums = {name: [0.0, 0.0] for name in sums}
+        self.window.restore(sums, self.args.device)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(Path(checkpoint or "")):

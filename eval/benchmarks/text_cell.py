@@ -177,8 +177,9 @@ def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedMode
     )
     arguments = training_arguments(run)
     arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
-    follow = [] if isinstance(model, BertAnchor) else [TeacherUpdate()]
-    return JepaTrainer(model, arguments, prepared.tokenizer, parts, RunState(), [*follow, watch])
+    state = RunState()
+    follow = [] if isinstance(model, BertAnchor) else [TeacherUpdate(state)]
+    return JepaTrainer(model, arguments, prepared.tokenizer, parts, state, [*follow, watch])
 
 
 def _headline(metrics: dict[str, Any]) -> dict[str, float]:

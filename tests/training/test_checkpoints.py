@@ -165,7 +165,9 @@ def test_a_half_filled_root_is_seen_and_filling_it_again_repairs_it(tmp_path: Pa
 
 def test_starting_over_removes_the_run_and_keeps_what_is_not_ours(tmp_path: Path) -> None:
     fill_root(tmp_path, save(tmp_path, 3))
-    (tmp_path / "results").mkdir()
-    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("results/score.json", "results/mine.csv", "plots/loss.png", "notes.txt", "README.md", "log.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
     start_over(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert kept == {"notes.txt", "results", "results/mine.csv"}

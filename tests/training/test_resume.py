@@ -145,6 +145,60 @@ def test_a_run_killed_while_its_root_was_filled_is_repaired_at_the_next_start(
         assert (tmp_path / "run" / name).read_bytes() == (finished_run / name).read_bytes()
 
 
+def test_a_damaged_log_is_cut_at_its_first_damaged_row_and_the_run_goes_on(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_before_step(patch, 9)
+        with pytest.raises(KilledError):
+            train_tiny(tmp_path / "run", "--final_score", "false")
+    log = tmp_path / "run" / "log.jsonl"
+    rows = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*rows[:2], b"\0" * 40 + b"\n", *rows[3:]]))
+    assert train_tiny(tmp_path / "run", "--final_score", "false") == 0
+    assert (
+        f"note: {log}, line 3 is damaged: {len(rows) - 2} of {len(rows)} rows are left out" in capsys.readouterr().err
+    )
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps[:2] == [json.loads(row)["step"] for row in rows[:2]]
+    assert steps[2:][0] > 8
+    assert steps[-1] == 12
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_that_counts_on_it(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, at_save = tmp_path / "run" / "log.jsonl", []
+    fsync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        if log.is_file() and os.path.samestat(os.fstat(descriptor), log.stat()):
+            at_save.append((log.stat().st_size > 0, [path.name for path in list_checkpoints(tmp_path / "run")]))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    flags = ["--max_steps", "4", "--save_steps", "2", "--eval_steps", "4", "--final_score", "false"]
+    assert train_tiny(tmp_path / "run", *flags) == 0
+    assert at_save[:2] == [(True, []), (True, ["checkpoint-2"])]
+
+
+def test_an_extended_run_that_was_killed_after_its_last_step_is_finished_at_the_next_start(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.finish
+    import training.train
+
+    folder, more = tmp_path / "run", ["--max_steps", "8", "--final_score", "false", "--extend"]
+    assert train_tiny(folder, "--max_steps", "4", "--final_score", "false") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training.finish, "finish", lambda *args: (_ for _ in ()).throw(KilledError()))
+        with pytest.raises(KilledError):
+            train_tiny(folder, *more)
+    assert train_tiny(folder, *more) == 0
+    milestones = json.loads((folder / "results" / "milestones.json").read_text())["milestones"]
+    assert milestones[-1]["step"] == 8
+
+
 def test_a_finished_run_extends_to_more_steps(train_tiny: Train, tmp_path: Path, read_rows: ReadRows) -> None:
     assert train_tiny(tmp_path / "run", "--max_steps", "4", "--final_score", "false") == 0
     assert train_tiny(tmp_path / "run", "--max_steps", "8", "--final_score", "false") == 2

@@ -73,6 +73,73 @@ def test_never_starts_over_and_a_path_is_taken_when_it_is_whole(tiny_recipe: Pat
     assert not checkpoint.exists()
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+@pytest.mark.parametrize("name", ["README.md", "results/mine.csv", "checkpoint-7/model.bin", "layers.py", "run.json"])
+def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(
+    tiny_recipe: Path, tmp_path: Path, name: str, resume: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(InputError, match=f"holds {name.split('/')[0]}, and no run.json that says"):
+        decide_resume(*describe(tiny_recipe, tmp_path, "--resume", resume))
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_a_folder_with_other_files_is_taken_and_they_stay(tiny_recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("mine")
+    for resume in ("auto", "never"):
+        assert decide_resume(*describe(tiny_recipe, tmp_path, "--resume", resume)).path is None
+    assert (tmp_path / "train.txt").read_text() == "mine"
+
+
+def test_before_its_first_checkpoint_a_run_begins_again_and_another_is_refused(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path, describe(tiny_recipe, tmp_path)[1])
+    (tmp_path / "log.jsonl").write_text("")
+    found = decide_resume(*describe(tiny_recipe, tmp_path))
+    assert (found.path, found.finished) == (None, False)
+    with pytest.raises(InputError, match=r"belongs to another run .*seed 1 there and 2 here"):
+        decide_resume(*describe(tiny_recipe, tmp_path, "--seed", "2"))
+
+
+def test_a_checkpoint_from_elsewhere_does_not_open_another_runs_folder(
+    tiny_recipe: Path, earlier_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write_run(other, describe(tiny_recipe, other, "--seed", "2")[1])
+    with pytest.raises(InputError, match=f"{other} belongs to another run"):
+        decide_resume(*describe(tiny_recipe, other, "--resume", str(earlier_run / "checkpoint-4")))
+
+
+def test_a_finished_run_without_its_checkpoints_is_finished(
+    finished_run: Path, train_tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
+    assert train_tiny(folder) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("lacking", ["README.md", "model.safetensors", "results/milestones.json", "manifest.json"])
+def test_a_model_without_its_checkpoints_that_is_not_a_finished_runs_ends_with_4(
+    finished_run: Path, train_tiny: Callable[..., int], tmp_path: Path, capsys, lacking: str
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    (folder / lacking).unlink()
+    assert train_tiny(folder) == 4
+    assert "--resume never" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_finished_run_without_its_checkpoints_cannot_be_extended(
+    finished_run: Path, train_tiny: Callable[..., int], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    assert train_tiny(folder, "--max_steps", "20") == 2
+    assert train_tiny(folder, "--max_steps", "20", "--extend") == 4
+
+
 def test_a_second_run_in_a_folder_is_refused_naming_process_and_host(tmp_path: Path) -> None:
     with locked(tmp_path):
         said = f"in use by process {os.getpid()} on {socket.gethostname()}"

@@ -1,10 +1,13 @@
 """The command line from end to end: what a finished run holds, and how bad input ends."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from eval.loading import verify_manifest
@@ -67,7 +70,9 @@ def test_the_same_command_again_has_nothing_to_do(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*.safetensors")}
     assert train_tiny(finished_run) == 0
-    assert "is finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is finished" in said.splitlines()[-1]
+    assert "decile: training count" in said  # the table that the run left, for who looks for it
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*.safetensors")}
 
 
@@ -101,7 +106,11 @@ def test_a_run_can_start_from_another_runs_weights_and_tokenizer(
         (["--data", "absent.txt"], "absent.txt"),
         (["--per_device_train_batch_size", "999"], "fewer than one batch of 999"),
         (["--num_negatives", "59"], "num_negatives"),
-        (["--device", "cuda"], "device: cuda is not available here"),
+        pytest.param(
+            ["--device", "cuda"],
+            "device: cuda is not available here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it is available here"),
+        ),
         (["--hidden_size", "4000000"], "hidden_size=4000000: the weights alone need more memory"),
         (["--intermediate_size", "4000000000"], "the weights alone need more memory"),
         (["--report_to", "neptune"], "report_to: neptune is not installed here"),
@@ -117,6 +126,42 @@ def test_bad_input_ends_with_2_and_one_line(
     assert errors[-1].startswith("error: ")
     assert said in errors[-1]
     assert "Traceback" not in "".join(errors)
+
+
+def test_a_file_that_the_system_refuses_is_one_line(
+    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import training.callbacks
+
+    monkeypatch.setattr(training.callbacks, "append_row", lambda *row: tmp_path.write_text("no file"))
+    assert train_tiny(tmp_path / "run", "--max_steps", "3") == 2
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last_line == f"error: {tmp_path}: Is a directory"
+
+
+def test_the_time_left_is_said_after_three_measured_steps(
+    train_tiny: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_tiny(tmp_path / "run", "--logging_steps", "1", "--final_score", "false") == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = next(i for i, line in enumerate(lines) if line.endswith("of training left (first estimate)"))
+    assert lines[said + 1].startswith("step      4  train")
+
+
+def test_an_interrupt_while_the_libraries_are_imported_is_one_line(repository: Path, tiny_recipe: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'torch':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "from training.train import main\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.exit(main([{str(tiny_recipe)!r}]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr == "interrupted; the same command goes on from the last checkpoint\n"
 
 
 def test_a_run_that_is_not_finite_ends_with_3(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from eval.errors import NonFiniteError
 from tests.families import TEXT_JEPA
 from training.arguments import Run, parse_arguments
 from training.build import build_config, build_model, build_trainer, prepare_data
+from training.callbacks import TeacherUpdate
 from training.families import load_family
 from training.run_state import RunState
 from training.trainer import JepaTrainer, full_precision
@@ -35,6 +37,32 @@ def make_trainer(tiny_recipe: Path, tmp_path: Path) -> MakeTrainer:
         return build_trainer(run, family, prepared, model, RunState())
 
     return make
+
+
+def test_after_a_resume_the_other_processes_reduce_the_same_names_and_add_nothing(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_trainer("--max_steps", "6", "--save_steps", "4")
+    first.train()
+    (checkpoint,) = Path(first.args.output_dir).glob("checkpoint-4")
+    for is_main in (True, False):
+        monkeypatch.setattr(Accelerator, "is_main_process", is_main)
+        trainer = make_trainer("--max_steps", "6")
+        trainer._load_from_checkpoint(str(checkpoint))
+        saved = trainer.run_state.window
+        expected = saved if is_main else {name: [0.0, 0.0] for name in saved}
+        assert {"loss", "tokens"} <= saved.keys()
+        assert trainer.window.reduced(trainer.accelerator) == expected
+
+
+@pytest.mark.parametrize("skipped", ["by us", "by the scaler", "no"])
+def test_the_teacher_follows_only_steps_that_were_made(skipped: str) -> None:
+    moved: list[bool] = []
+    model = SimpleNamespace(has_teacher=True, update_teacher=lambda: moved.append(True))
+    optimizer = SimpleNamespace(step_was_skipped=skipped == "by the scaler")
+    update = TeacherUpdate(RunState(skipped_in_a_row=int(skipped == "by us")))
+    update.on_step_end(None, None, None, model=model, optimizer=optimizer)
+    assert bool(moved) == (skipped == "no")
 
 
 def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
