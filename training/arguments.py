@@ -69,8 +69,16 @@ class Run:
         return run
 
 
-def parse_arguments(argv: list[str], needs_recipe: bool = True) -> Run:
+def parse_arguments(
+    argv: list[str],
+    needs_recipe: bool = True,
+    program: str = "training/train.py",
+    purpose: str = "Train a model from a recipe.",
+) -> Run:
     """`argv` (without the program's name) -> `Run`; without a recipe, of defaults and flags alone.
+
+    Args:
+        program, purpose: what `--help` begins with.
 
     Raises:
         InputError: an unknown key or flag (with the nearest known one), a value of the wrong type or out of range,
@@ -80,9 +88,9 @@ def parse_arguments(argv: list[str], needs_recipe: bool = True) -> Run:
     recipe_path = _find_recipe(argv)
     recipe = read_recipe(recipe_path) if recipe_path else {"family": DEFAULT_FAMILY}
     keys = keys_of_family(recipe["family"])
-    flags = vars(_parse_flags(argv, keys))
+    flags = vars(_parse_flags(argv, keys, program, purpose))
     if recipe_path is None and needs_recipe:
-        raise InputError("recipe: none given; use training/train.py RECIPE.yaml (see training/recipes/), or --help")
+        raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
     values = {**(_values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}), **flags}
     return _make_run(recipe["family"], recipe_path or NO_RECIPE, values, universal, keys)
@@ -124,8 +132,18 @@ def keys_of_family(family: str) -> dict[str, Key]:
 
 
 def _find_recipe(argv: list[str]) -> Path | None:
-    """The recipe is the first argument, so that the flags that follow can be those of its family."""
-    return Path(argv[0]) if argv and not argv[0].startswith("-") else None
+    """The recipe, which tells the family and with it the flags. After flags it is looked for among those of every
+    family; one of them that takes a list, or a switch, may have taken it for its own.
+    """
+    if argv and not argv[0].startswith("-"):
+        return Path(argv[0])
+    keys = {name: key for family in family_names() for name, key in keys_of_family(family).items()}
+    asked = [argument for argument in argv if argument not in ("-h", "--help")]
+    found = vars(_known_flags(asked, keys)).get("recipe")
+    taken = [argument for argument in argv if argument.endswith((".yaml", ".yml"))]
+    if found is None and taken:
+        raise InputError(f"recipe: {taken[0]} stands where a flag's value may stand; give the recipe first")
+    return None if found is None else Path(found)
 
 
 def _values_of_recipe(recipe: dict[str, Any], keys: dict[str, Key], path: Path) -> dict[str, Any]:
@@ -215,10 +233,19 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _parse_flags(argv: list[str], keys: dict[str, Key]) -> argparse.Namespace:
+def _parse_flags(argv: list[str], keys: dict[str, Key], program: str, purpose: str) -> argparse.Namespace:
+    given = vars(_known_flags(argv, keys, program, purpose))
+    given.pop("recipe", None)
+    return argparse.Namespace(
+        **{name: keys[name].convert(value) if name in keys else value for name, value in given.items()}
+    )
+
+
+def _known_flags(argv: list[str], keys: dict[str, Key], program: str = "", purpose: str = "") -> argparse.Namespace:
+    """What was given, as text. Raises `InputError` for a flag that is none of these."""
     parser = _Parser(
-        prog="training/train.py",
-        description="Train a model from a recipe. Every key of a recipe is also a flag, and a flag wins.",
+        prog=program,
+        description=f"{purpose} Every key of a recipe is also a flag, and a flag wins.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -237,11 +264,7 @@ def _parse_flags(argv: list[str], keys: dict[str, Key]) -> argparse.Namespace:
     if unknown:
         near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*keys, *_UNIVERSAL])
         raise InputError(f"unknown flag {unknown[0]}{near.replace('mean ', 'mean --')}")
-    given = vars(known)
-    given.pop("recipe", None)
-    return argparse.Namespace(
-        **{name: keys[name].convert(value) if name in keys else value for name, value in given.items()}
-    )
+    return known
 
 
 _UNIVERSAL = {
@@ -255,7 +278,7 @@ _UNIVERSAL = {
 
 
 def _add_universal(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", nargs="?", help="a YAML file; it comes first")
+    parser.add_argument("recipe", nargs="?", help="a YAML file")
     for name, text in _UNIVERSAL.items():
         parser.add_argument(f"--{name}", help=text, metavar="X", type=int if name == "stage" else str)
     parser.add_argument("--extend", action="store_true", help="go on with a finished run to a longer max_steps")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from training.estimate import RunEstimate
     from training.families import Family
 
+_PURPOSE = "Plan a run before it, or judge a recipe: sizes against data, parameters, memory and time."
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _TRAINING = ("max_steps", "per_device_train_batch_size")
 _MARKS = {"ok": "fits        ", "note": "note        ", "warning": "warning     ", "loud": "!! WARNING  "}
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or 2 for bad input."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        run = parse_arguments(argv, needs_recipe=False)
+        run = parse_arguments(argv, needs_recipe=False, program="python -m training.plan", purpose=_PURPOSE)
         print("\n".join(plan(run, given=_flags(argv))))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

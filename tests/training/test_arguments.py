@@ -1,5 +1,6 @@
 """Recipes and flags: what wins, what is refused, and before what."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_a_missing_recipe_and_no_recipe_are_refused(tmp_path: Path) -> None:
         parse(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match="none given"):
         parse_arguments([])
+
+
+def test_the_recipe_may_come_after_flags(tiny_recipe: Path) -> None:
+    run = parse_arguments(["--max_steps", "5", "--warmup_steps=1", str(tiny_recipe), "--bf16"])
+    assert (run.training.max_steps, run.training.bf16, run.recipe_path) == (5, True, tiny_recipe)
+    assert run.training.learning_rate == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--bf16"], "tiny.yaml stands where a flag's value may stand; give the recipe first"),
+        (["--milestones", "1"], "give the recipe first"),
+        (["--lerning_rate", "1"], "unknown flag --lerning_rate; did you mean --learning_rate?"),
+    ],
+)
+def test_a_recipe_after_flags_that_cannot_be_told_from_their_values_is_asked_for_first(
+    tiny_recipe: Path, flags: list[str], said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        parse_arguments([*flags, str(tiny_recipe)])
 
 
 def test_an_output_folder_that_is_a_file_is_refused(tiny_recipe: Path) -> None:
