@@ -43,6 +43,9 @@ DEFAULT_CODE = (
     "eval/metrics",
     "eval/scorers",
     "eval/baselines.py",
+    "eval/errors.py",
+    "eval/loading.py",
+    "eval/representation.py",
     "eval/benchmarks/recipe_cell.py",
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")

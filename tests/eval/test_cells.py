@@ -1,5 +1,6 @@
 """Arms x seeds: keyed, resumable, one process each; tables with paired intervals."""
 
+import ast
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from eval.benchmarks.bootstrap import paired_interval
-from eval.benchmarks.cells import Arm, cell_key, collect, hash_paths, main, plan_cells, run_cells
+from eval.benchmarks.cells import DEFAULT_CODE, Arm, cell_key, collect, hash_paths, main, plan_cells, run_cells
 from eval.benchmarks.recipe_cell import blank_examples
 from eval.benchmarks.tables import comparison_markdown, comparison_rows
 from eval.scorers.text_jepa import BlankAnswers
@@ -75,6 +76,22 @@ def test_the_key_changes_with_settings_seed_code_and_data_and_not_with_the_name(
         cell_key(arm, 0, "code", {"d": "2"}),
     ]
     assert len({key, *changed}) == 6
+
+
+def test_the_usual_code_holds_all_of_eval_that_the_scorers_import(repository):
+    def is_held(path):
+        return any(path.is_relative_to(repository / held) for held in DEFAULT_CODE)
+
+    pending, seen = [*(repository / "eval" / "scorers").glob("*.py")], set()
+    while pending:
+        path = pending.pop()
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eval."):
+                imported = (repository / node.module.replace(".", "/")).with_suffix(".py")
+                pending += [imported] if imported.is_file() and imported not in seen else []
+    assert sorted(str(path.relative_to(repository)) for path in seen if not is_held(path)) == []
+    assert len(seen) > 8
 
 
 def test_a_changed_recipe_or_data_file_asks_for_a_new_cell(tmp_path):
