@@ -74,25 +74,8 @@ def build_trainer(
 ) -> JepaTrainer:
     """The trainer with everything that hangs on it. It does nothing before `train()`."""
     _refuse_too_few_rows(run, len(prepared.train))
-    masker = family.data.make_masker(
-        run.masking,
-        prepared.tokenizer,
-        seed=run.training.seed,
-        num_negatives=model.config.num_negatives,
-        negative_sampling=model.config.negative_sampling,
-        token_counts=prepared.counts,
-    )
     arguments = training_arguments(run)
-    dataset, lengths = _training_rows(run, family, prepared, arguments)
-    parts = TrainingParts(
-        dataset=dataset,
-        collator=family.data.make_collator(prepared.tokenizer),
-        masker=masker,
-        score=_scorer(run, family, prepared),
-        save_total_limit=run.training.save_total_limit,
-        lengths=lengths,
-        on_non_finite=run.training.on_non_finite,
-    )
+    parts = build_parts(run, family, prepared, model.config, arguments, _scorer(run, family, prepared))
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
     callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
     trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)
@@ -106,6 +89,40 @@ def build_trainer(
     if watch is not None:
         trainer.add_callback(SaveOnSignal(watch, any_process=_any_process(trainer)))
     return trainer
+
+
+def build_parts(
+    run: Run,
+    family: Family,
+    prepared: Prepared,
+    config: JepaConfig,
+    arguments: TrainingArguments,
+    score: Callable[[PreTrainedModel], dict[str, Any]],
+) -> TrainingParts:
+    """The run's rows, batches and masks.
+
+    Args:
+        config: of the loss; the negatives are drawn as it says.
+        score: model -> held-out figures.
+    """
+    dataset, lengths = _training_rows(run, family, prepared, arguments)
+    masker = family.data.make_masker(
+        run.masking,
+        prepared.tokenizer,
+        seed=run.training.seed,
+        num_negatives=config.num_negatives,
+        negative_sampling=config.negative_sampling,
+        token_counts=prepared.counts,
+    )
+    return TrainingParts(
+        dataset=dataset,
+        collator=family.data.make_collator(prepared.tokenizer),
+        masker=masker,
+        score=score,
+        save_total_limit=run.training.save_total_limit,
+        lengths=lengths,
+        on_non_finite=run.training.on_non_finite,
+    )
 
 
 def training_arguments(run: Run) -> TrainingArguments:

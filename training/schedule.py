@@ -5,9 +5,6 @@ The library's `warmup_stable_decay` does the work; here its arguments are made f
 
 from typing import NamedTuple
 
-import torch
-from transformers.optimization import get_wsd_schedule
-
 from training.settings import TrainingSettings
 
 
@@ -38,18 +35,3 @@ def scheduler_arguments(settings: TrainingSettings) -> dict:
             "min_lr_ratio": settings.final_learning_rate / settings.learning_rate,
         },
     }
-
-
-def learning_rates(settings: TrainingSettings) -> list[float]:
-    """The rate of each of the `max_steps` steps, the first one first (for plots and plans)."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
-    extra = scheduler_arguments(settings)["lr_scheduler_kwargs"]
-    schedule = get_wsd_schedule(
-        optimizer, num_warmup_steps=settings.num_warmup_steps, num_training_steps=settings.max_steps, **extra
-    )
-    rates = []
-    for _ in range(settings.max_steps):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    return rates

@@ -20,12 +20,12 @@ from eval.benchmarks.bert_anchor import BertAnchor, bert_config, sparse_scorer
 from eval.benchmarks.text_arms import parse_run
 from eval.scorers.text_jepa import BlankAnswers, Scores, score_rows
 from training.arguments import Run
-from training.build import build_config, build_model, prepare_data, training_arguments
+from training.build import build_config, build_model, build_parts, prepare_data, training_arguments
 from training.callbacks import TeacherUpdate
 from training.data.prepared import Prepared
 from training.families import Family, load_family
 from training.run_state import RunState
-from training.trainer import JepaTrainer, TrainingParts, full_precision
+from training.trainer import JepaTrainer, full_precision
 
 
 @dataclass(frozen=True)
@@ -157,26 +157,10 @@ def _build(run: Run, family: Family, prepared: Prepared, is_bert: bool) -> PreTr
 
 def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel, watch: Examiner) -> JepaTrainer:
     """The trainer of every run, without what chooses and saves checkpoints."""
-    loss = build_config(run, family, prepared.tokenizer)
-    masker = family.data.make_masker(
-        run.masking,
-        prepared.tokenizer,
-        seed=run.training.seed,
-        num_negatives=loss.num_negatives,
-        negative_sampling=loss.negative_sampling,
-        token_counts=prepared.counts,
-    )
-    dataset = family.data.make_dataset(prepared.train)
-    parts = TrainingParts(
-        dataset=dataset,
-        collator=family.data.make_collator(prepared.tokenizer),
-        masker=masker,
-        score=lambda model: {},
-        save_total_limit=1,
-        lengths=dataset.lengths if run.training.group_by_length else None,
-    )
     arguments = training_arguments(run)
     arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
+    loss = build_config(run, family, prepared.tokenizer)  # BERT's own configuration has none
+    parts = build_parts(run, family, prepared, loss, arguments, score=lambda model: {})
     state = RunState()
     follow = [] if isinstance(model, BertAnchor) else [TeacherUpdate(state)]
     return JepaTrainer(model, arguments, prepared.tokenizer, parts, state, [*follow, watch])

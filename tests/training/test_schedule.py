@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from training.schedule import learning_rates, phases
+from tests.training.rates import learning_rates
+from training.schedule import phases
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(

@@ -150,7 +150,7 @@ def test_acc_ema_is_092_old_and_008_new_at_every_row(make_trainer: MakeTrainer) 
 
 
 def test_the_learning_rate_follows_our_schedule(make_trainer: MakeTrainer) -> None:
-    from training.schedule import learning_rates
+    from tests.training.rates import learning_rates
     from training.settings import TrainingSettings
 
     trainer = make_trainer("--logging_steps", "1")

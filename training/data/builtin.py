@@ -1,5 +1,6 @@
 """Texts that need no download: they come with Python or with a package of the environment."""
 
+import hashlib
 import pydoc_data.topics
 import re
 from collections.abc import Iterator
@@ -50,9 +51,10 @@ def builtin_fingerprint(name: str) -> str:
     return f"python_docs {hash_of_topics()}"
 
 
-def hash_of_topics() -> int:
-    """Size of the help texts: they change with Python's version only."""
-    return sum(len(key) + len(text) for key, text in pydoc_data.topics.topics.items())
+def hash_of_topics() -> str:
+    """Of the help texts, which change with Python's version."""
+    topics = sorted(pydoc_data.topics.topics.items())
+    return hashlib.sha256(repr(topics).encode()).hexdigest()
 
 
 def check_builtin(name: str) -> None:

@@ -1,5 +1,8 @@
+import pydoc_data.topics
+
 import pytest
 
+from training.data.builtin import builtin_fingerprint
 from training.data.errors import InputError
 from training.data.settings import DataSettings
 from training.data.sources import describe_source, load_rows, scoring_split
@@ -115,6 +118,14 @@ def test_two_files_for_one_part_are_an_error(tmp_path):
     (tmp_path / "train.csv").write_text("text\na b\n")
     with pytest.raises(InputError, match="several train files"):
         load_rows(DataSettings(data=str(tmp_path)), "train")
+
+
+def test_a_changed_word_of_the_same_length_is_another_text(monkeypatch):
+    before = builtin_fingerprint("python_docs")
+    topics = dict(pydoc_data.topics.topics)
+    name = next(iter(topics))
+    monkeypatch.setattr(pydoc_data.topics, "topics", {**topics, name: topics[name].swapcase()})
+    assert builtin_fingerprint("python_docs") != before
 
 
 @pytest.mark.parametrize("name", ["sotu", "python_docs"])
