@@ -151,6 +151,8 @@ def test_the_time_left_is_said_after_three_measured_steps(
 def test_an_interrupt_while_the_libraries_are_imported_is_one_line(repository: Path, tiny_recipe: Path) -> None:
     program = (
         "import os, signal, sys\n"
+        # A shell's background job starts with SIGINT ignored, and this test may run in one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'torch':\n"
