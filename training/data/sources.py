@@ -183,9 +183,10 @@ def _notes(source: Source, split: str, settings: DataSettings) -> list[str]:
             "read beforehand, from the beginning of the shards"
         )
     if source.missing and split != "all":
+        unit = "documents, whole," if source.name.startswith("builtin:") else "rows"
         notes.append(
-            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training rows, "
-            "chosen by row hash, are held out for each"
+            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training "
+            f"{unit} chosen by hash are held out for each"
         )
     return notes
 
