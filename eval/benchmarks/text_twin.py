@@ -260,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 for each arm (default: 3)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="arms (default: all)")
     parser.add_argument("--marks", nargs="+", type=int, default=[2000, 8000], help="steps of the test figures")
-    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
+    parser.add_argument("--rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3], help="learning rates to try")
     parser.add_argument("--tuning_steps", type=int, default=2000, help="length of the runs that choose the rate")
     parser.add_argument("--eval_steps", type=int, default=1000, help="distance of the points of the valid curve")
     return parser
