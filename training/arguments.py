@@ -195,9 +195,14 @@ def _validate(run: Run) -> None:
                 raise InputError(f"{item.name}: got {shortened(value)}; use whole numbers below 2 ** 32")
         settings.validate()
     try:
-        config_class_of(run.family)(vocab_size=run.data.max_vocab, **run.config_fields)
+        config = config_class_of(run.family)(vocab_size=run.data.max_vocab, **run.config_fields)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
+    if run.masking.masking == "span" and run.masking.max_span_length > config.max_position_embeddings:
+        raise InputError(
+            f"max_span_length={run.masking.max_span_length} is more than a phrase can hold, max_position_embeddings="
+            f"{config.max_position_embeddings}: lower it"
+        )
     if run.device not in DEVICES:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
     if run.threads != "auto" and not (run.threads.isdecimal() and int(run.threads) > 0):

@@ -66,6 +66,7 @@ def test_the_output_folder_is_named_after_the_recipe(tiny_recipe: Path) -> None:
         (["--learning_rate", "1e-6"], "final_learning_rate=1e-05 must lie between"),
         (["--warmup_steps", "12"], "warmup_steps=12 must be below max_steps=12"),
         (["--mask_rate", "0"], "mask_rate: got 0.0"),
+        (["--masking", "span", "--max_span_length", "99"], "max_span_length=99 is more than a phrase can hold"),
         (["--mask_rate", "1"], "mask_rate: got 1.0"),
         (["--num_attention_heads", "3"], "num_attention_heads=3"),
         (["--temperature", "0"], "temperature"),
