@@ -79,6 +79,9 @@ def run_facts(run: Run, config: Any, report: dict[str, Any], rows_per_step: int,
     weights = {name: getattr(config, f"{name}_weight") for name in ("ranking", "alignment", "auxiliary")}
     if config.collapse_protection != "none":
         weights["collapse"] = config.collapse_weight
+    kept, left_out = rows["kept"], sum(rows["filtered"].values()) + sum(rows["bad"].values())
+    if run.data.streaming:  # only a sample is known: 0 says so
+        kept = left_out = 0
     return RunFacts(
         max_steps=run.training.max_steps,
         warmup_steps=run.training.num_warmup_steps,
@@ -92,8 +95,8 @@ def run_facts(run: Run, config: Any, report: dict[str, Any], rows_per_step: int,
         temperature=config.temperature,
         table_head=config.head == "cosine",
         weights=weights,
-        rows_read=rows["kept"] + sum(rows["filtered"].values()) + sum(rows["bad"].values()),
-        rows_kept=rows["kept"],
+        rows_read=kept + left_out,
+        rows_kept=kept,
         stage=run.stage,
         from_nothing=run.init_from is None,
     )

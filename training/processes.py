@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from training.arguments import Run
+from training.data.errors import InputError
 
 T = TypeVar("T")
 
@@ -31,16 +32,29 @@ class FirstProcessError(RuntimeError):
 
 
 def start_processes(run: Run) -> PartialState:
-    """Join the other processes, if there are any, and choose this one's threads."""
+    """Join the other processes, if there are any, and choose this one's threads.
+
+    Raises:
+        InputError: several processes were started, and do not find each other.
+    """
     processes = PartialState(cpu=wants_cpu(run), timeout=_PATIENCE)
+    asked_for = int(os.environ.get("WORLD_SIZE", 1))
+    if processes.num_processes != asked_for:
+        raise InputError(
+            f"processes: {asked_for} were started and this one sees {processes.num_processes}; give --device cpu to "
+            "run them on the CPU, or as many GPUs as processes"
+        )
     if processes.device.type == "cpu" or run.threads != "auto":
         torch.set_num_threads(choose_threads(run.threads, int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     return processes
 
 
 def wants_cpu(run: Run) -> bool:
-    """Whether the run, or the launcher, asks for the CPU where there may be a GPU."""
-    return run.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    """Whether the CPU is asked for, by the run or the launcher, or is all there is."""
+    if run.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return True
+    # Without being told, the libraries start no several processes on a CPU, and know no bfloat16 there.
+    return run.device == "auto" and not torch.accelerator.is_available()
 
 
 def choose_threads(setting: str, local_processes: int) -> int:

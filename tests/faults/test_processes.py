@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,14 +18,17 @@ from safetensors.torch import load_file
 
 from tests.training.conftest import RECIPE
 from training import processes
+from training.data.errors import InputError
 from training.train import main
 
 # The two runs that most of these tests look at are made once.
 pytestmark = pytest.mark.xdist_group("two processes")
 
 LAUNCH = Path(sys.executable).with_name("accelerate")
+# Where there is a GPU, it has to be said that it is not meant; elsewhere nothing is said.
+DEVICE = "--device cpu" if torch.accelerator.is_available() else ""
 FLAGS = (
-    "--device cpu --dropout 0 --target_table ema --logging_steps 1 --save_total_limit 9 --final_score false"
+    f"{DEVICE} --dropout 0 --target_table ema --logging_steps 1 --save_total_limit 9 --final_score false"
     " --per_device_train_batch_size 4"
 ).split()
 
@@ -233,3 +237,23 @@ def test_a_resume_with_other_threads_says_so(recipe: Path, tmp_path: Path, capsy
     said = capsys.readouterr()
     assert "note: threads 1 before, 2 now: the resumed run is not bitwise that of before" in said.err
     assert "training on the CPU, 2 threads: steps 2 to 3" in said.out
+
+
+@pytest.mark.parametrize(
+    ("device", "accelerator", "expected"), [("auto", False, True), ("auto", True, False), ("cpu", True, True)]
+)
+def test_the_cpu_is_taken_where_nothing_else_is_there(
+    monkeypatch, device: str, accelerator: bool, expected: bool
+) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: is_there)
+    assert processes.wants_cpu(SimpleNamespace(device=device)) is expected
+
+
+def test_processes_that_do_not_find_each_other_are_one_line(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        processes, "PartialState", lambda **_: SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    )
+    with pytest.raises(InputError, match="processes: 2 were started and this one sees 1; give --device cpu"):
+        processes.start_processes(SimpleNamespace(device="cpu", threads="1"))

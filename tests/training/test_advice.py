@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from configuration_jepa import TextJepaConfig
 from eval.run_log import RunFacts
-from training.advice import Advise
+from training.advice import Advise, run_facts
+from training.arguments import parse_arguments
 from training.run_state import RunState
 
 
@@ -75,3 +77,11 @@ def test_a_run_gets_advice_of_its_own_data(train_tiny: Callable[..., int], tmp_p
     assert "far fewer sequences: 200 sequences to train on" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["advice"] for row in rows if "advice" in row] == ["far_fewer_sequences"]
+
+
+@pytest.mark.parametrize(("streaming", "known"), [("true", 0), ("false", 30)])
+def test_a_stream_is_not_judged_by_its_sample(tiny_recipe: Path, streaming: str, known: int) -> None:
+    run = parse_arguments([str(tiny_recipe), "--streaming", streaming])
+    report = {"rows": {"kept": 20, "filtered": {"too short": 10}, "bad": {}}}
+    facts = run_facts(run, TextJepaConfig(vocab_size=97, num_negatives=8), report, 8, 3.0)
+    assert facts.rows_read == known

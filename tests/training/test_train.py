@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from eval.loading import verify_manifest
+from training.train import main
 
 Train = Callable[..., int]
 
@@ -148,7 +149,10 @@ def test_the_time_left_is_said_after_three_measured_steps(
     assert lines[said + 1].startswith("step      4  train")
 
 
-def test_an_interrupt_while_the_libraries_are_imported_is_one_line(repository: Path, tiny_recipe: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_the_libraries_are_imported_is_one_line(
+    repository: Path, tiny_recipe: Path, name: str, code: int
+) -> None:
     program = (
         "import os, signal, sys\n"
         # A shell's background job starts with SIGINT ignored, and this test may run in one.
@@ -156,13 +160,13 @@ def test_an_interrupt_while_the_libraries_are_imported_is_one_line(repository: P
         "class Interrupt:\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'torch':\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            os.kill(os.getpid(), signal.NAME)\n"
         "from training.train import main\n"
         "sys.meta_path.insert(0, Interrupt())\n"
         f"sys.exit(main([{str(tiny_recipe)!r}]))"
-    )
+    ).replace("signal.NAME", f"signal.{name}")
     ended = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True)
-    assert ended.returncode == 130
+    assert ended.returncode == code
     assert ended.stderr == "interrupted; the same command goes on from the last checkpoint\n"
 
 
@@ -172,3 +176,10 @@ def test_a_run_that_is_not_finite_ends_with_3(
     flags = ["--learning_rate", "0.99", "--max_grad_norm", "0", "--warmup_steps", "0", "--temperature", "1e-30"]
     assert train_tiny(tmp_path / "run", "--logit_scale", "fixed", *flags) == 3
     assert "error: not finite at step" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the run would take the accelerator")
+@pytest.mark.parametrize("flags", [[], ["--bf16"]])
+def test_without_an_accelerator_nothing_has_to_be_said_of_the_cpu(tiny_recipe: Path, tmp_path: Path, flags: list[str]):
+    steps = ["--max_steps", "2", "--warmup_steps", "1", "--final_score", "false"]
+    assert main([str(tiny_recipe), "--output_dir", str(tmp_path / "run"), *steps, *flags]) == 0
