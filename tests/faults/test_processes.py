@@ -240,10 +240,10 @@ def test_a_resume_with_other_threads_says_so(recipe: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("device", "accelerator", "expected"), [("auto", False, True), ("auto", True, False), ("cpu", True, True)]
+    ("device", "is_there", "expected"), [("auto", False, True), ("auto", True, False), ("cpu", True, True)]
 )
 def test_the_cpu_is_taken_where_nothing_else_is_there(
-    monkeypatch, device: str, accelerator: bool, expected: bool
+    monkeypatch, device: str, is_there: bool, expected: bool
 ) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: is_there)
