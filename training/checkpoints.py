@@ -9,14 +9,14 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval.loading import MANIFEST, RUN_FILE, sha256_of, verify_manifest
 from training.data.errors import InputError
-from training.layout import CARD_FILE, MILESTONES_FILE, OWN_FILES
+from training.layout import CARD_FILE, MILESTONES_FILE, MODEL_FILES, OWN_FILES, code_files
 
 PREFIX = "checkpoint-"
 STAGING = ".staging-"
@@ -99,7 +99,12 @@ def check_whole(checkpoint: Path) -> str | None:
         step = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("step")
     except InputError as error:
         return str(error)
-    return None if step == step_of(checkpoint) else f"{checkpoint} holds the files of step {step}"
+    if step != step_of(checkpoint):
+        return f"{checkpoint} holds the files of step {step}"
+    names = _manifest_files(checkpoint)
+    if not any(name.endswith(".safetensors") for name in names):
+        return f"{checkpoint} has no weights (*.safetensors) in its {MANIFEST}"
+    return None if "config.json" in names else f"{checkpoint} has no config.json in its {MANIFEST}"
 
 
 @contextmanager
@@ -175,10 +180,17 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def clean_leftovers(run_dir: Path) -> None:
-    """Remove what a killed save or rotation left behind; `checkpoint-N` folders are not touched."""
-    for pattern in (f"{STAGING}*", f"{TRASH}*"):
+    """Remove what a killed save, rotation or filling of the root left behind.
+
+    `checkpoint-N` folders are not touched, nor what others call `.staging-` or `.trash-`.
+    """
+    for pattern in (f"{STAGING}{PREFIX}*", f"{TRASH}{PREFIX}*"):
         for path in run_dir.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    published = {MANIFEST, RUN_FILE, *MODEL_FILES, *code_files()}
+    for folder in (run_dir, *list_checkpoints(run_dir)):
+        published |= _manifest_files(folder)
+    _remove_files(run_dir, [str(_part_of(Path(name))) for name in published])
 
 
 def fill_root(run_dir: Path, checkpoint: Path) -> None:
@@ -193,8 +205,7 @@ def fill_root(run_dir: Path, checkpoint: Path) -> None:
     with naming_full_disk(run_dir / "the model at the root of the run folder", needed):
         for name in published:
             _copy_atomically(checkpoint / name, run_dir / name)
-    for name in outdated:
-        (run_dir / name).unlink(missing_ok=True)
+    _remove_files(run_dir, outdated)
     # A start of the run, such as one with --extend, writes its own `run.json` while the root still holds this model.
     hashes = {name: digest for name, digest in published.items() if name != RUN_FILE}
     _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": hashes})
@@ -232,24 +243,31 @@ def start_over(run_dir: Path) -> None:
         _remove(checkpoint)
     for damaged in run_dir.glob(f"{DAMAGED}{PREFIX}*"):
         shutil.rmtree(damaged)
-    for name in (*_manifest_files(run_dir), *OWN_FILES):
-        (run_dir / name).unlink(missing_ok=True)
-    for folder in {(run_dir / name).parent for name in OWN_FILES} - {run_dir}:
-        if folder.is_dir() and not any(folder.iterdir()):  # what others put there stays
-            folder.rmdir()
+    _remove_files(run_dir, (*_manifest_files(run_dir), *OWN_FILES))
 
 
 def _is_resume_only(name: str) -> bool:
     return name in _RESUME_ONLY or name.endswith(_PICKLES) or name.startswith(_SHARDS)
 
 
-def _manifest_files(run_dir: Path) -> set[str]:
-    """Names in the root's manifest; none where it cannot be read."""
+def _manifest_files(folder: Path) -> set[str]:
+    """Names in a folder's manifest that stay inside the folder; none where it cannot be read."""
     try:
-        names = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
-    return {name for name in names if Path(name).name == name}
+    return {name for name in names if Path(name).name and not Path(name).anchor and ".." not in Path(name).parts}
+
+
+def _remove_files(run_dir: Path, names: Iterable[str]) -> None:
+    """Remove those files that are there, and the folders that are empty without them."""
+    gone = [Path(name) for name in names if (run_dir / name).is_file() or (run_dir / name).is_symlink()]
+    for name in gone:
+        (run_dir / name).unlink(missing_ok=True)
+    folders = {folder for name in gone for folder in name.parents if folder.name}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        if not any((run_dir / folder).iterdir()):  # what others put there stays
+            (run_dir / folder).rmdir()
 
 
 def _put_in_place(staging: Path, final: Path) -> None:
@@ -267,16 +285,21 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(trash)
 
 
+def _part_of(path: Path) -> Path:
+    """Where a file of the root is written before it gets its name."""
+    return path.with_name(f"{STAGING}{path.name}")
+
+
 def _copy_atomically(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{STAGING}{target.name}")
+    part = _part_of(target)
     shutil.copyfile(source, part)
     flush(part)
     os.replace(part, target)
 
 
 def _write_json(path: Path, content: dict) -> None:
-    part = path.with_name(f"{STAGING}{path.name}")
+    part = _part_of(path)
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     flush(part)
     os.replace(part, path)

@@ -1,5 +1,9 @@
-"""Names of what a run puts into its folder beside checkpoints and the files of its model."""
+"""Names of what a run puts into its folder beside checkpoints."""
 
+from pathlib import Path
+
+import configuration_jepa
+import modeling_jepa
 from eval.loading import MANIFEST, RUN_FILE
 
 LOG_FILE = "log.jsonl"
@@ -9,3 +13,15 @@ MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
 
 OWN_FILES = (MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FILE, CURVES_FILE)
+
+# What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.
+MODEL_FILES = (
+    *("model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+)
+_CODE = [Path(package.__path__[0]) for package in (configuration_jepa, modeling_jepa)]
+
+
+def code_files() -> list[str]:
+    """Names of the code that goes with a model."""
+    return [path.name for package in _CODE for path in package.glob("*.py") if path.name != "__init__.py"]

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import configuration_jepa
-import modeling_jepa
 from eval.loading import RUN_FILE, read_run
 from training.arguments import Run
 from training.checkpoints import list_checkpoints
 from training.data.errors import InputError
-from training.layout import OWN_FILES
+from training.layout import MODEL_FILES as MODEL_FILES
+from training.layout import OWN_FILES, code_files
 
 # What may differ between two starts of the same run: output, logging and saving cadence, speed of reading.
 _NOT_IDENTITY = (
@@ -18,18 +17,13 @@ _NOT_IDENTITY = (
     *("milestones", "sample_phrases", "final_score", "score_rows"),
 )
 
-# What the root of a run folder gets with its model, and must not take the place of somebody else's.
-MODEL_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
-_CODE = [Path(package.__path__[0]) for package in (configuration_jepa, modeling_jepa)]
-
 
 def refuse_foreign(folder: Path) -> None:
     """Raise `InputError` where files stand in the way that no run of ours wrote."""
     checkpoints = list_checkpoints(folder)
     if any(own_run(place) is not None for place in (folder, *reversed(checkpoints))):
         return
-    code = [path.name for package in _CODE for path in package.glob("*.py") if path.name != "__init__.py"]
-    ours = dict.fromkeys(name.split("/")[0] for name in (*OWN_FILES, *MODEL_FILES, *code))
+    ours = dict.fromkeys(name.split("/")[0] for name in (*OWN_FILES, *MODEL_FILES, *code_files()))
     found = [name for name in ours if (folder / name).exists()] + [path.name for path in checkpoints]
     if found:
         raise InputError(
@@ -73,6 +67,11 @@ def refuse_another_run(
         if run.extend:
             return
         raise InputError(f"max_steps: the run in {folder} has {before}, now {now}; add --extend to go on with it")
+    if different == ["max_steps"]:
+        raise InputError(
+            f"max_steps: {folder} holds this run with max_steps {before}, here it is {now}, and no run gets shorter; "
+            f"give --max_steps {before}, or another --output_dir"
+        )
     if different:
         shown = ", ".join(f"{name} {old.get(name)!r} there and {new.get(name)!r} here" for name in different[:4])
         raise InputError(

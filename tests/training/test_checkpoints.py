@@ -19,17 +19,19 @@ from training.checkpoints import (
     staged,
     start_over,
     step_of,
+    write_manifest,
 )
 
 FILES = {"model.safetensors": "weights", "config.json": "{}", "optimizer.pt": "moments", "rng_state.pth": "random"}
 
 
-def save(run_dir: Path, step: int) -> Path:
+def save(run_dir: Path, step: int, *more: str) -> Path:
     final = run_dir / f"checkpoint-{step}"
     with staged(final) as staging:
         inner = staging / final.name
         inner.mkdir()
-        for name, text in FILES.items():
+        for name, text in {**FILES, **dict.fromkeys(more, "more")}.items():
+            (inner / name).parent.mkdir(parents=True, exist_ok=True)
             (inner / name).write_text(f"{text} {step}")
     return final
 
@@ -126,6 +128,52 @@ def test_leftovers_of_a_killed_save_and_rotation_are_cleaned(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
+def test_what_others_call_staging_or_trash_is_left_alone(tmp_path: Path) -> None:
+    for name in (".staging-area/mine", ".trash-1000/mine", ".staging-notes.txt", "results/.staging-mine.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    clean_leftovers(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_staged_files_in_folders_of_the_root_are_cleaned_with_the_folders_they_leave_empty(tmp_path: Path) -> None:
+    fill_root(tmp_path, save(tmp_path, 3, "deep/er/vocab.txt"))
+    for name in ("1_Pooling/.staging-config.json", "deep/er/.staging-vocab.txt", ".staging-manifest.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("half")
+    clean_leftovers(tmp_path)
+    assert not [*tmp_path.rglob(".staging-*"), *tmp_path.glob("1_Pooling")]
+    assert root_step(tmp_path) == 3
+
+
+def test_filling_the_root_removes_files_in_folders_that_the_new_model_does_not_have(tmp_path: Path) -> None:
+    fill_root(tmp_path, save(tmp_path, 3, "1_Pooling/config.json", "deep/er/vocab.txt"))
+    (tmp_path / "deep" / "mine.txt").write_text("mine")
+    fill_root(tmp_path, save(tmp_path, 6))
+    assert not (tmp_path / "1_Pooling").exists()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["../mine.txt", "sub/../../mine.txt", "ABSOLUTE", "", "."])
+def test_a_manifest_that_names_files_outside_of_the_folder_removes_none(tmp_path: Path, name: str) -> None:
+    mine, run_dir = tmp_path / "mine.txt", tmp_path / "run"
+    mine.write_text("mine")
+    (run_dir / "sub").mkdir(parents=True)
+    (run_dir / "manifest.json").write_text(json.dumps({"files": {name.replace("ABSOLUTE", str(mine)): "0"}}))
+    start_over(run_dir)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("lacking", ["model.safetensors", "config.json"])
+def test_a_checkpoint_without_weights_or_config_is_not_whole(tmp_path: Path, lacking: str) -> None:
+    checkpoint = save(tmp_path, 3)
+    (checkpoint / lacking).unlink()
+    write_manifest(checkpoint, 3)
+    with pytest.raises(NoWholeCheckpointError, match=lacking.removeprefix("model")):
+        find_resumable(tmp_path)
+
+
 def test_the_root_holds_what_is_published_and_nothing_that_only_a_resume_needs(tmp_path: Path) -> None:
     fill_root(tmp_path, save(tmp_path, 3))
     assert root_step(tmp_path) == 3
@@ -164,7 +212,7 @@ def test_a_half_filled_root_is_seen_and_filling_it_again_repairs_it(tmp_path: Pa
 
 
 def test_starting_over_removes_the_run_and_keeps_what_is_not_ours(tmp_path: Path) -> None:
-    fill_root(tmp_path, save(tmp_path, 3))
+    fill_root(tmp_path, save(tmp_path, 3, "1_Pooling/config.json"))
     for name in ("results/score.json", "results/mine.csv", "plots/loss.png", "notes.txt", "README.md", "log.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")

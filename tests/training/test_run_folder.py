@@ -31,6 +31,8 @@ def earlier_run(tiny_recipe: Path, tmp_path: Path) -> Path:
     with staged(tmp_path / "checkpoint-4") as staging:
         (staging / "checkpoint-4").mkdir()
         (staging / "checkpoint-4" / "run.json").write_bytes((tmp_path / "run.json").read_bytes())
+        for name in ("model.safetensors", "config.json"):
+            (staging / "checkpoint-4" / name).write_text("{}")
     return tmp_path
 
 
@@ -56,12 +58,13 @@ def test_other_data_is_another_run(tiny_recipe: Path, earlier_run: Path) -> None
         decide_resume(run, {**description, "data_hash": "other"})
 
 
-def test_more_steps_need_extend_and_fewer_are_another_run(tiny_recipe: Path, earlier_run: Path) -> None:
+def test_more_steps_need_extend_and_fewer_are_refused(tiny_recipe: Path, earlier_run: Path) -> None:
     with pytest.raises(InputError, match="has 12, now 20; add --extend"):
         decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "20"))
     assert decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "20", "--extend")).step == 4
-    with pytest.raises(InputError, match="belongs to another run"):
-        decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "8", "--extend"))
+    for extend in ([], ["--extend"]):
+        with pytest.raises(InputError, match=r"run with max_steps 12, here it is 8.* give --max_steps 12, or"):
+            decide_resume(*describe(tiny_recipe, earlier_run, "--max_steps", "8", *extend))
 
 
 def test_never_starts_over_and_a_path_is_taken_when_it_is_whole(tiny_recipe: Path, earlier_run: Path) -> None:
@@ -74,7 +77,13 @@ def test_never_starts_over_and_a_path_is_taken_when_it_is_whole(tiny_recipe: Pat
 
 
 @pytest.mark.parametrize("resume", ["auto", "never"])
-@pytest.mark.parametrize("name", ["README.md", "results/mine.csv", "checkpoint-7/model.bin", "layers.py", "run.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "results/mine.csv", "checkpoint-7/model.bin", "layers.py", "run.json"),
+        *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+    ],
+)
 def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(
     tiny_recipe: Path, tmp_path: Path, name: str, resume: str
 ) -> None:
@@ -83,6 +92,17 @@ def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(
     with pytest.raises(InputError, match=f"holds {name.split('/')[0]}, and no run.json that says"):
         decide_resume(*describe(tiny_recipe, tmp_path, "--resume", resume))
     assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_every_file_that_a_run_puts_into_its_root_is_refused_where_it_is_somebody_elses(
+    finished_run: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    for name in json.loads((finished_run / "manifest.json").read_text())["files"]:
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match=f"holds {name.split('/')[0]}, and no run.json that says"):
+            decide_resume(*describe(tiny_recipe, folder))
 
 
 def test_a_folder_with_other_files_is_taken_and_they_stay(tiny_recipe: Path, tmp_path: Path) -> None:
