@@ -1,4 +1,4 @@
-"""The learning rate over a run: warm-up, constant, cosine to a floor (requirement T6).
+"""The learning rate over a run: warm-up, constant, cosine to a floor.
 
 The library's `warmup_stable_decay` does the work; here its arguments are made from ours.
 """

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,6 +13,31 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class StoppedBySignal(BaseException):
     """A signal came when everything was saved, and nothing has to be waited for."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came when there was nothing to save: what KeyboardInterrupt is to SIGINT."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Within it, and outside a `SignalWatch`, SIGTERM raises `Terminated` in this process; a second one ends it.
+
+    A process that is forked meanwhile ends by SIGTERM as if this were not here.
+    """
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() == owner:
+            raise Terminated
+        os.kill(os.getpid(), number)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class SignalWatch:

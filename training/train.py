@@ -4,7 +4,7 @@
     accelerate launch training/train.py training/recipes/text_jepa/quickstart.yaml
 
 Run it again after whatever stopped it, and it goes on where it was. Exit codes: 0 done, 2 bad input, 3 a number that
-is not finite, 4 no whole checkpoint, 75 saved after a signal.
+is not finite, 4 no whole checkpoint, 75 saved after a signal, 130 and 143 ended at once by SIGINT and SIGTERM.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 # Nothing that takes long: what is interrupted before `main` ends with a traceback.
 from training.outputs import lasting_outputs
-from training.signals import SignalWatch, StoppedBySignal, find_launcher
+from training.signals import SignalWatch, StoppedBySignal, Terminated, find_launcher, sigterm_raises
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. The last line printed says how it ended."""
     with lasting_outputs():
         try:
-            return _main(sys.argv[1:] if argv is None else argv)
-        except KeyboardInterrupt:
+            with sigterm_raises():
+                return _main(sys.argv[1:] if argv is None else argv)
+        except (KeyboardInterrupt, Terminated) as ended:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
-            return 130
+            return 143 if isinstance(ended, Terminated) else 130
 
 
 def _main(argv: list[str]) -> int:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults.harness import Child, assert_same_run, before_step, command, train
 from training.checkpoints import list_checkpoints
+from training.signals import SignalWatch, Terminated, sigterm_raises
 
 SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 ENDLESS = "--max_steps 1000000 --save_steps 1000000 --eval_steps 1000000 --milestones 999999 --logging_steps 5"
@@ -129,6 +130,34 @@ def test_the_launchers_death_saves_once_and_ends(recipe: Path, tmp_path: Path, n
         _end(script)
     assert len(list_checkpoints(run)) == 1
     assert not (run / ".lock.json").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_before_the_first_step_is_one_line(recipe: Path, tmp_path: Path, name: str, code: int) -> None:
+    def hurt() -> None:
+        import training.build as build
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+        build.build_model = lambda *args: os.kill(os.getpid(), SIGNALS[name])
+
+    ending = train(recipe, tmp_path / "run", "", hurt)
+    assert ending.code == code, ending
+    assert ending.err == "interrupted; the same command goes on from the last checkpoint\n"
+    assert not (tmp_path / "run" / ".lock.json").exists()
+    assert train(recipe, tmp_path / "run", "--max_steps 3").code == 0
+
+
+def test_sigterm_at_start_up_ends_a_forked_process_as_ever_and_leaves_its_parents_handler() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_raises():
+        forked = Child(lambda: os.kill(os.getpid(), signal.SIGTERM) or 0)
+        assert forked.wait().code == -signal.SIGTERM
+        with SignalWatch() as watch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert watch.told_to_stop()
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path: Path, repository: Path) -> None:

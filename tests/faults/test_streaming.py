@@ -1,5 +1,6 @@
 """Streaming: memory that does not grow with the corpus, and resumes that are exact and as quick late as early."""
 
+import io
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -50,6 +52,14 @@ JepaTrainer.get_batch_samples = dying
 from training.train import main
 main(sys.argv[1:])
 """
+
+
+class Read(NamedTuple):
+    """What was read of text files: lines that became rows, and bytes, of which there may be more."""
+
+    lines: int
+    size: int
+
 
 READ_A_PASS = """\
 import sys
@@ -177,9 +187,10 @@ def test_a_streamed_run_that_is_killed_goes_on_to_the_same_bits(corpus: Path, tm
     assert json.loads((last / "run_state.json").read_text())["cursor"]["pass_index"] >= 2
 
 
-def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, count_lines: Callable[[], int]) -> None:
+def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, count_read: Callable[[], Read]) -> None:
     lines = [f"{' '.join(WORDS[n % 9 : n % 9 + 5])} {n}" for n in range(4000)]
     (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    longest = max(map(len, lines)) + 1
     settings = DataSettings(data=str(tmp_path / "train.txt"), streaming=True, stream_window=100)
     tokenizer = prepare(settings, 16).tokenizer
     stream = TextStream(settings, tokenizer, 16, seed=0, turn=8, arrange=LikeLengths(8))
@@ -189,26 +200,44 @@ def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, coun
             cursor = next(seen)["cursor"]
         resumed = TextStream(settings, tokenizer, 16, seed=0, turn=8, arrange=LikeLengths(8))
         resumed.seek(cursor)
-        count_lines()
+        count_read()
         next(iter(resumed))
-        assert count_lines() <= 200, f"after {steps} more steps"  # the window itself, and one more where it was done
+        read = count_read()
+        assert 0 < read.lines <= 200, f"after {steps} more steps"  # the window itself, and one more where it was done
+        assert 0 < read.size <= 200 * longest, f"after {steps} more steps"
 
 
 @pytest.fixture
-def count_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """`count_lines()`: lines read since the last call."""
+def count_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
+    """`count_read()`: what was read since the last call."""
     from training.data import shards
 
-    read = [0]
-    decode = shards._decoded
+    lines, sizes = [0], [0]
+    decode, opened = shards._decoded, Path.open
+
+    class Counting(io.BufferedReader):
+        def read(self, size: int | None = -1) -> bytes:
+            return self._counted(super().read(size))
+
+        def readline(self, size: int | None = -1) -> bytes:
+            return self._counted(super().readline(size))
+
+        def _counted(self, raw: bytes) -> bytes:
+            sizes[0] += len(raw)
+            return raw
 
     def counted(raw: bytes, number: int) -> str | None:
-        read[0] += 1
+        lines[0] += 1
         return decode(raw, number)
 
-    def since() -> int:
-        count, read[0] = read[0], 0
-        return count
+    def counting(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:
+        return Counting(io.FileIO(path)) if mode == "rb" else opened(path, mode, *args, **kwargs)
+
+    def since() -> Read:
+        read = Read(lines[0], sizes[0])
+        lines[0] = sizes[0] = 0
+        return read
 
     monkeypatch.setattr(shards, "_decoded", counted)
+    monkeypatch.setattr(Path, "open", counting)
     return since

@@ -1,4 +1,4 @@
-"""The planner: T9's ladder for three sizes of data, estimates against a real run, and one error for an empty file."""
+"""The planner: the ladder of sizes at three sizes of data, estimates and a real run, one error for an empty file."""
 
 import random
 import re
