@@ -121,7 +121,7 @@ def staged(final: Path, needed_bytes: int = 0) -> Iterator[Path]:
             staging.mkdir(parents=True)
             yield staging
             write_manifest(staging / final.name, step_of(final))
-    except Exception:
+    except Exception:  # of any kind: it is raised again, once the half-written folder is gone
         shutil.rmtree(staging, ignore_errors=True)
         raise
     _put_in_place(staging / final.name, final)
