@@ -49,6 +49,16 @@ def start_processes(run: Run) -> PartialState:
     return processes
 
 
+def leave_processes() -> None:
+    """End this process's part in the group, if there is one: its threads then end before the interpreter does.
+
+    A thread of the group that still works for a process which is on its way out ends it by SIGABRT, and with it,
+    through the launcher, the whole run.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def wants_cpu(run: Run) -> bool:
     """Whether the CPU is asked for, by the run or the launcher, or is all there is."""
     if run.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"):

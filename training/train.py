@@ -45,7 +45,7 @@ def _main(argv: list[str]) -> int:
     # Only now: these imports take seconds, and a typo should not.
     from eval.errors import NonFiniteError
     from training.checkpoints import NoWholeCheckpointError
-    from training.processes import FirstProcessError
+    from training.processes import FirstProcessError, leave_processes
 
     codes: dict[type[Exception], int] = {InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
     try:
@@ -56,6 +56,8 @@ def _main(argv: list[str]) -> int:
         return _code(error.reason, {**codes, OSError: 2})
     except OSError as error:
         return _failed(_naming_its_file(error, run.output_dir), 2)
+    finally:
+        leave_processes()
 
 
 def train(run: "Run", launcher: int | None = None) -> int:

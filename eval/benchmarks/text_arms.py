@@ -24,6 +24,7 @@ CODE = (
     *(f"training/{name}.py" for name in ("build", "callbacks", "run_state", "schedule", "settings", "trainer")),
     "training/data",
     "eval/metrics",
+    "eval/baselines.py",
     "eval/representation.py",
     "eval/scorers/holes.py",
     "eval/scorers/text_jepa.py",

@@ -98,10 +98,14 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
     assert record["command"] in table
 
     cells_in_this_process.clear()
-    assert run_twin(source, tmp_path, "--arms", "ours", "softmax", "bert", "prototype") in (0, 1)
+    assert run_twin(source, tmp_path, "--arms", "ours", "softmax", "bert", "prototype", "prototype_tuned") in (0, 1)
     assert {name.split("/")[0] for name in cells_in_this_process} == {
-        "prototype-0.001", "prototype-0.002", "prototype"
+        "prototype", "prototype_tuned-0.001", "prototype_tuned-0.002", "prototype_tuned"
     }  # fmt: skip
+    record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
+    assert record["arms"]["prototype"]["learning_rate"] == 3e-4
+    assert record["arms"]["prototype"]["tuning_mrr_on_valid"] is None
+    assert set(record["mrr_over_the_prototypes"]) == {"prototype", "prototype_tuned"}
     assert text_twin.main(["--data", str(source), "--table", "--json", str(tmp_path / "empty.json")]) == 0
 
 
