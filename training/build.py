@@ -9,18 +9,17 @@ import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import Dataset
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from configuration_jepa import JepaConfig
 from eval.loading import open_model, open_tokenizer
-from training.advice import Advise, run_facts
+from training.advice import Advise
 from training.arguments import Run
 from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, TeacherUpdate
 from training.data.errors import InputError
 from training.data.prepared import Prepared
-from training.examples import holes_per_row, mean_length
 from training.families import Family
 from training.memory import TrimMemory
 from training.processes import wants_cpu
@@ -58,7 +57,7 @@ def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any)
     model = family.model_class(config)
     model.set_token_counts(torch.as_tensor(token_counts))
     if run.init_from is not None:
-        _take_weights(model, run.init_from)
+        _take_weights(model, family, run.init_from)
         # The counts are of this run's data, whatever the weights learnt from.
         model.token_counts.copy_(torch.as_tensor(token_counts))
     return model
@@ -80,9 +79,7 @@ def build_trainer(
     callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
     trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress says it
-    holes = holes_per_row(run.masking, mean_length(prepared))
-    facts = run_facts(run, model.config, prepared.reports["train"], trainer.rows_per_step, holes)
-    trainer.add_callback(Advise(facts, run_state))
+    trainer.add_callback(Advise(family.facts(run, model.config, prepared, trainer.rows_per_step), run_state))
     trainer.add_callback(TrimMemory())
     if run.data.streaming:
         trainer.add_callback(StreamReport(run_state))
@@ -110,8 +107,7 @@ def build_parts(
         run.masking,
         prepared.tokenizer,
         seed=run.training.seed,
-        num_negatives=config.num_negatives,
-        negative_sampling=config.negative_sampling,
+        config=config,
         token_counts=prepared.counts,
     )
     return TrainingParts(
@@ -221,7 +217,7 @@ def _scorer(run: Run, family: Family, prepared: Prepared) -> Callable[[PreTraine
     """Model -> held-out figures on the same subset of the validation rows every time."""
 
     def score(model: PreTrainedModel) -> dict[str, Any]:
-        return family.score_held_out(model, prepared.tokenizer, prepared.valid, run.evaluation.eval_rows)
+        return family.score_held_out(model, prepared, run.evaluation.eval_rows)
 
     return score
 
@@ -238,8 +234,8 @@ def _any_process(trainer: JepaTrainer) -> Callable[[bool], bool]:
     return any_process
 
 
-def _take_weights(model: PreTrainedModel, checkpoint: str) -> None:
-    source = open_model(Path(checkpoint) if Path(checkpoint).exists() else checkpoint, AutoModelForMaskedLM, "cpu")
+def _take_weights(model: PreTrainedModel, family: Family, checkpoint: str) -> None:
+    source = open_model(Path(checkpoint) if Path(checkpoint).exists() else checkpoint, family.auto_class, "cpu")
     try:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:

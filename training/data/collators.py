@@ -16,6 +16,12 @@ class TextRow(TypedDict):
     pass_index: int
 
 
+class BlockRow(TextRow):
+    """A packed block on its way into a batch; a place's position counts from the beginning of its document."""
+
+    position_ids: np.ndarray
+
+
 @dataclass(frozen=True)
 class TextCollator:
     """Pads rows on the right to the longest of the batch.
@@ -30,16 +36,52 @@ class TextCollator:
 
     def __call__(self, rows: Sequence[TextRow]) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask` (batch, length), `row_id`, `pass_index` (batch,), all int64."""
-        lengths = np.array([len(row["input_ids"]) for row in rows])
-        longest = int(lengths.max())
-        if self.pad_to_multiple_of is not None:
-            longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        attention_mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
-        input_ids = np.full((len(rows), longest), self.pad_token_id, dtype=np.int64)
-        input_ids[attention_mask.astype(bool)] = np.concatenate([row["input_ids"] for row in rows])
+        mask = _places([len(row["input_ids"]) for row in rows], self.pad_to_multiple_of)
         return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(attention_mask),
-            "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64),
-            "pass_index": torch.tensor([row["pass_index"] for row in rows], dtype=torch.int64),
+            "input_ids": _padded([row["input_ids"] for row in rows], mask, self.pad_token_id),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            **_keys(rows),
         }
+
+
+@dataclass(frozen=True)
+class BlockCollator:
+    """Stacks packed blocks; a shorter one is padded on the right.
+
+    Attributes:
+        pad_token_id: fills the rows.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[BlockRow]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask`, `position_ids` (batch, length; 0 at pads), `row_id`, `pass_index` (batch,)"""
+        mask = _places([len(row["input_ids"]) for row in rows], None)
+        return {
+            "input_ids": _padded([row["input_ids"] for row in rows], mask, self.pad_token_id),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "position_ids": _padded([row["position_ids"] for row in rows], mask, 0),
+            **_keys(rows),
+        }
+
+
+def _places(lengths: list[int], multiple: int | None) -> np.ndarray:
+    """(rows, longest) bool: where a row has a value."""
+    longest = max(lengths)
+    if multiple is not None:
+        longest = -(-longest // multiple) * multiple
+    return np.arange(longest) < np.array(lengths)[:, None]
+
+
+def _padded(values: list[np.ndarray], mask: np.ndarray, fill: int) -> torch.Tensor:
+    padded = np.full(mask.shape, fill, dtype=np.int64)
+    padded[mask] = np.concatenate(values)
+    return torch.from_numpy(padded)
+
+
+def _keys(rows: Sequence[TextRow]) -> dict[str, torch.Tensor]:
+    """What a row's randomness is a function of, beside the seed."""
+    return {
+        "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64),
+        "pass_index": torch.tensor([row["pass_index"] for row in rows], dtype=torch.int64),
+    }

@@ -5,18 +5,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from training.data.collators import TextCollator
+from configuration_jepa import TextJepaConfig
+from training.data.collators import BlockCollator, TextCollator
 from training.data.masking import TextMasker
 from training.data.prepared import Prepared, prepare
 from training.data.sampling import PassDataset
-from training.data.settings import DataSettings, MaskingSettings
+from training.data.settings import DataSettings, MaskingSettings, NoMaskingSettings, SourceSettings
 from training.data.streaming import LikeLengths, TextStream
 from training.data.tokenization import TokenIds
 
@@ -31,19 +32,24 @@ class MakeStream(Protocol):
 
 
 class MakeMasker(Protocol):
-    """Builds what masks a batch; `num_negatives` and `negative_sampling` are fields of the model's loss section."""
+    """Builds what masks a batch."""
 
     def __call__(
         self,
-        settings: MaskingSettings,
+        settings: Any,
         tokenizer: PreTrainedTokenizerFast,
         *,
         seed: int,
-        num_negatives: int = 32,
-        negative_sampling: str = "uniform",
+        config: Any,
         token_counts: np.ndarray | None = None,
     ) -> Callable[[Batch, float], Batch]:
-        """(batch, share of the steps done) -> the model's inputs."""
+        """(batch, share of the steps done) -> the model's inputs.
+
+        Args:
+            settings: of the family's `masking_settings`.
+            config: the model's configuration; what the loss must be given, such as negatives, is drawn as it says.
+            token_counts: (vocabulary,) of the training part.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ class FamilyData:
         make_masker: (masking settings, tokenizer, ...) -> batches to masked batches.
     """
 
-    data_settings: type[DataSettings]
-    masking_settings: type[MaskingSettings]
-    prepare: Callable[[DataSettings, int, PreTrainedTokenizerFast | None], Prepared]
+    data_settings: type[SourceSettings]
+    masking_settings: type[MaskingSettings] | type[NoMaskingSettings]
+    prepare: Callable[[Any, int, PreTrainedTokenizerFast | None], Prepared]
     make_dataset: Callable[[datasets.Dataset], PassDataset]
     make_stream: MakeStream
-    make_collator: Callable[[PreTrainedTokenizerFast], TextCollator]
+    make_collator: Callable[[PreTrainedTokenizerFast], TextCollator | BlockCollator]
     make_masker: MakeMasker
 
 
@@ -82,12 +88,11 @@ def _text_masker(
     tokenizer: PreTrainedTokenizerFast,
     *,
     seed: int,
-    num_negatives: int = 32,
-    negative_sampling: str = "uniform",
+    config: TextJepaConfig,
     token_counts: np.ndarray | None = None,
 ) -> TextMasker:
     tokens = TokenIds.from_tokenizer(tokenizer)
-    return TextMasker(settings, tokens, seed, num_negatives, negative_sampling, token_counts)
+    return TextMasker(settings, tokens, seed, config.num_negatives, config.negative_sampling, token_counts)
 
 
 FAMILIES: dict[str, FamilyData] = {

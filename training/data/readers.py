@@ -158,9 +158,15 @@ def _read_lines(path: Path, sides: str) -> Iterator[RawRow]:
 
 
 def row_of_line(line: str | None, number: int, sides: str) -> RawRow:
-    """A row from a line of plain text (None where it is not UTF-8)."""
+    """A row from a line of plain text (None where it is not UTF-8).
+
+    Args:
+        sides: `left`, `both`, or `whole` for the line as it stands, also a blank one; see `SourceSettings.line_sides`.
+    """
     if line is None:
         return RawRow((), number, "not valid UTF-8")
+    if sides == "whole":
+        return RawRow((line,) if _fault(line) is None else (), number, _fault(line))
     if not line.strip():
         return RawRow((), number)
     left, _, right = line.partition("|||") if "|||" in line else line.strip().partition("\t")

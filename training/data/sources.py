@@ -17,7 +17,7 @@ from training.data.errors import InputError
 from training.data.hub import HubAddress, hub_fingerprint, read_hub
 from training.data.readers import READABLE, check_file, note_on_header, read_file
 from training.data.rows import RawRow, RowReport, collect, row_ids, side_of
-from training.data.settings import DataSettings
+from training.data.settings import DataSettings, SourceSettings
 from training.data.shards import Shard, find_shards, fingerprint_of, sample_rows
 
 SPLITS = ("train", "valid", "test")
@@ -110,7 +110,7 @@ def load_rows(settings: DataSettings, split: str) -> Rows:
     return Rows(datasets.Dataset(table), report)
 
 
-def locate(settings: DataSettings) -> Source:
+def locate(settings: SourceSettings) -> Source:
     """The source that the settings name. Reads no rows. Raises InputError where there is none."""
     name = settings.data
     if settings.streaming:
@@ -142,12 +142,12 @@ def locate(settings: DataSettings) -> Source:
     return Source(name, {"train": _file_part(path, settings)}, is_whole=True)
 
 
-def scoring_split(settings: DataSettings, split: str) -> str:
+def scoring_split(settings: SourceSettings, split: str) -> str:
     """The split to score when a user names a source only to score on it: a single file is used whole."""
     return "all" if locate(settings).is_whole else split
 
 
-def describe_source(settings: DataSettings) -> SourceInfo:
+def describe_source(settings: SourceSettings) -> SourceInfo:
     """Name, licence and language of the source, for cards; None where unknown. Reads no rows, asks no network."""
     if settings.data.startswith("builtin:"):
         name = settings.data.removeprefix("builtin:")
@@ -175,7 +175,7 @@ def belongs_to(row: RawRow, source: Source, split: str) -> bool:
     return side_of(row, source.missing, HELD_OUT_SHARE) == split
 
 
-def _notes(source: Source, split: str, settings: DataSettings) -> list[str]:
+def _notes(source: Source, split: str, settings: SourceSettings) -> list[str]:
     notes = []
     if settings.streaming:
         notes.append(
@@ -191,13 +191,13 @@ def _notes(source: Source, split: str, settings: DataSettings) -> list[str]:
     return notes
 
 
-def _stream_source(settings: DataSettings) -> Source:
+def _stream_source(settings: SourceSettings) -> Source:
     found = find_shards(settings)
     parts = {split: _stream_part(settings, split, shards) for split, shards in found.items()}
     return Source(settings.data, parts, is_whole=False)
 
 
-def _stream_part(settings: DataSettings, split: str, shards: list[Shard]) -> Part:
+def _stream_part(settings: SourceSettings, split: str, shards: list[Shard]) -> Part:
     """Of a stream, a part is a bounded number of its rows."""
     return Part(
         f"{settings.data} [{split}]",
@@ -206,7 +206,7 @@ def _stream_part(settings: DataSettings, split: str, shards: list[Shard]) -> Par
     )
 
 
-def _folder_source(folder: Path, settings: DataSettings) -> Source:
+def _folder_source(folder: Path, settings: SourceSettings) -> Source:
     files = {split: path for split in SPLITS if (path := _file_of(folder, split)) is not None}
     if settings.split is not None:
         if settings.split not in files:
@@ -228,10 +228,10 @@ def _file_of(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-def _file_part(path: Path, settings: DataSettings) -> Part:
+def _file_part(path: Path, settings: SourceSettings) -> Part:
     return Part(
         str(path),
-        lambda: read_file(path, settings.text_column, settings.sides),
+        lambda: read_file(path, settings.text_column, settings.line_sides),
         lambda: _hash_of_file(path),
         lambda: note_on_header(path, settings.text_column),
     )
@@ -243,7 +243,7 @@ def _hash_of_file(path: Path) -> str:
         return f"{path.suffix} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _hub_source(settings: DataSettings) -> Source:
+def _hub_source(settings: SourceSettings) -> Source:
     address = HubAddress.parse(settings.data, settings.split)
     names = {"train": address.split} if address.split else address.split_names()
     parts = {split: _hub_part(address, name, settings.text_column) for split, name in names.items()}
@@ -258,7 +258,7 @@ def _hub_part(address: HubAddress, name: str, text_column: str | None) -> Part:
     )
 
 
-def _refuse_split(settings: DataSettings, what: str) -> None:
+def _refuse_split(settings: SourceSettings, what: str) -> None:
     if settings.split is not None:
         raise InputError(
             f"split: {settings.split!r} was asked for, but {settings.data} is {what} without named splits"

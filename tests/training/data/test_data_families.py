@@ -1,6 +1,7 @@
 import pytest
 from torch.utils.data import DataLoader
 
+from configuration_jepa import TextJepaConfig
 from training.data.families import FAMILIES
 from training.data.sampling import PassSampler
 
@@ -12,7 +13,11 @@ def test_a_familys_parts_fit_together_from_file_to_masked_batch(name, tmp_path, 
     family = FAMILIES[name]
     ready = family.prepare(family.data_settings(data=str(tmp_path / "a.txt")), 16, None)
     masker = family.make_masker(
-        family.masking_settings(), ready.tokenizer, seed=0, num_negatives=8, token_counts=ready.counts
+        family.masking_settings(),
+        ready.tokenizer,
+        seed=0,
+        config=TextJepaConfig(num_negatives=8),
+        token_counts=ready.counts,
     )
     rows = family.make_dataset(ready.train)
     loader = DataLoader(
