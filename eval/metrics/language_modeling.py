@@ -1,0 +1,91 @@
+"""Figures of a causal language model, as a metric object of the `evaluate` library and as the functions it stands on.
+
+metric = LanguageModeling(keep_in_memory=True)
+metric.add_batch(predictions=[7, 9], references=[7, 8], nll=[0.1, 2.3])
+metric.compute(words=2, num_bytes=11)
+
+This file imports nothing of this package, so that it also loads from its path alone.
+"""
+
+import math
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = (
+    "Perplexity per token and per word, bits per byte and greedy next-token accuracy, from one prediction per token."
+)
+_INPUTS = """
+Args:
+    predictions: the token id with the highest score at each predicted token (argmax, no sampling).
+    references: the true token id.
+    nll: -ln p(true token | what stands before it), in nats.
+    words: words and line ends of the text that the tokens are; without it `word_perplexity` is None.
+    num_bytes: UTF-8 bytes of that text; without it `bits_per_byte` is None.
+Returns:
+    perplexity, word_perplexity (from 1), bits_per_byte (from 0), greedy_accuracy (0..1), nll (total, in nats) and the
+    counts tokens, words and bytes. None where a figure makes no sense or is larger than a number can be.
+"""
+_CITATION = ""
+FIGURE_NAMES = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
+
+
+class LanguageModeling(evaluate.Metric):
+    """See the module's text."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Value("int64"),
+                    "references": datasets.Value("int64"),
+                    "nll": datasets.Value("float64"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, nll, words=None, num_bytes=None) -> dict[str, float | int | None]:
+        """Everything in `_INPUTS`' Returns; plain Python numbers."""
+        total, tokens = float(np.sum(np.asarray(nll, dtype=np.float64))), len(references)
+        correct = np.asarray(predictions) == np.asarray(references)
+        return {
+            "perplexity": perplexity(total, tokens),
+            "word_perplexity": perplexity(total, words),
+            "bits_per_byte": bits_per_byte(total, num_bytes),
+            "greedy_accuracy": float(np.mean(correct)) if tokens else None,
+            "nll": total,
+            "tokens": tokens,
+            "words": words,
+            "bytes": num_bytes,
+        }
+
+
+def perplexity(nll: float, units: int | None) -> float | None:
+    """exp(nll / units): per token with the number of predicted tokens, per word with that of words and line ends.
+
+    Of a given text, figures per word (and per byte) can be compared between tokenizers, those per token cannot.
+
+    Args:
+        nll: total of -ln p over all predicted tokens, in nats.
+        units: what to share it among; None or 0 gives None.
+    """
+    if not units:
+        return None
+    try:
+        return math.exp(nll / units)
+    except OverflowError:
+        return None
+
+
+def bits_per_byte(nll: float, num_bytes: int | None) -> float | None:
+    """Total nll in nats over (ln 2 x the UTF-8 bytes of the text). None or 0 bytes give None."""
+    return nll / (math.log(2) * num_bytes) if num_bytes else None
+
+
+def count_words(text: str) -> int:
+    """Words between white space, and line ends: what published word-level perplexities of WikiText share nll among."""
+    return len(text.split()) + text.count("\n")
