@@ -15,19 +15,13 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from training.data.errors import InputError
-from training.data.settings import DataSettings, MaskingSettings
-from training.families import DEFAULT_FAMILY, config_class_of, family_names
+from training.data.settings import DataSettings, MaskingSettings, NoMaskingSettings, SourceSettings
+from training.families import DEFAULT_FAMILY, SETTINGS_SECTIONS, config_class_of, family_names, recipe_of
 from training.settings import EvaluationSettings, TrainingSettings
 from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, shortened, suggestion, type_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NO_RECIPE = Path("plan.yaml")  # what a run without one is called
-_SETTINGS = {
-    "data": DataSettings,
-    "masking": MaskingSettings,
-    "training": TrainingSettings,
-    "evaluation": EvaluationSettings,
-}
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class Run:
     output_dir: Path
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
-    data: DataSettings = field(default_factory=DataSettings)
-    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    data: SourceSettings = field(default_factory=DataSettings)
+    masking: MaskingSettings | NoMaskingSettings = field(default_factory=MaskingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     resume: str = "auto"
@@ -54,13 +48,13 @@ class Run:
     @property
     def config_fields(self) -> dict[str, Any]:
         """Keyword arguments for the family's configuration class."""
-        return {**self.model, **self.loss}
+        return {**self.model, **self.loss, **({} if self.stage is None else {"stage": self.stage})}
 
     def with_settings(self, **sections: dict[str, Any]) -> "Run":
         """A copy with some settings changed, such as `training={"max_steps": 10}`; checked again."""
         changed = {
             section: replace(getattr(self, section), **values)
-            if section in _SETTINGS
+            if section in SETTINGS_SECTIONS
             else {**getattr(self, section), **values}
             for section, values in sections.items()
         }
@@ -126,8 +120,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def keys_of_family(family: str) -> dict[str, Key]:
     """Name -> key, for all sections of a recipe of this family."""
     keys = keys_of_config(config_class_of(family))
-    for section, settings_class in _SETTINGS.items():
-        keys += keys_of_settings(section, settings_class)
+    for section in SETTINGS_SECTIONS:
+        keys += keys_of_settings(section, recipe_of(family).settings_of(section))
     return {key.name: key for key in keys}
 
 
@@ -168,7 +162,9 @@ def _make_run(
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in values.items():
         by_section[keys[name].section][name] = value
-    sections = {name: made(**by_section[name]) for name, made in _SETTINGS.items()}
+    sections = {name: recipe_of(family).settings_of(name)(**by_section[name]) for name in SETTINGS_SECTIONS}
+    if _has_stages(family):
+        universal.setdefault("stage", 0)
     prefix = "" if family == DEFAULT_FAMILY else f"{family}-"
     output_dir = universal.pop("output_dir", None) or Path("outputs") / f"{prefix}{recipe_path.stem}"
     run = Run(
@@ -184,8 +180,14 @@ def _make_run(
     return run
 
 
+def _has_stages(family: str) -> bool:
+    return "stage" in config_class_of(family).universal_fields
+
+
 def _validate(run: Run) -> None:
-    for section in _SETTINGS:
+    if run.stage is not None and not _has_stages(run.family):
+        raise InputError(f"stage: family {run.family} has no stages; leave --stage out")
+    for section in SETTINGS_SECTIONS:
         settings = getattr(run, section)
         for item in fields(settings):
             value = getattr(settings, item.name)
@@ -198,22 +200,26 @@ def _validate(run: Run) -> None:
         config = config_class_of(run.family)(vocab_size=run.data.max_vocab, **run.config_fields)
     except (ValueError, StrictDataclassError) as error:
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
-    if run.masking.masking == "span" and run.masking.max_span_length > config.max_position_embeddings:
-        raise InputError(
-            f"max_span_length={run.masking.max_span_length} is more than a phrase can hold, max_position_embeddings="
-            f"{config.max_position_embeddings}: lower it"
-        )
+    _refuse_long_spans(run.masking, config.max_position_embeddings)
     if run.device not in DEVICES:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
     if run.threads != "auto" and not (run.threads.isdecimal() and int(run.threads) > 0):
         raise InputError(f"threads: got {run.threads!r}; use auto, or a whole number of at least 1")
-    if run.stage is not None:
-        raise InputError(f"stage: family {run.family} has no stages; leave --stage out")
     try:
         if run.output_dir.exists() and not run.output_dir.is_dir():
             raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
     except OSError as error:
         raise InputError(f"output_dir: {str(run.output_dir)[:80]} is not possible ({error.strerror})") from None
+
+
+def _refuse_long_spans(masking: MaskingSettings | NoMaskingSettings, max_length: int) -> None:
+    if not isinstance(masking, MaskingSettings) or masking.masking != "span":
+        return
+    if masking.max_span_length > max_length:
+        raise InputError(
+            f"max_span_length={masking.max_span_length} is more than a phrase can hold, max_position_embeddings="
+            f"{max_length}: lower it"
+        )
 
 
 def _items(value: Any) -> list:

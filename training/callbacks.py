@@ -79,8 +79,9 @@ class HeldOut(TrainerCallback):
         if self._is_regular(state):
             named = {**metrics, "acc_ema": self.run_state.acc_ema}
             value = named[self.settings.best_metric]
+            lower = self.settings.best_metric in self.settings.lower_is_better
             if value is not None and self.run_state.update_best(
-                state.global_step, value, self.settings.best_smoothing
+                state.global_step, value, self.settings.best_smoothing, lower_is_better=lower
             ):
                 control.should_save = True
         if self._is_milestone(state) or state.global_step >= state.max_steps:

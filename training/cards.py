@@ -1,15 +1,34 @@
-"""The model card of a run, from measured JSON by `model_cards/template.md`: no number in it is typed by hand."""
+"""The model card of a run, from measured JSON by its family's template: no number in it is typed by hand."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from eval.scorers.text_jepa import MAX_ROWS
+TEMPLATES = Path(__file__).resolve().parent.parent / "model_cards"
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
-_FIGURES = ("top1", "top5", "top10", "mrr", "median_rank", "mean_rank", "cosine", "share_cos_above_0_9")
-_MILESTONE_FIGURES = ("loss", "top1", "top10", "mrr", "median_rank", "effective_rank")
+
+@dataclass(frozen=True)
+class CardStyle:
+    """What the cards of a family show.
+
+    Attributes:
+        template: a file of `model_cards/`.
+        task: the Hub's name of it, also the pipeline's.
+        claimed: metrics that the Hub shows as the model's results.
+        figures: columns of the table of results, beside its baselines.
+        milestone_figures: columns of the table of milestones.
+        extras: (recipe, Score JSON or None) -> more variables of the template.
+    """
+
+    template: Path
+    task: str
+    claimed: tuple[str, ...]
+    figures: tuple[str, ...]
+    milestone_figures: tuple[str, ...]
+    extras: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]]
 
 
 def render_card(
@@ -17,8 +36,9 @@ def render_card(
     score: dict[str, Any] | None,
     milestones: list[dict[str, Any]],
     model_facts: dict[str, Any],
+    style: CardStyle,
 ) -> ModelCard:
-    """The card of one run.
+    """The card of one run, in the style of its family.
 
     Args:
         description: the content of `run.json`.
@@ -32,8 +52,8 @@ def render_card(
     rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     rows_per_step *= description.get("num_processes", 1)
     return ModelCard.from_template(
-        _card_data(description, score, model_facts),
-        template_path=str(TEMPLATE),
+        _card_data(description, score, model_facts, style),
+        template_path=str(style.template),
         name=model_facts["name"],
         parameters=millions(model_facts["num_parameters"]),
         vocabulary=f"{model_facts['vocab_size']:,}",
@@ -45,11 +65,10 @@ def render_card(
         recipe_name=description["recipe_name"],
         rows_per_step=rows_per_step,
         score=score,
-        max_rows=_max_rows_flag(recipe["evaluation"]["score_rows"]),
-        rows=_result_rows(score),
-        most_predicted=_most_predicted(score),
-        milestones=[_milestone(row) for row in milestones],
+        rows=_result_rows(score, style.figures),
+        milestones=[_milestone(row, style.milestone_figures) for row in milestones],
         samples=milestones[-1]["samples"] if milestones else [],
+        **style.extras(recipe, score),
     )
 
 
@@ -58,14 +77,19 @@ def millions(parameters: int) -> str:
     return f"{parameters / 1e6:.2f}M" if parameters >= 10_000 else f"{parameters:,}"
 
 
+def max_rows_flag(score_rows: int | None, default: int) -> str:
+    """What the score command needs to score as many rows as the run did."""
+    return "" if score_rows == default else f" --max_rows {'all' if score_rows is None else score_rows}"
+
+
 def _card_data(
-    description: dict[str, Any], score: dict[str, Any] | None, model_facts: dict[str, Any]
+    description: dict[str, Any], score: dict[str, Any] | None, model_facts: dict[str, Any], style: CardStyle
 ) -> ModelCardData:
     results = None
     if score is not None:
         results = [
             EvalResult(
-                task_type="fill-mask",
+                task_type=style.task,
                 dataset_type=model_facts["hub_dataset"] or score["data"],
                 dataset_name=model_facts["source"],
                 dataset_split=score["split"],
@@ -73,12 +97,12 @@ def _card_data(
                 metric_name=name,
                 metric_value=round(score["metrics"][name], 4),
             )
-            for name in ("top1", "mrr")
+            for name in style.claimed
         ]
     return ModelCardData(
         model_name=model_facts["name"],
         library_name="transformers",
-        pipeline_tag="fill-mask",
+        pipeline_tag=style.task,
         language=model_facts["language"],
         datasets=model_facts["hub_dataset"],
         tags=["jepa", description["family"], "custom_code"],
@@ -86,28 +110,18 @@ def _card_data(
     )
 
 
-def _milestone(row: dict[str, Any]) -> list[str]:
+def _milestone(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     """Step, figures and the first sample, as cells of a table."""
-    figures = [_shown(row.get(name), name) for name in _MILESTONE_FIGURES]
+    figures = [_shown(row.get(name), name) for name in names]
     sample = row["samples"][0].replace("|", "\\|") if row["samples"] else "-"
     return [f"{row['step']:,}", *figures, sample]
 
 
-def _result_rows(score: dict[str, Any] | None) -> list[tuple[str, list[str]]]:
+def _result_rows(score: dict[str, Any] | None, names: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     if score is None:
         return []
     named = [("this model", score["metrics"]), *score["baselines"].items()]
-    return [(label, [_shown(figures[name], name) for name in _FIGURES]) for label, figures in named]
-
-
-def _max_rows_flag(score_rows: int | None) -> str:
-    """What the score command needs to score as many rows as the run did."""
-    return "" if score_rows == MAX_ROWS else f" --max_rows {'all' if score_rows is None else score_rows}"
-
-
-def _most_predicted(score: dict[str, Any] | None) -> str:
-    tokens = score["metrics"]["most_predicted"][:5] if score else []
-    return ", ".join(f"`{token}` {share:.1%}" for token, share in tokens)
+    return [(label, [_shown(figures[name], name) for name in names]) for label, figures in named]
 
 
 def _shown(value: float | None, name: str) -> str:

@@ -139,9 +139,9 @@ def _seconds_per_step(trainer: JepaTrainer, batches: Any) -> float:
 def _seconds_per_row(family: Family, prepared: Prepared, model: PreTrainedModel) -> float:
     """Of the second scoring; the first one imports what it needs."""
     rows = min(_SCORED_ROWS, len(prepared.valid))
-    family.score_held_out(model, prepared.tokenizer, prepared.valid, rows)
+    family.score_held_out(model, prepared, rows)
     started = time.perf_counter()
-    family.score_held_out(model, prepared.tokenizer, prepared.valid, rows)
+    family.score_held_out(model, prepared, rows)
     return (time.perf_counter() - started) / max(1, rows)
 
 

@@ -1,6 +1,7 @@
-"""Family -> configuration, model, data and scorer: joined here, repeating nothing.
+"""Family -> configuration, settings, model, data and scorer: joined here, repeating nothing.
 
-The configurations are light and are needed to check a recipe; the rest is imported when a run really starts.
+The configurations and settings are light and are needed to check a recipe; the rest is imported when a run really
+starts, from the family's own module beside this one.
 """
 
 from collections.abc import Callable
@@ -8,13 +9,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configuration_jepa import JepaConfig, TextJepaConfig
+from training.data.settings import DataSettings, MaskingSettings
+from training.settings import EvaluationSettings, TrainingSettings
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from eval.rules import Verdict
+    from eval.run_log import RunFacts
+    from training.arguments import Run
+    from training.cards import CardStyle
     from training.data.families import FamilyData
+    from training.data.prepared import Prepared
 
-CONFIGS: dict[str, type[JepaConfig]] = {config.model_type: config for config in (TextJepaConfig,)}
+
+@dataclass(frozen=True)
+class FamilyRecipe:
+    """What a recipe of a family may hold: `config_class` has the sections `model` and `loss`."""
+
+    config_class: type[JepaConfig]
+    data: type[Any] = DataSettings
+    masking: type[Any] = MaskingSettings
+    training: type[TrainingSettings] = TrainingSettings
+    evaluation: type[EvaluationSettings] = EvaluationSettings
+
+    def settings_of(self, section: str) -> type[Any]:
+        """The settings class of one of `SETTINGS_SECTIONS`."""
+        return {
+            "data": self.data,
+            "masking": self.masking,
+            "training": self.training,
+            "evaluation": self.evaluation,
+        }[section]
+
+
+SETTINGS_SECTIONS = ("data", "masking", "training", "evaluation")
+RECIPES: dict[str, FamilyRecipe] = {
+    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig),)
+}
 DEFAULT_FAMILY = TextJepaConfig.model_type
 
 
@@ -24,58 +57,49 @@ class Family:
 
     Attributes:
         model_class: built from `config_class`; its forward gives `loss` and `loss_parts`.
+        auto_class: the Auto class that opens its checkpoints.
         data: how rows are prepared, stacked and masked.
-        score_held_out: (model, tokenizer, dataset, max_rows) -> figures; bounded memory, no random state.
+        score_held_out: (model, prepared data, max_rows) -> figures; bounded memory, no random state.
         sample: (model, tokenizer, phrase) -> one line of text that shows what the model says.
+        facts: (run, configuration, prepared data, rows per step) -> what the log patterns want to know of a run.
+        data_lines: (run, prepared data) -> what a plan says of the data.
+        passes_line: (run, prepared data, rows per step) -> what a plan says of how often the data is seen.
+        judge: (run, prepared data, trainable parameters, rows per step) -> size and steps against the data.
+        card: what its model cards look like.
+        make_optimizer: (model, run) -> the optimizer; None for the library's AdamW.
     """
 
     config_class: type[JepaConfig]
     model_class: type["PreTrainedModel"]
+    auto_class: Any
     data: "FamilyData"
-    score_held_out: Callable[["PreTrainedModel", "PreTrainedTokenizerBase", Any, int], dict[str, Any]]
+    score_held_out: Callable[["PreTrainedModel", "Prepared", int], dict[str, Any]]
     sample: Callable[["PreTrainedModel", "PreTrainedTokenizerBase", str], str]
+    facts: Callable[["Run", Any, "Prepared", int], "RunFacts"]
+    data_lines: Callable[["Run", "Prepared"], list[str]]
+    passes_line: Callable[["Run", "Prepared", int], str]
+    judge: Callable[["Run", "Prepared", int, int], list["Verdict"]]
+    card: "CardStyle"
+    make_optimizer: Callable[["PreTrainedModel", "Run"], "Optimizer"] | None = None
 
 
 def family_names() -> tuple[str, ...]:
     """All families that can be trained."""
-    return tuple(CONFIGS)
+    return tuple(RECIPES)
+
+
+def recipe_of(family: str) -> FamilyRecipe:
+    """Which configuration and settings a recipe of this family has."""
+    return RECIPES[family]
 
 
 def config_class_of(family: str) -> type[JepaConfig]:
     """The configuration class of a family."""
-    return CONFIGS[family]
+    return RECIPES[family].config_class
 
 
 def load_family(name: str) -> Family:
     """Everything about a family; imports torch, the models and the scorers."""
-    from modeling_jepa import TextJepaForMaskedLM
-    from training.data.families import FAMILIES
+    from training.family_text import TEXT_JEPA
 
-    models = {"text_jepa": TextJepaForMaskedLM}
-    return Family(CONFIGS[name], models[name], FAMILIES[name], _score_blanks, _fill_phrase)
-
-
-def _score_blanks(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", dataset: Any, max_rows: int
-) -> dict[str, Any]:
-    from eval.scorers.text_jepa import score_rows
-
-    scores = score_rows(model, tokenizer, dataset, model.token_counts, max_rows=max_rows)
-    unigram = scores.baselines["unigram"]
-    return {
-        **scores.metrics,
-        "unigram_top1": unigram["top1"],
-        "unigram_mrr": unigram["mrr"],
-        "top_token_share": scores.metrics["most_predicted"][0][1],
-    }
-
-
-def _fill_phrase(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", phrase: str) -> str:
-    from eval.fill_blank import fill_blank
-    from training.data.errors import InputError
-
-    try:
-        guesses = fill_blank(model, tokenizer, phrase).guesses
-    except InputError as error:  # a word that this vocabulary lacks is no reason to stop a run
-        return f"{phrase}: {error}"
-    return f"{phrase}: {', '.join(guess.token for guess in guesses)}"
+    return {TEXT_JEPA.config_class.model_type: TEXT_JEPA}[name]

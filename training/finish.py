@@ -28,6 +28,7 @@ from training.checkpoints import (
     step_of,
 )
 from training.data.sources import describe_source
+from training.families import load_family
 from training.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
 from training.run_state import RunState
 
@@ -67,7 +68,8 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
         "language": source.language,
         "hub_dataset": source.hub_id,
     }
-    card = render_card(read_run(run.output_dir), record, run_state.milestones, facts)
+    style = load_family(run.family).card
+    card = render_card(read_run(run.output_dir), record, run_state.milestones, facts, style)
     card.save(run.output_dir / CARD_FILE)
 
 

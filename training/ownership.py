@@ -87,6 +87,7 @@ def identity_of(description: dict[str, Any]) -> dict[str, Any]:
     }
     rest = {name: description[name] for name in ("family", "init_from", "data_hash")}
     rest["num_processes"] = description.get("num_processes", 1)
+    rest |= {"stage": description["stage"]} if "stage" in description else {}
     return {**rest, **recipe}
 
 

@@ -14,12 +14,6 @@ from typing import TYPE_CHECKING
 from eval.rules import (
     Shape,
     Verdict,
-    judge_steps,
-    judge_text_size,
-    passes_over_data,
-    readable,
-    readable_ratio,
-    rows_per_example,
     suggest_shape,
     suggest_steps,
     suggest_vocabulary_and_batch,
@@ -74,7 +68,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared.counts)
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
-    return lines + plan_lines(run, prepared, estimate, judge(run, prepared, estimate))
+    return lines + plan_lines(run, family, prepared, estimate, judge(run, family, prepared, estimate))
 
 
 def suggest(run: Run, family: "Family", prepared: "Prepared", given: set[str]) -> Run:
@@ -108,39 +102,20 @@ def suggestion_lines(run: Run) -> list[str]:
     return [f"suggested   {said}", f"as flags    --data {shlex.quote(run.data.data)} {flags}"]
 
 
-def judge(run: Run, prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:
+def judge(run: Run, family: "Family", prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:
     """Size and steps against the data; nothing of a stream, of which only a sample is known."""
-    from training.examples import count_examples, holes_per_row, mean_length
-
-    if run.data.streaming:
-        return []
-    examples = count_examples(prepared)
-    per_example = rows_per_example(estimate.steps, estimate.rows_per_step, examples)
-    holes = holes_per_row(run.masking, mean_length(prepared))
-    return [judge_text_size(estimate.trainable, examples), judge_steps(per_example, holes)]
+    return [] if run.data.streaming else family.judge(run, prepared, estimate.trainable, estimate.rows_per_step)
 
 
-def plan_lines(run: Run, prepared: "Prepared", estimate: "RunEstimate", verdicts: list[Verdict]) -> list[str]:
+def plan_lines(
+    run: Run, family: "Family", prepared: "Prepared", estimate: "RunEstimate", verdicts: list[Verdict]
+) -> list[str]:
     """Data, estimate and verdicts for the screen."""
-    from training.examples import count_examples, holes_per_row, mean_length
-
-    examples, length = count_examples(prepared), mean_length(prepared)
-    holes = holes_per_row(run.masking, length)
-    data = (
-        f"data        {len(prepared.train):,} rows of {length:.1f} tokens: {readable(examples)} effective examples "
-        f"(row and position), {len(prepared.tokenizer):,} tokens in the vocabulary"
-    )
+    lines = [*family.data_lines(run, prepared), *estimate.lines()]
     if run.data.streaming:
-        sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
-        return [data, f"{sample}are not judged", *estimate.lines()]
-    passes = passes_over_data(estimate.steps, estimate.rows_per_step, len(prepared.train))
-    return [
-        data,
-        *estimate.lines(),
-        f"passes      {readable_ratio(passes)} (every row is seen so often, each time with {holes:.1f} holes): "
-        f"{estimate.steps:,} steps of {estimate.rows_per_step:,} rows",
-        *(f"{_MARKS[verdict.level]}{verdict.message}" for verdict in verdicts),
-    ]
+        return lines
+    passes = family.passes_line(run, prepared, estimate.rows_per_step)
+    return [*lines, passes, *(f"{_MARKS[verdict.level]}{verdict.message}" for verdict in verdicts)]
 
 
 def _parameters_of(shape: Shape, run: Run, family: "Family", vocabulary: int) -> int:

@@ -131,6 +131,7 @@ def describe_run(
         "data_hash": data_hash,
         "num_processes": num_processes,
     }
+    description |= {} if run.stage is None else {"stage": run.stage}
     return {
         **description,
         "identity": hashlib.sha256(json.dumps(identity_of(description), sort_keys=True).encode()).hexdigest(),

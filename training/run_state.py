@@ -96,11 +96,13 @@ class RunState:
         self.acc_ema = ACC_EMA_KEEP * old + (1 - ACC_EMA_KEEP) * acc_neg
         return self.acc_ema
 
-    def update_best(self, step: int, value: float, smoothing: float) -> bool:
+    def update_best(self, step: int, value: float, smoothing: float, lower_is_better: bool = False) -> bool:
         """Smooth `value` in, and say whether the smoothed value is a new best."""
         self.smoothed = value if self.smoothed is None else smoothing * self.smoothed + (1 - smoothing) * value
-        if self.best_value is not None and self.smoothed <= self.best_value:
-            return False
+        if self.best_value is not None:
+            better = self.smoothed < self.best_value if lower_is_better else self.smoothed > self.best_value
+            if not better:
+                return False
         self.best_value, self.best_step = self.smoothed, step
         return True
 

@@ -5,7 +5,7 @@ Names are those of `transformers.TrainingArguments` where it has them. The setti
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from training.data.errors import InputError
 
@@ -82,12 +82,12 @@ class TrainingSettings:
         at_least |= {"logging_steps": 1, "save_steps": 1, "save_total_limit": 1}
         at_least |= {"dataloader_num_workers": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0}
         for name, low in at_least.items():
-            _require(self, name, getattr(self, name) >= low, f"at least {low}")
+            require(self, name, getattr(self, name) >= low, f"at least {low}")
         for name in ("adam_beta1", "adam_beta2"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        _require(self, "warmup_steps", self.num_warmup_steps >= 0, "at least 0")
-        _require(self, "learning_rate", 0 < self.learning_rate < 1, "above 0 and below 1 (1e-3 is usual)")
-        _require(self, "constant_share", 0 <= self.constant_share <= 1, "from 0 to 1")
+            require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        require(self, "warmup_steps", self.num_warmup_steps >= 0, "at least 0")
+        require(self, "learning_rate", 0 < self.learning_rate < 1, "above 0 and below 1 (1e-3 is usual)")
+        require(self, "constant_share", 0 <= self.constant_share <= 1, "from 0 to 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             raise InputError(
                 f"final_learning_rate={self.final_learning_rate:g} must lie between 0 and "
@@ -98,11 +98,11 @@ class TrainingSettings:
                 f"warmup_steps={self.warmup_steps} must be below max_steps={self.max_steps}: "
                 "lower warmup_steps (5 % of the run is usual), or raise max_steps."
             )
-        _require(self, "on_non_finite", self.on_non_finite in ("stop", "skip"), "stop or skip")
+        require(self, "on_non_finite", self.on_non_finite in ("stop", "skip"), "stop or skip")
         trackers = [name.strip() for name in self.report_to.split(",")]
         alone = len(trackers) == 1 or not {"none", "all"} & set(trackers)
         known = alone and set(trackers) <= set(TRACKERS)
-        _require(self, "report_to", known, f"none, all, or some of {', '.join(TRACKERS[2:])}, comma-separated")
+        require(self, "report_to", known, f"none, all, or some of {', '.join(TRACKERS[2:])}, comma-separated")
         if self.bf16 and self.fp16:
             raise InputError("bf16=true and fp16=true exclude each other: keep one.")
 
@@ -110,6 +110,10 @@ class TrainingSettings:
 @dataclass
 class EvaluationSettings:
     """The `evaluation` section of a recipe."""
+
+    # What may decide which checkpoint is kept, and of them what is better when lower.
+    best_metrics: ClassVar[tuple[str, ...]] = ("mrr", "top1", "top5", "top10", "acc_ema")
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
 
     eval_steps: int = field(default=500, metadata=_help("score the held-out rows every so many steps, and at the end"))
     eval_rows: int = field(
@@ -137,15 +141,16 @@ class EvaluationSettings:
 
     def validate(self) -> None:
         """Check ranges. Raises `InputError` naming setting, value and what is allowed."""
-        _require(self, "eval_steps", self.eval_steps >= 1, "at least 1")
-        _require(self, "eval_rows", self.eval_rows >= 1, "at least 1")
-        _require(self, "score_rows", self.score_rows is None or self.score_rows >= 1, "at least 1, or null for all")
-        _require(self, "best_smoothing", 0 <= self.best_smoothing < 1, "at least 0 and below 1")
-        _require(self, "milestones", all(step >= 0 for step in self.milestones), "steps of at least 0")
-        allowed = ("mrr", "top1", "top5", "top10", "acc_ema")
-        _require(self, "best_metric", self.best_metric in allowed, "one of " + ", ".join(allowed))
+        require(self, "eval_steps", self.eval_steps >= 1, "at least 1")
+        require(self, "eval_rows", self.eval_rows >= 1, "at least 1")
+        require(self, "score_rows", self.score_rows is None or self.score_rows >= 1, "at least 1, or null for all")
+        require(self, "best_smoothing", 0 <= self.best_smoothing < 1, "at least 0 and below 1")
+        require(self, "milestones", all(step >= 0 for step in self.milestones), "steps of at least 0")
+        allowed = self.best_metrics
+        require(self, "best_metric", self.best_metric in allowed, "one of " + ", ".join(allowed))
 
 
-def _require(settings: Any, name: str, holds: bool, allowed: str) -> None:
+def require(settings: Any, name: str, holds: bool, allowed: str) -> None:
+    """Raise `InputError` naming setting, value and what is allowed, unless `holds`."""
     if not holds:
         raise InputError(f"{name}={getattr(settings, name)!r} is not possible: it must be {allowed}.")

@@ -55,10 +55,11 @@ def keys_of_config(config_class: type) -> list[Key]:
     hints = {name: hint for base in own for name, hint in inspect.get_annotations(base).items()}
     help_texts = {name: text for base in own for name, text in _documented_arguments(base).items()}
     defaults = {item.name: _default(item) for item in fields(config_class)}
+    no_keys = {*_FROM_TOKENIZER, *config_class.universal_fields}
     return [
         Key(name, "loss" if name in config_class.loss_fields else "model", hints[name], defaults[name], text)
         for name in hints
-        if name in defaults and name not in _FROM_TOKENIZER and (text := help_texts.get(name, ""))
+        if name in defaults and name not in no_keys and (text := help_texts.get(name, ""))
     ]
 
 

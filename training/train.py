@@ -176,7 +176,8 @@ def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int)
     say = PartialState().on_main_process(print)
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
-    say("\n".join(plan_lines(run, prepared, estimate, judge(run, prepared, estimate))))
+    verdicts = judge(run, family, prepared, estimate)
+    say("\n".join(plan_lines(run, family, prepared, estimate, verdicts)))
     say(f"dry run: nothing was written to {run.output_dir}")
     return 0
 
