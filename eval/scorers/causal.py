@@ -1,0 +1,311 @@
+"""Held-out figures of a causal language model, ours or a stock one: each token scored exactly once.
+
+scores = score_documents(model, tokenizer, texts, context=256)
+scores.metrics["word_perplexity"], scores.metrics["leak_gap"]
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+from rich.progress import Progress
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eval.metrics.language_modeling import LanguageModeling, count_words
+from eval.ngrams import NextTokenGuesser, Unigram
+from eval.scorers.edges import edge_mass
+from eval.scorers.holes import choose_rows
+from eval.scorers.leak import leak_gap
+from eval.scorers.token_scores import STAGED_GENERATOR, Rows, evaluating, pad_rows, rows_at_a_time, token_scores
+from eval.scorers.windows import Document, Window, tokenize_documents, windows_of
+from training.data.errors import InputError
+
+BATCH_SIZE = 16
+MAX_CONTEXT = 1024
+# Ten minutes on two cores, less what opening, the leak check and the baselines take: 420 s at 20 GFLOP/s.
+_AFFORDABLE = 420 * 20e9
+_WINDOWS_SORTED = 64  # batches whose windows are sorted by length together
+
+
+@dataclass(frozen=True)
+class TokenAnswers:
+    """One entry per scored token, in the order of the text: for paired comparisons and for other guessers.
+
+    Attributes: `documents` (place among the texts), `previous` (the token before), `targets`, `predictions` (greedy)
+    and `nll` (nats), all of shape (tokens,).
+    """
+
+    documents: np.ndarray
+    previous: np.ndarray
+    targets: np.ndarray
+    predictions: np.ndarray
+    nll: np.ndarray
+
+
+@dataclass(frozen=True)
+class CausalScores:
+    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense."""
+
+    metrics: dict
+    baselines: dict[str, dict]
+    num_examples: int  # tokens
+    num_rows: int  # documents
+    answers: TokenAnswers
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """How documents are scored.
+
+    Attributes:
+        context: tokens that the model sees at most; None for its own length, at most `MAX_CONTEXT`.
+        stride: tokens that each window but a document's first scores; None for half of the context.
+        batch_size: windows per forward pass at most.
+        max_documents, max_tokens: bounds of a seeded subset; None for no bound.
+        seed: decides the subset, and which prefixes the leak is measured on.
+    """
+
+    context: int | None = None
+    stride: int | None = None
+    batch_size: int = BATCH_SIZE
+    max_documents: int | None = None
+    max_tokens: int | None = None
+    seed: int = 0
+
+    def lengths(self, model: PreTrainedModel) -> tuple[int, int]:
+        """Context and stride for this model; raises InputError for what it cannot take."""
+        longest = model_length(model)
+        context = min(longest or MAX_CONTEXT, MAX_CONTEXT) if self.context is None else self.context
+        if longest is not None and context > longest:
+            raise InputError(f"context: got {context}, but the model takes {longest} tokens; use {longest} or less")
+        stride = max(1, context // 2) if self.stride is None else self.stride
+        for _ in windows_of(1, context, stride):  # checks both
+            pass
+        return context, stride
+
+
+def score_documents(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    plan: ScoringPlan | None = None,
+    *,
+    guessers: dict[str, NextTokenGuesser | None] | None = None,
+    progress: bool = False,
+) -> CausalScores:
+    """Score a model on documents, each token exactly once, from as much of its document as the context allows.
+
+    The begin token is given and never scored, the end token is scored. Words, line ends and bytes are those of the
+    texts. Memory is bounded by `batch_size` windows and some 40 bytes per scored token. Uses no random state and
+    leaves the model in the mode it was given in.
+
+    Args:
+        model: any causal LM whose forward gives logits (rows, T, V).
+        tokenizer: the model's own.
+        texts: documents, verbatim.
+        guessers: baselines by name; None for one that could not be fitted, whose figures are then None.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: nothing to score, or a context or stride that the model cannot take.
+        NonFiniteError: the model scores NaN or plus infinity.
+    """
+    plan = plan or ScoringPlan()
+    context, stride = plan.lengths(model)
+    documents = tokenize_documents(texts, tokenizer, plan.max_documents, plan.max_tokens, plan.seed)
+    if not sum(document.predictions for document in documents):
+        raise InputError(f"nothing to score: {len(texts)} documents hold no token; give a source with text")
+    with evaluating(model):
+        answers = _answer_all(model, documents, context, stride, plan.batch_size, progress)
+    ids = [document.ids for document in documents]
+    leak, edges = leak_gap(model, ids, context, seed=plan.seed), edge_mass(model, ids, context)
+    words, num_bytes = (sum(getattr(one, name) for one in documents) for name in ("words", "num_bytes"))
+    metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes)
+    metrics |= {"unknown_share": _unknown_share(answers.targets, tokenizer)}
+    metrics |= {"leak_gap": leak.mean, "leak_gap_largest": leak.largest, "edge_mass": edges}
+    baselines = {
+        name: _guessed(guesser, answers, words, num_bytes, metrics) for name, guesser in (guessers or {}).items()
+    }
+    return CausalScores(metrics, baselines, len(answers.nll), len(documents), answers)
+
+
+def held_out_figures(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.Dataset,
+    max_rows: int | None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> dict[str, float | int | None]:
+    """Figures of a model on packed blocks, while it is trained: the same rows each time, for a given seed.
+
+    A token is predicted where its position is not 0, so never across documents. Words and bytes are counted in the
+    predicted tokens' decoded text, so they are those of the text but for spaces that a tokenizer adds; the score of a
+    finished run counts the text itself.
+
+    Args:
+        dataset: columns input_ids, position_ids (lists of int, restarting at 0 with each document) and row_id.
+        max_rows: blocks to score; None for all.
+
+    Returns:
+        perplexity, word_perplexity, bits_per_byte, greedy_accuracy, unigram_accuracy and unigram_perplexity (of the
+        model's training counts; None without), and nll, tokens, words, bytes.
+    """
+    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    metric, unigram = LanguageModeling(keep_in_memory=True), _own_unigram(model)
+    guessed = LanguageModeling(keep_in_memory=True)
+    words = num_bytes = 0
+    with evaluating(model):
+        for batch in _blocks(dataset, rows, rows_at_a_time(model, _length(dataset, rows), batch_size)):
+            nll, predictions = token_scores(model, batch)
+            scored = _predicted(batch)
+            targets = batch.targets[scored]
+            metric.add_batch(predictions=predictions[scored], references=targets, nll=nll[scored])
+            if unigram is not None:
+                guess = unigram.guess(batch.input_ids[scored], targets)
+                guessed.add_batch(predictions=guess.predictions, references=targets, nll=guess.nll)
+            for text in _decoded(batch, tokenizer):
+                words, num_bytes = words + count_words(text), num_bytes + len(text.encode())
+    figures = metric.compute(words=words, num_bytes=num_bytes)
+    beside = {} if unigram is None else guessed.compute()
+    unigram_figures = {f"unigram_{short}": beside.get(name) for short, name in _BESIDE.items()}
+    shown = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
+    return {**{name: figures[name] for name in shown}, **unigram_figures, **figures}
+
+
+_BESIDE = {"accuracy": "greedy_accuracy", "perplexity": "perplexity"}
+
+
+def affordable_tokens(model: PreTrainedModel, plan: ScoringPlan) -> int:
+    """Predictions that two cores make in some seven minutes, at two operations per parameter and token seen.
+
+    A function of the model and the plan, not of the machine's speed, so that the subset is the same everywhere.
+    """
+    context, stride = plan.lengths(model)
+    return max(context, int(_AFFORDABLE / (2 * model.num_parameters()) * stride / context))
+
+
+def model_length(model: PreTrainedModel) -> int | None:
+    """Tokens that a model takes at most; None where its configuration sets no bound."""
+    return model.config.to_dict().get(
+        model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    )
+
+
+def _answer_all(
+    model: PreTrainedModel, documents: list[Document], context: int, stride: int, batch_size: int, progress: bool
+) -> TokenAnswers:
+    """Every prediction of every document."""
+    sizes = [document.predictions for document in documents]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    nll = np.full(offsets[-1], np.nan)
+    predictions = np.zeros(offsets[-1], dtype=np.int64)
+    windows = (
+        window for number, size in enumerate(sizes) for window in windows_of(size, context, stride, document=number)
+    )
+    with Progress(disable=not progress, transient=True) as bar:
+        task = bar.add_task("scoring", total=len(nll))
+        for batch in _batches(windows, model, batch_size):
+            rows = _rows(batch, documents)
+            given, guesses = token_scores(model, rows)
+            for line, window in enumerate(batch):
+                inside = slice(window.first_scored - window.start, window.stop - window.start)
+                scored = slice(*(offsets[window.document] + (window.first_scored, window.stop)))
+                nll[scored], predictions[scored] = given[line, inside], guesses[line, inside]
+                bar.advance(task, window.stop - window.first_scored)
+    return TokenAnswers(
+        np.repeat([document.index for document in documents], sizes),
+        np.concatenate([document.ids[:-1] for document in documents]),
+        np.concatenate([document.ids[1:] for document in documents]),
+        predictions,
+        nll,
+    )
+
+
+def _batches(windows: Iterable[Window], model: PreTrainedModel, batch_size: int) -> Iterator[list[Window]]:
+    """Windows of similar length together, so that little is spent on padding; some hundreds are held at a time."""
+    pool: list[Window] = []
+    for window in windows:
+        pool.append(window)
+        if len(pool) == _WINDOWS_SORTED * batch_size:
+            yield from _by_length(pool, model, batch_size)
+            pool = []
+    yield from _by_length(pool, model, batch_size)
+
+
+def _by_length(pool: list[Window], model: PreTrainedModel, batch_size: int) -> Iterator[list[Window]]:
+    pool = sorted(pool, key=len, reverse=True)
+    while pool:
+        step = rows_at_a_time(model, len(pool[0]), batch_size)
+        yield pool[:step]
+        pool = pool[step:]
+
+
+def _rows(batch: list[Window], documents: list[Document]) -> Rows:
+    ids = [documents[window.document].ids[window.start : window.stop + 1] for window in batch]
+    inputs, mask = pad_rows([row[:-1] for row in ids])
+    targets, _ = pad_rows([row[1:] for row in ids])
+    return Rows(inputs, mask, targets)
+
+
+def _length(dataset: datasets.Dataset, rows: np.ndarray) -> int:
+    """Tokens of the longest block: packed blocks are all full but the last."""
+    return max((len(dataset[int(row)]["input_ids"]) for row in rows[:2]), default=1)
+
+
+def _blocks(dataset: datasets.Dataset, rows: np.ndarray, step: int) -> Iterator[Rows]:
+    for start in range(0, len(rows), step):
+        part = dataset[rows[start : start + step].tolist()]
+        inputs, mask = pad_rows([np.asarray(row) for row in part["input_ids"]])
+        positions, _ = pad_rows([np.asarray(row) for row in part["position_ids"]])
+        targets = np.concatenate([inputs[:, 1:], np.zeros_like(inputs[:, :1])], axis=1)
+        yield Rows(inputs, mask, targets, positions)
+
+
+def _predicted(batch: Rows) -> np.ndarray:
+    """(rows, T) whether the token after this input is one, and of the same document."""
+    after = (batch.attention_mask[:, 1:] > 0) & (batch.position_ids[:, 1:] > 0)
+    return np.concatenate([after, np.zeros_like(after[:, :1])], axis=1)
+
+
+def _decoded(batch: Rows, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """The text of the predicted tokens, document by document; what stands for begin, end and padding is no text."""
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    for ids, positions, mask in zip(batch.input_ids, batch.position_ids, batch.attention_mask, strict=True):
+        ids, positions = ids[mask > 0], positions[mask > 0]
+        for document in np.split(ids, np.flatnonzero(positions == 0)[1:]):
+            kept = [token for token in document[1:].tolist() if token not in marks]
+            yield tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+
+
+def _own_unigram(model: PreTrainedModel) -> Unigram | None:
+    """The guesser by the model's own training counts; None for other models, and for one that was never told them."""
+    if model.config.model_type != STAGED_GENERATOR or not model.token_counts.any():
+        return None
+    return Unigram(model.token_counts.cpu().numpy())
+
+
+def _figures(predictions: np.ndarray, targets: np.ndarray, nll: np.ndarray, words: int, num_bytes: int) -> dict:
+    metric = LanguageModeling(keep_in_memory=True)
+    return metric.compute(predictions=predictions, references=targets, nll=nll, words=words, num_bytes=num_bytes)
+
+
+def _guessed(
+    guesser: NextTokenGuesser | None, answers: TokenAnswers, words: int, num_bytes: int, metrics: dict
+) -> dict:
+    """A baseline's figures on the same tokens, under the same keys."""
+    if guesser is None:
+        return dict.fromkeys(metrics)
+    guess = guesser.guess(answers.previous, answers.targets)
+    figures = _figures(guess.predictions, answers.targets, guess.nll, words, num_bytes)
+    return {**dict.fromkeys(metrics), **figures, "unknown_share": metrics["unknown_share"]}
+
+
+def _unknown_share(targets: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> float | None:
+    """Share of the scored tokens that are the unknown token, which is easy to predict; None without one."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return None
+    return float(np.mean(targets == unknown))

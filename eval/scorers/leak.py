@@ -1,0 +1,81 @@
+"""Whether a causal model sees what it is asked to predict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from eval.scorers.token_scores import Rows, evaluating, rows_at_a_time, token_scores
+from modeling_jepa.counter_random import counter_hash
+
+NUM_TEXTS = 8
+NUM_LENGTHS = 8
+
+
+@dataclass(frozen=True)
+class LeakGap:
+    """In nats per token over the sampled prefixes; None where no text has two predictions.
+
+    Attributes:
+        mean: mean of (prefix-only nll - teacher-forced nll): about 0 for a causal model, large for one that leaks.
+        largest: the largest absolute difference at one token.
+    """
+
+    mean: float | None
+    largest: float | None
+
+
+def leak_gap(
+    model: PreTrainedModel,
+    ids: Sequence[np.ndarray],
+    context: int,
+    num_texts: int = NUM_TEXTS,
+    num_lengths: int = NUM_LENGTHS,
+    seed: int = 0,
+) -> LeakGap:
+    """Teacher-forced against prefix-only: the same tokens, said with and without the rest of the text in the input.
+
+    Teacher-forced, as in training and scoring, the model is given a whole text and -ln p of each token is read at the
+    place before it. Prefix-only it is given the tokens before that one and nothing else, as in generation: texts of
+    one length at a time, without padding. A causal model cannot tell the two apart.
+
+    Args:
+        ids: texts as token ids.
+        context: tokens that the model sees at most.
+        num_texts, num_lengths: prefixes of this many texts, of this many lengths each; chosen by `seed`.
+    """
+    texts = _choose_texts(ids, context, num_texts, seed)
+    if texts.shape[1] < 2:
+        return LeakGap(None, None)
+    lengths = _choose(texts.shape[1] - 1, num_lengths, seed) + 1
+    with evaluating(model):
+        forced = _nll(model, texts[:, :-1], texts[:, 1:])
+        alone = [_nll(model, texts[:, :length], texts[:, 1 : length + 1])[:, -1] for length in lengths]
+    gaps = np.stack(alone, axis=1) - forced[:, lengths - 1]
+    return LeakGap(float(gaps.mean()), float(np.abs(gaps).max()))
+
+
+def _choose_texts(ids: Sequence[np.ndarray], context: int, number: int, seed: int) -> np.ndarray:
+    """(texts, T) beginnings of one length: of texts that fill the context where there are enough of them."""
+    by_length = sorted(range(len(ids)), key=lambda place: -min(len(ids[place]), context + 1))
+    full = sum(len(row) > context for row in ids)
+    pool = by_length[: max(full, min(number, len(by_length)))]
+    chosen = [ids[pool[place]] for place in _choose(len(pool), number, seed)]
+    length = min(context + 1, *(len(row) for row in chosen)) if chosen else 0
+    return np.array([row[:length] for row in chosen], dtype=np.int64).reshape(len(chosen), length)
+
+
+def _choose(size: int, number: int, seed: int) -> np.ndarray:
+    """`number` of 0 .. size - 1, ascending, by a hash."""
+    hashes = counter_hash(seed, torch.arange(size)).numpy()
+    return np.sort(np.argsort(hashes, kind="stable")[:number])
+
+
+def _nll(model: PreTrainedModel, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(rows, T) -ln p of the targets."""
+    step = rows_at_a_time(model, inputs.shape[1], len(inputs))
+    parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
+    mask = np.ones_like(inputs)
+    return np.concatenate([token_scores(model, Rows(inputs[p], mask[p], targets[p]))[0] for p in parts])
