@@ -86,6 +86,10 @@ def bits_per_byte(nll: float, num_bytes: int | None) -> float | None:
     return nll / (math.log(2) * num_bytes) if num_bytes else None
 
 
-def count_words(text: str) -> int:
-    """Words between white space, and line ends: what published word-level perplexities of WikiText share nll among."""
-    return len(text.split()) + text.count("\n")
+def count_words(text: str, ended: bool = True) -> int:
+    """Words between white space, and line ends: what published word-level perplexities of WikiText share nll among.
+
+    Args:
+        ended: the text is a whole document, whose end stands for the last line's where that is not written.
+    """
+    return len(text.split()) + text.count("\n") + (ended and not text.endswith("\n"))

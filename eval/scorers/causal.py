@@ -20,6 +20,7 @@ from eval.scorers.leak import leak_gap
 from eval.scorers.token_scores import STAGED_GENERATOR, Rows, evaluating, pad_rows, rows_at_a_time, token_scores
 from eval.scorers.windows import Document, Window, tokenize_documents, windows_of
 from training.data.errors import InputError
+from training.data.framing import begin_and_end
 
 BATCH_SIZE = 16
 MAX_CONTEXT = 1024
@@ -166,8 +167,8 @@ def held_out_figures(
             if unigram is not None:
                 guess = unigram.guess(batch.input_ids[scored], targets)
                 guessed.add_batch(predictions=guess.predictions, references=targets, nll=guess.nll)
-            for text in _decoded(batch, tokenizer):
-                words, num_bytes = words + count_words(text), num_bytes + len(text.encode())
+            for text, ended in _decoded(batch, tokenizer):
+                words, num_bytes = words + count_words(text, ended), num_bytes + len(text.encode())
     figures = metric.compute(words=words, num_bytes=num_bytes)
     beside = {} if unigram is None else guessed.compute()
     unigram_figures = {f"unigram_{short}": beside.get(name) for short, name in _BESIDE.items()}
@@ -270,14 +271,19 @@ def _predicted(batch: Rows) -> np.ndarray:
     return np.concatenate([after, np.zeros_like(after[:, :1])], axis=1)
 
 
-def _decoded(batch: Rows, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """The text of the predicted tokens, document by document; what stands for begin, end and padding is no text."""
+def _decoded(batch: Rows, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, bool]]:
+    """The text of the predicted tokens and whether it ends a document, for each document of each block.
+
+    What stands for begin, end and padding is no text.
+    """
     marks = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    end = begin_and_end(tokenizer)[1]
     for ids, positions, mask in zip(batch.input_ids, batch.position_ids, batch.attention_mask, strict=True):
         ids, positions = ids[mask > 0], positions[mask > 0]
         for document in np.split(ids, np.flatnonzero(positions == 0)[1:]):
-            kept = [token for token in document[1:].tolist() if token not in marks]
-            yield tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+            predicted = document[1:].tolist()
+            kept = [token for token in predicted if token not in marks]
+            yield tokenizer.decode(kept, clean_up_tokenization_spaces=False), predicted[-1:] == [end]
 
 
 def _own_unigram(model: PreTrainedModel) -> Unigram | None:

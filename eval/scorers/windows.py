@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from eval.metrics.language_modeling import count_words
 from modeling_jepa.counter_random import counter_hash
 from training.data.errors import InputError
-
-_DOCUMENTS_AT_A_TIME = 256
+from training.data.framing import encode_documents
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Document:
 
     Attributes:
         index: its place among the given texts.
-        ids: (n,) begin token, text, end token where the tokenizer has one; the first is given, the others are scored.
+        ids: (n,) begin token, text, end token (none where the text was cut); all but the first are scored.
         words: words and line ends of the text that the ids are.
         num_bytes: its UTF-8 bytes.
     """
@@ -62,26 +61,23 @@ def tokenize_documents(
     """Documents as token ids, in the given order; a seeded choice of them where they are more than is asked for.
 
     Documents are taken in the order of a hash of (seed, place) until `max_documents` or `max_tokens` predictions are
-    reached. The one that crosses `max_tokens` is cut at white space; its words and bytes are those of what is
-    left of it.
+    reached. The one that crosses `max_tokens` is cut at white space; its words and bytes are those of what is left of
+    it.
 
     Raises:
         InputError: a tokenizer with neither begin nor end token.
     """
-    chosen, left = [], max_tokens
-    order = _order(len(texts), max_documents, max_tokens, seed)
-    for start in range(0, len(order), _DOCUMENTS_AT_A_TIME):
-        places = order[start : start + _DOCUMENTS_AT_A_TIME]
-        for place, ids in zip(places, _encode([texts[i] for i in places], tokenizer), strict=True):
-            document = _document(place, texts[place], ids)
-            if left is not None and document.predictions > left:
-                document = _cut(place, texts[place], tokenizer, left)
-                if document is not None:
-                    chosen.append(document)
-                return sorted(chosen, key=lambda one: one.index)
-            if left is not None:
-                left -= document.predictions
-            chosen.append(document)
+    chosen: list[Document] = []
+    left = max_tokens
+    places = _order(len(texts), max_documents, max_tokens, seed)
+    for place, ids in zip(places, encode_documents((texts[i] for i in places), tokenizer), strict=True):
+        document = _document(place, texts[place], ids, ended=True)
+        if left is not None and document.predictions >= left:
+            last = document if document.predictions == left else _cut(place, texts[place], tokenizer, left)
+            chosen += [] if last is None else [last]
+            break
+        left = None if left is None else left - document.predictions
+        chosen.append(document)
     return sorted(chosen, key=lambda one: one.index)
 
 
@@ -106,9 +102,9 @@ def windows_of(predictions: int, context: int, stride: int, document: int = 0) -
         done = stop
 
 
-def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A text to be continued: the begin token and the text, without an end."""
-    return _framed(_text_ids([prompt], tokenizer)[0], tokenizer, ended=False)
+def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """A text to be continued, (n,): a document's begin and the text, without an end."""
+    return next(encode_documents([prompt], tokenizer))[:-1]
 
 
 def _order(number: int, max_documents: int | None, max_tokens: int | None, seed: int) -> list[int]:
@@ -118,44 +114,17 @@ def _order(number: int, max_documents: int | None, max_tokens: int | None, seed:
     return np.argsort(hashes, kind="stable")[:max_documents].tolist()
 
 
-def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    return [_framed(ids, tokenizer, ended=True) for ids in _text_ids(texts, tokenizer)]
-
-
-def _text_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    return tokenizer([model_text(text, tokenizer) for text in texts], add_special_tokens=False, verbose=False)[
-        "input_ids"
-    ]
-
-
-def _document(index: int, text: str, ids: list[int]) -> Document:
-    return Document(index, np.asarray(ids, dtype=np.int64), count_words(text), len(text.encode()))
+def _document(index: int, text: str, ids: np.ndarray, ended: bool) -> Document:
+    return Document(index, ids.astype(np.int64), count_words(text, ended), len(text.encode()))
 
 
 def _cut(index: int, text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Document | None:
-    """The longest beginning of a text, ended at white space, of at most `max_tokens` predictions; None for nothing."""
+    """A beginning of a text, ended at white space, of nearly `max_tokens` predictions; None where none is as short."""
     end = len(text)
     while end > 0:
-        ids = _framed(_text_ids([text[:end]], tokenizer)[0], tokenizer, ended=False)
+        ids = prompt_ids(text[:end], tokenizer)
         if len(ids) - 1 <= max_tokens:
-            return _document(index, text[:end], ids) if len(ids) > 1 else None
-        # Proportionally, and a little less: a few rounds for any text.
-        aim = min(end - 1, int(end * max_tokens / (len(ids) - 1)) + 1)
+            return _document(index, text[:end], ids, ended=False)
+        aim = min(end - 1, int(end * max_tokens / (len(ids) - 1)) + 1)  # proportionally: a few rounds for any text
         end = max(text.rfind(" ", 0, aim), text.rfind("\n", 0, aim) + 1)
     return None
-
-
-def model_text(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text with a literal <unk> as the tokenizer's own unknown token."""
-    unknown = tokenizer.unk_token
-    if unknown is None or unknown in (tokenizer.bos_token, tokenizer.eos_token):
-        return text
-    return text.replace("<unk>", unknown)
-
-
-def _framed(ids: list[int], tokenizer: PreTrainedTokenizerBase, ended: bool) -> list[int]:
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if begin is None:
-        raise InputError("tokenizer: it has neither a begin nor an end token; a document needs one to begin with")
-    end = tokenizer.eos_token_id
-    return [begin, *ids, *([end] if ended and end is not None and end != begin else [])]

@@ -9,14 +9,15 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from eval.errors import NonFiniteError
+from eval.metrics.language_modeling import count_words
 from eval.ngrams import Bigram, Unigram
 from eval.scorers import token_scores as token_scores_module
 from eval.scorers.causal import ScoringPlan, affordable_tokens, held_out_figures, score_documents
 from eval.scorers.leak import leak_gap
 from eval.scorers.windows import tokenize_documents, windows_of
 from training.data.errors import InputError
-from training.data.settings import DataSettings
-from training.data.tokenization import build_tokenizer
+from training.data.framing import build_generator_tokenizer
+from training.data.settings import GeneratorDataSettings
 
 CONTEXT = 24
 TEXTS = [
@@ -28,7 +29,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def bpe():
-    return build_tokenizer(DataSettings(tokenizer="bpe", max_vocab=300, lowercase=False), TEXTS)
+    return build_generator_tokenizer(GeneratorDataSettings(max_vocab=300), TEXTS, CONTEXT)
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_a_document_beyond_the_bound_is_cut_at_white_space_with_the_words_of_wha
     assert max_tokens - 12 <= document.predictions <= max_tokens
     assert TEXTS[2].startswith(text)
     assert TEXTS[2][len(text)].isspace() or text[-1].isspace()
-    assert document.words == len(text.split()) + text.count("\n")
+    assert document.words == count_words(text, ended=False)
     assert document.num_bytes == len(text.encode())
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from eval.metrics.generation import known_words, prompt_copying, repetition, sample_figures, share_real_words
 from eval.metrics.language_modeling import LanguageModeling, bits_per_byte, count_words, perplexity
+from training.data.documents import size_of
 
 # Four tokens with p = 1/2, 1/4, 1/8, 1/16: 1 + 2 + 3 + 4 = 10 bits.
 NLL = [math.log(2), math.log(4), math.log(8), math.log(16)]
@@ -51,7 +52,14 @@ def test_what_cannot_be_said_is_none_and_never_infinite():
 
 def test_words_and_line_ends_are_counted_as_published_figures_count_them():
     assert count_words(" = Title = \n \n The cat sat . \n") == 3 + 4 + 3
-    assert count_words("one two") == 2
+    assert count_words("one two") == 2 + 1  # the end of the document is that of its line
+    assert count_words("one two", ended=False) == 2
+
+
+@pytest.mark.parametrize("text", ["one two\n\nthree\n", "four", "\n a \n"])
+def test_words_are_counted_as_the_data_layer_counts_them(text):
+    size = size_of([text])
+    assert count_words(text) == size.words + size.line_ends
 
 
 def test_repetition_is_the_share_of_four_grams_seen_before():
