@@ -87,6 +87,8 @@ class RunState:
     milestones: list[dict[str, Any]] = field(default_factory=list)
     advice: dict[str, float] = field(default_factory=dict)  # pattern -> how bad it was when it was said
     cursor: dict[str, Any] | None = None  # of a stream: after the last batch that was trained on
+    credit: dict[str, Any] | None = None  # see `training.credit`
+    growth: dict[str, Any] | None = None  # see `training.growing`
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
 
