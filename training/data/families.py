@@ -13,11 +13,20 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from configuration_jepa import TextJepaConfig
+from training.data.blocks import BlockDataset, prepare_blocks
+from training.data.causal_labels import CausalLabels
 from training.data.collators import BlockCollator, TextCollator
+from training.data.generator_stream import GeneratorStream
 from training.data.masking import TextMasker
 from training.data.prepared import Prepared, prepare
 from training.data.sampling import PassDataset
-from training.data.settings import DataSettings, MaskingSettings, NoMaskingSettings, SourceSettings
+from training.data.settings import (
+    DataSettings,
+    GeneratorDataSettings,
+    MaskingSettings,
+    NoMaskingSettings,
+    SourceSettings,
+)
 from training.data.streaming import LikeLengths, TextStream
 from training.data.tokenization import TokenIds
 
@@ -95,6 +104,25 @@ def _text_masker(
     return TextMasker(settings, tokens, seed, config.num_negatives, config.negative_sampling, token_counts)
 
 
+def _block_stream(prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> GeneratorStream:
+    return GeneratorStream(prepared.settings, prepared.tokenizer, prepared.max_length, seed, turn)
+
+
+def _block_collator(tokenizer: PreTrainedTokenizerFast) -> BlockCollator:
+    return BlockCollator(pad_token_id=tokenizer.pad_token_id)
+
+
+def _causal_labels(
+    settings: NoMaskingSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    config: Any,
+    token_counts: np.ndarray | None = None,
+) -> CausalLabels:
+    return CausalLabels()
+
+
 FAMILIES: dict[str, FamilyData] = {
     "text_jepa": FamilyData(
         data_settings=DataSettings,
@@ -104,5 +132,14 @@ FAMILIES: dict[str, FamilyData] = {
         make_stream=_text_stream,
         make_collator=_text_collator,
         make_masker=_text_masker,
+    ),
+    "staged_generator": FamilyData(
+        data_settings=GeneratorDataSettings,
+        masking_settings=NoMaskingSettings,
+        prepare=prepare_blocks,
+        make_dataset=BlockDataset,
+        make_stream=_block_stream,
+        make_collator=_block_collator,
+        make_masker=_causal_labels,
     ),
 }

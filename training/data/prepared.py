@@ -1,36 +1,28 @@
-"""Rows made ready once, and cached by content.
+"""Rows made ready once, and cached by content: that of the source's bytes, the settings and the tokenizer."""
 
-Every item (a tokenizer, an encoded split) is a folder under `$JEPA_CACHE`, or `~/.cache/jepa-lm`, whose name is the
-hash of what it was made from: the source's bytes, the settings, the tokenizer, this format's version. A folder is
-written under another name first and renamed when it is whole, so a killed run or a second one at the same time does no
-harm.
-"""
-
-import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from training.data.cache import cached, digest, save_quietly
 from training.data.errors import InputError
 from training.data.rows import RowReport
-from training.data.settings import DataSettings
+from training.data.settings import DataSettings, SourceSettings
 from training.data.sources import Rows, load_rows, locate
 from training.data.tokenization import TokenIds, build_tokenizer, count_tokens, encode_rows
 
-FORMAT_VERSION = 1
-_DATA = "rows"
-_REPORT = "report.json"
+DATA_FOLDER = "rows"
+REPORT_FILE = "report.json"
+
+Loaded = TypeVar("Loaded")
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +81,12 @@ def prepare(settings: DataSettings, max_length: int, tokenizer: PreTrainedTokeni
         InputError: see `load_rows`, `build_tokenizer` and `encode_rows`.
     """
     settings.validate()
-    rows = _once(lambda: load_rows(settings, "train"))
+    rows = once(lambda: load_rows(settings, "train"))
     if tokenizer is None:
         tokenizer = _cached_tokenizer(settings, max_length, rows)
     train = prepare_split(settings, "train", tokenizer, max_length, rows)
     valid = prepare_split(settings, "valid", tokenizer, max_length)
-    _say(settings, train, valid)
+    say_what_was_prepared(settings, train, valid)
     ids = TokenIds.from_tokenizer(tokenizer)
     return Prepared(
         settings=settings,
@@ -103,7 +95,7 @@ def prepare(settings: DataSettings, max_length: int, tokenizer: PreTrainedTokeni
         train=train.dataset,
         valid=valid.dataset,
         counts=count_tokens(train.dataset, ids.vocab_size, ids.special_ids),
-        data_hash=_digest(train.report["key"], valid.report["key"]),
+        data_hash=digest(train.report["key"], valid.report["key"]),
         reports={"train": train.report, "valid": valid.report},
     )
 
@@ -122,7 +114,7 @@ def prepare_split(
     """
     settings.validate()
     fingerprint = locate(settings).fingerprint(split)
-    key = _digest("split", split, fingerprint, _relevant(settings), tokenizer_hash(tokenizer), max_length)
+    key = digest("split", split, fingerprint, relevant(settings), tokenizer_hash(tokenizer), max_length)
 
     def make(folder: Path) -> None:
         loaded = rows() if rows is not None else load_rows(settings, split)
@@ -132,13 +124,13 @@ def prepare_split(
                 f"data: none of the {encoded.report['rows']:,} rows of {settings.data} [{split}] has a word that the "
                 "tokenizer knows; give another source, a larger max_vocab or another tokenizer"
             )
-        _save_quietly(encoded.dataset, folder / _DATA)
+        save_quietly(encoded.dataset, folder / DATA_FOLDER)
         report = {"key": key, "rows": loaded.report.to_dict(), "tokens": encoded.report}
-        (folder / _REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
 
-    folder, is_new = _cached(key, make)
-    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    return EncodedSplit(datasets.load_from_disk(str(folder / _DATA)), report, folder, is_new)
+    folder, is_new = cached(key, make)
+    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    return EncodedSplit(datasets.load_from_disk(str(folder / DATA_FOLDER)), report, folder, is_new)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -147,50 +139,21 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     pipeline.pop("truncation", None)  # set by the last call, no part of the vocabulary
     pipeline.pop("padding", None)
-    return _digest(pipeline, special)
-
-
-def cache_folder() -> Path:
-    """`$JEPA_CACHE`, or `~/.cache/jepa-lm`."""
-    return Path(os.environ.get("JEPA_CACHE", "~/.cache/jepa-lm")).expanduser()
+    return digest(pipeline, special)
 
 
 def _cached_tokenizer(settings: DataSettings, max_length: int, rows: Callable[[], Rows]) -> PreTrainedTokenizerFast:
     if settings.tokenizer not in ("word", "bpe"):
         return build_tokenizer(settings, [], max_length)
-    key = _digest("tokenizer", locate(settings).fingerprint("train"), _relevant(settings), max_length)
+    key = digest("tokenizer", locate(settings).fingerprint("train"), relevant(settings), max_length)
 
     def make(folder: Path) -> None:
         build_tokenizer(settings, rows().dataset["text"], max_length).save_pretrained(folder)
 
-    return AutoTokenizer.from_pretrained(_cached(key, make)[0])
+    return AutoTokenizer.from_pretrained(cached(key, make)[0])
 
 
-def _cached(key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
-    """The folder of this key, made by `make` when it is not there, and whether it was."""
-    folder = cache_folder() / "prepared" / key
-    if folder.is_dir():
-        return folder, False
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(
-            f"{folder.parent} cannot be written ({error.strerror}): prepared data is kept there; "
-            "set JEPA_CACHE to a folder that can"
-        ) from None
-    try:
-        make(staging)
-        os.rename(staging, folder)
-    except OSError:
-        if not folder.is_dir():  # else another run was quicker, and its folder holds the same
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return folder, True
-
-
-def _say(settings: DataSettings, train: EncodedSplit, valid: EncodedSplit) -> None:
+def say_what_was_prepared(settings: SourceSettings, train: EncodedSplit, valid: EncodedSplit) -> None:
     """What the user should know of the rows: one line where they were prepared before."""
     if not train.is_new and not valid.is_new:
         count = len(train.dataset)
@@ -208,32 +171,17 @@ def _say(settings: DataSettings, train: EncodedSplit, valid: EncodedSplit) -> No
         logger.info("%s", note)
 
 
-def _save_quietly(dataset: datasets.Dataset, folder: Path) -> None:
-    """Without the library's progress bar, which has no argument that turns it off."""
-    was_shown = datasets.are_progress_bars_disabled() is False
-    datasets.disable_progress_bars()
-    try:
-        dataset.save_to_disk(folder)
-    finally:
-        if was_shown:
-            datasets.enable_progress_bars()
-
-
-def _relevant(settings: DataSettings) -> dict[str, Any]:
+def relevant(settings: SourceSettings) -> dict[str, Any]:
     """The settings without the source's name: its content is hashed instead, so a moved file stays prepared."""
     without = {"data", "stream_window"} | (set() if settings.streaming else {"streaming", "stream_sample"})
     return {name: value for name, value in asdict(settings).items() if name not in without}
 
 
-def _digest(*parts: Any) -> str:
-    text = json.dumps([FORMAT_VERSION, *parts], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def once(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
+    """Loads when first asked, and gives the same ever after."""
+    loaded: list[Loaded] = []
 
-
-def _once(load: Callable[[], Rows]) -> Callable[[], Rows]:
-    loaded: list[Rows] = []
-
-    def rows() -> Rows:
+    def rows() -> Loaded:
         if not loaded:
             loaded.append(load())
         return loaded[0]

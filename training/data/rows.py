@@ -47,6 +47,7 @@ class RowReport:
         bad: rows that cannot be used, counted by reason; more than `max_bad_share` of them is an error.
         bad_examples: the first few bad rows with file and line.
         notes: what else the user should know, one line each.
+        unit: what `kept` counts: "rows", or "documents".
     """
 
     source: str
@@ -58,6 +59,7 @@ class RowReport:
     bad_examples: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     read: int = 0
+    unit: str = "rows"
 
     @property
     def num_bad(self) -> int:
@@ -70,7 +72,7 @@ class RowReport:
 
     def summary(self) -> str:
         """One line for the screen."""
-        parts = [f"{self.source} [{self.split}]: {self.kept:,} rows"]
+        parts = [f"{self.source} [{self.split}]: {self.kept:,} {self.unit}"]
         parts += [f"{count:,} left out ({reason})" for reason, count in self.filtered.items()]
         parts += [f"{count:,} unusable ({reason})" for reason, count in self.bad.items()]
         if self.bad_examples:
@@ -110,7 +112,7 @@ def collect(
         InputError: more than `max_bad_share` of the rows are bad, or none is left.
     """
     kept = [phrase for _, phrase in sift(rows, settings, report, where)]
-    kept = _subset(kept, settings.max_rows, report)
+    kept = subset(kept, settings.max_rows, report)
     check_bad_share(report, settings, where)
     _check_any_left(report, where, is_cut)
     return kept
@@ -126,9 +128,7 @@ def sift(
             continue
         report.read += 1
         if row.problem is not None:
-            _count(report.bad, row.problem.split(":")[0])
-            if len(report.bad_examples) < EXAMPLES_KEPT:
-                report.bad_examples.append(f"{row.where or where} line {row.place}: {row.problem}")
+            count_bad(row, report, where)
             continue
         for phrase in _phrases(row.texts, settings):
             reason = _reason_to_leave_out(phrase, settings)
@@ -137,6 +137,13 @@ def sift(
                 yield row, phrase.replace("<unk>", "[UNK]")
             else:
                 _count(report.filtered, reason)
+
+
+def count_bad(row: RawRow, report: RowReport, where: str) -> None:
+    """Count a row with a problem, and keep the first few with file and line."""
+    _count(report.bad, str(row.problem).split(":")[0])
+    if len(report.bad_examples) < EXAMPLES_KEPT:
+        report.bad_examples.append(f"{row.where or where} line {row.place}: {row.problem}")
 
 
 def check_bad_share(report: RowReport, settings: SourceSettings, where: str) -> None:
@@ -184,7 +191,7 @@ def _count(counts: dict[str, int], reason: str) -> None:
     counts[reason] = counts.get(reason, 0) + 1
 
 
-def _subset(phrases: list[str], max_rows: int | None, report: RowReport) -> list[str]:
+def subset(phrases: list[str], max_rows: int | None, report: RowReport) -> list[str]:
     """At most `max_rows` phrases, chosen by hash (files are often sorted by label), in their old order."""
     if max_rows is None or len(phrases) <= max_rows:
         return phrases

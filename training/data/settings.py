@@ -132,8 +132,9 @@ class GeneratorDataSettings(SourceSettings):
     documents: str = field(
         default="rows",
         metadata=_help(
-            "what a document is, beyond which nothing is attended: `rows` (each row), `headings` (rows in sequence, a "
-            "heading ` = Title = ` begins the next one) or `file` (the whole file, or each text of a built-in source)"
+            "what a document is, beyond which nothing is attended: `rows` (each row), `headings` (rows in sequence; a "
+            "heading ` = Title = ` between blank lines begins the next one) or `file` (the whole file, or each text "
+            "of a built-in source)"
         ),
     )
     max_rows: int | None = field(

@@ -26,7 +26,7 @@ from training.data.collators import TextRow
 from training.data.errors import InputError
 from training.data.rows import RawRow, RowReport, check_bad_share, row_ids, sift
 from training.data.sampling import PassDataset
-from training.data.settings import DataSettings
+from training.data.settings import SourceSettings
 from training.data.shards import Shard, find_shards
 from training.data.sources import belongs_to, locate
 from training.data.tokenization import encode_rows
@@ -156,7 +156,7 @@ class TextStream(IterableDataset[StreamRow]):
 
     def __init__(
         self,
-        settings: DataSettings,
+        settings: SourceSettings,
         tokenizer: PreTrainedTokenizerFast,
         max_length: int,
         seed: int,
@@ -235,7 +235,7 @@ class TextStream(IterableDataset[StreamRow]):
         raw = shard.rows(cursor.position, cursor.line)
         while window := self._take(raw):
             report = deepcopy(cursor.report)
-            encoded = self._encode(shard, [row for row, _ in window], report)
+            encoded = self.encode(shard, [row for row, _ in window], report)
             keys = counter_hash(
                 self.seed, _ROWS, cursor.pass_index, number, cursor.position, torch.arange(len(encoded))
             )
@@ -261,7 +261,7 @@ class TextStream(IterableDataset[StreamRow]):
                 break
         return window
 
-    def _encode(self, shard: Shard, rows: Sequence[RawRow], report: RowReport) -> PassDataset:
+    def encode(self, shard: Shard, rows: Sequence[RawRow], report: RowReport) -> PassDataset:
         """The window's training rows as ids. Their numbers are a function of text, shard and place in it."""
         ours = (row for row in rows if row.problem is not None or belongs_to(row, self.source, "train"))
         found = [(row.place, phrase) for row, phrase in sift(ours, self.settings, report, shard.where)]

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from training.data.errors import InputError
 from training.data.rows import text_hash
-from training.data.settings import DataSettings
+from training.data.settings import DataSettings, SourceSettings
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -94,7 +94,7 @@ def build_tokenizer(
     if settings.tokenizer == "word":
         tokenizer = _wrap(_train_words(settings, texts), max_length)
     elif settings.tokenizer == "bpe":
-        tokenizer = _wrap(_train_bpe(settings, texts), max_length)
+        tokenizer = _wrap(train_bpe(settings, texts), max_length)
     else:
         tokenizer = _given(settings.tokenizer)
     if max_length is not None:
@@ -144,13 +144,14 @@ def _train_words(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     trainer = trainers.WordLevelTrainer(
-        vocab_size=settings.max_vocab, special_tokens=_special_tokens(), show_progress=False
+        vocab_size=settings.max_vocab, special_tokens=special_tokens(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def _train_bpe(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
+def train_bpe(settings: SourceSettings, texts: Iterable[str]) -> Tokenizer:
+    """A byte-level BPE of `max_vocab` entries, the special tokens first, without a template of begin and end."""
     smallest = _NUM_BYTES + len(SPECIAL_TOKENS)
     if settings.max_vocab < smallest:
         raise InputError(f"max_vocab: got {settings.max_vocab}; byte-level BPE needs {smallest} or more")
@@ -160,7 +161,7 @@ def _train_bpe(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings.max_vocab,
-        special_tokens=_special_tokens(),
+        special_tokens=special_tokens(),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -168,7 +169,7 @@ def _train_bpe(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def _normalizer(settings: DataSettings) -> normalizers.Normalizer:
+def _normalizer(settings: SourceSettings) -> normalizers.Normalizer:
     steps = [normalizers.NFC(), normalizers.Lowercase()] if settings.lowercase else [normalizers.NFC()]
     return normalizers.Sequence(steps)
 
@@ -186,13 +187,14 @@ def _wrap(tokenizer: Tokenizer, max_length: int | None) -> PreTrainedTokenizerFa
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         padding_side="right",
-        **dict(zip(SPECIAL_TOKENS, _special_tokens(), strict=True)),
+        **dict(zip(SPECIAL_TOKENS, special_tokens(), strict=True)),
     )
 
 
-def _special_tokens() -> list[AddedToken]:
-    """In the order of their ids. What stands for a word takes the space before it along: byte-level BPE would make a
-    token of that space.
+def special_tokens() -> list[AddedToken]:
+    """Those of a trained vocabulary, in the order of their ids.
+
+    What stands for a word takes the space before it along: byte-level BPE would make a token of that space.
     """
     return [_added(name) for name in SPECIAL_TOKENS]
 
@@ -201,7 +203,8 @@ def _added(name: str) -> AddedToken:
     return AddedToken(SPECIAL_TOKENS[name], lstrip=name in ("unk_token", "mask_token"), special=True, normalized=False)
 
 
-def _given(name: str) -> PreTrainedTokenizerFast:
+def open_given(name: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder or Hub id, as it is. Raises InputError where there is none that is fast."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -211,6 +214,11 @@ def _given(name: str) -> PreTrainedTokenizerFast:
         ) from None
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer: {name!r} has no tokenizer.json; convert it to a fast tokenizer first")
+    return tokenizer
+
+
+def _given(name: str) -> PreTrainedTokenizerFast:
+    tokenizer = open_given(name)
     present = tokenizer.special_tokens_map
     needed = {name: _added(name) for name in ("pad_token", "mask_token") if name not in present}
     if needed:

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from training.data import prepared
+from training.data import cache, prepared
 from training.data.prepared import prepare, prepare_split, tokenizer_hash
 from training.data.settings import DataSettings
 
@@ -67,10 +67,10 @@ def test_a_run_killed_while_preparing_leaves_nothing_that_counts(source, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "_save_quietly", stop)
+        patch.setattr(prepared, "save_quietly", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(settings(source), 16)
-    folders = {path.name for path in (prepared.cache_folder() / "prepared").iterdir()}
+    folders = {path.name for path in (cache.cache_folder() / "prepared").iterdir()}
     assert len(folders) == 1  # the vocabulary, which was whole
     assert not any(name.startswith(".") for name in folders)
     assert len(prepare(settings(source), 16).train) > 0
