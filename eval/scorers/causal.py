@@ -18,7 +18,7 @@ from eval.scorers.edges import edge_mass
 from eval.scorers.holes import choose_rows
 from eval.scorers.leak import leak_gap
 from eval.scorers.token_scores import STAGED_GENERATOR, Rows, evaluating, pad_rows, rows_at_a_time, token_scores
-from eval.scorers.windows import Document, Window, tokenize_documents, windows_of
+from eval.scorers.windows import Document, Window, model_length, tokenize_documents, windows_of
 from training.data.errors import InputError
 from training.data.framing import begin_and_end
 
@@ -186,13 +186,6 @@ def affordable_tokens(model: PreTrainedModel, plan: ScoringPlan) -> int:
     """
     context, stride = plan.lengths(model)
     return max(context, int(_AFFORDABLE / (2 * model.num_parameters()) * stride / context))
-
-
-def model_length(model: PreTrainedModel) -> int | None:
-    """Tokens that a model takes at most; None where its configuration sets no bound."""
-    return model.config.to_dict().get(
-        model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    )
 
 
 def _answer_all(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.metrics.language_modeling import count_words
 from modeling_jepa.counter_random import counter_hash
@@ -105,6 +105,13 @@ def windows_of(predictions: int, context: int, stride: int, document: int = 0) -
 def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """A text to be continued, (n,): a document's begin and the text, without an end."""
     return next(encode_documents([prompt], tokenizer))[:-1]
+
+
+def model_length(model: PreTrainedModel) -> int | None:
+    """Tokens that a model takes at most; None where its configuration sets no bound."""
+    return model.config.to_dict().get(
+        model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    )
 
 
 def _order(number: int, max_documents: int | None, max_tokens: int | None, seed: int) -> list[int]:

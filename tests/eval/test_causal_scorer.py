@@ -6,57 +6,28 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from eval.errors import NonFiniteError
 from eval.metrics.language_modeling import count_words
 from eval.ngrams import Bigram, Unigram
 from eval.scorers import token_scores as token_scores_module
 from eval.scorers.causal import ScoringPlan, affordable_tokens, held_out_figures, score_documents
+from eval.scorers.edges import edge_mass
 from eval.scorers.leak import leak_gap
 from eval.scorers.windows import tokenize_documents, windows_of
+from tests.eval.causal_models import CONTEXT, TEXTS, tiny_bpe, tiny_generator, tiny_gpt2, tiny_llama
 from training.data.errors import InputError
-from training.data.framing import build_generator_tokenizer
-from training.data.settings import GeneratorDataSettings
-
-CONTEXT = 24
-TEXTS = [
-    " = Peace = \n \n the people of the united states , and the state of the union \n",
-    " short one \n",
-    " we must work for peace and freedom in the last year , and we spent more than we had \n" * 3,
-]
 
 
 @pytest.fixture(scope="module")
 def bpe():
-    return build_generator_tokenizer(GeneratorDataSettings(max_vocab=300), TEXTS, CONTEXT)
+    return tiny_bpe()
 
 
 @pytest.fixture
 def llama(bpe):
     return tiny_llama(len(bpe))
-
-
-def tiny_llama(vocab_size, cls=LlamaForCausalLM):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.5,
-        pad_token_id=0,
-    )
-    return cls(config).eval()
-
-
-def tiny_gpt2(vocab_size):
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=vocab_size, n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, initializer_range=0.3)
-    ).eval()
 
 
 class Seer(LlamaForCausalLM):
@@ -142,6 +113,25 @@ def test_a_planted_edge_to_the_next_token_is_a_large_leak_gap(bpe):
     assert scores.metrics["leak_gap"] > 1.0
     honest = score_documents(tiny_llama(len(bpe)), bpe, TEXTS)
     assert scores.metrics["perplexity"] < honest.metrics["perplexity"]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_our_generator_has_no_leak_gap_at_any_stage(bpe, stage):
+    metrics = score_documents(tiny_generator(bpe, stage), bpe, TEXTS).metrics
+    assert abs(metrics["leak_gap"]) < 1e-5
+    assert metrics["leak_gap_largest"] < 1e-4
+    assert (metrics["edge_mass"] is None) == (stage < 3)
+
+
+def test_edge_mass_shares_the_attention_of_a_routed_model_among_the_kinds(bpe):
+    model = tiny_generator(bpe, stage=3)
+    documents = [document.ids for document in tokenize_documents(TEXTS, bpe)]
+    mass = edge_mass(model, documents, CONTEXT)
+    assert set(mass) == {"self", "window", "similar", "shortcut"}
+    assert sum(mass.values()) == pytest.approx(1.0, abs=1e-6)
+    assert all(0 < share < 1 for share in mass.values())
+    # One token has nothing but itself.
+    assert edge_mass(model, [documents[0][:1]], CONTEXT)["self"] == pytest.approx(1.0)
 
 
 def test_the_leak_gap_of_texts_too_short_to_have_one_is_null(llama):
@@ -237,7 +227,8 @@ def test_an_unknown_token_of_the_data_is_counted(tokenizer):
 @pytest.fixture
 def blocks(bpe):
     """Two packed blocks of two documents each, the second going on in the second block."""
-    first, second = (document.ids for document in tokenize_documents(TEXTS[:2], bpe))
+    texts = [" the people \n", " peace and freedom \n"]
+    first, second = (document.ids for document in tokenize_documents(texts, bpe))
     tokens = np.concatenate([first, second])
     cut = len(first) + 3
     positions = np.concatenate([np.arange(len(first)), np.arange(3), np.arange(len(tokens) - cut)])
@@ -262,6 +253,19 @@ def test_held_out_figures_count_what_is_predicted_inside_documents(bpe, blocks):
     assert figures["perplexity"] == pytest.approx(math.exp(figures["nll"] / figures["tokens"]))
     assert held_out_figures(model, bpe, blocks, None, batch_size=1)["nll"] == pytest.approx(figures["nll"], rel=1e-6)
     assert held_out_figures(model, bpe, blocks, 1)["tokens"] < figures["tokens"]
+
+
+def test_held_out_figures_of_our_generator_never_look_across_documents_and_stand_beside_its_counts(bpe, blocks):
+    model = tiny_generator(bpe)
+    counts = torch.zeros(len(bpe), dtype=torch.long)
+    counts[bpe.eos_token_id] = 3
+    model.set_token_counts(counts)
+    figures = held_out_figures(model, bpe, blocks, None)
+    assert figures["unigram_accuracy"] == pytest.approx(2 / figures["tokens"])
+    (first, second), places = blocks["input_ids"], blocks["position_ids"]
+    ends = [place for place, position in enumerate(places[0]) if position == 0][1:]
+    pieces = [first[: ends[0]], first[ends[0] :], second]
+    assert figures["nll"] == pytest.approx(sum(one_pass_nll(model, piece).sum() for piece in pieces), rel=1e-5)
 
 
 def test_held_out_figures_use_no_random_state(bpe, blocks):

@@ -1,0 +1,297 @@
+"""Continue a prompt with a causal language model: greedy and sampled side by side, with what can be counted of both.
+
+python -m eval.generate outputs/staged-3 "The capital of India is" --top_k 50 --temperature 0.7
+"""
+
+import argparse
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from eval.errors import NonFiniteError
+from eval.loading import open_model, open_tokenizer, quiet_libraries
+from eval.metrics.generation import SampleFigures, sample_figures
+from eval.scorers.token_scores import evaluating
+from eval.scorers.windows import model_length, prompt_ids
+from eval.words import words_of_run
+from training.data.errors import InputError
+from training.data.framing import begin_and_end
+
+TOP_K, TEMPERATURE = 50, 0.7
+MAX_NEW_TOKENS = 60
+_LINE_TOKENS = 30
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a prompt is continued. `validate()` raises InputError.
+
+    Attributes:
+        top_k: sampling: only the k likeliest tokens; 0 for all.
+        temperature: sampling: divides the scores; below 1 sharper, above 1 flatter.
+        top_p: sampling: only the likeliest tokens that together have this chance (Holtzman et al., 2020).
+        num_beams: instead of greedy, the best of so many beams; 1 is greedy.
+        repetition_penalty: divides the scores of tokens that were said (Keskar et al., 2019); 1 is none.
+        max_new_tokens: at most; fewer where the end is said before, or the model's length is reached.
+        num_samples: of the sampled kind; 0 for none.
+        seed: of the sampling.
+    """
+
+    top_k: int = TOP_K
+    temperature: float = TEMPERATURE
+    top_p: float = 1.0
+    num_beams: int = 1
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = MAX_NEW_TOKENS
+    num_samples: int = 1
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raise InputError for the first value that makes no sense."""
+        for name, low in (("top_k", 0), ("num_beams", 1), ("max_new_tokens", 1), ("num_samples", 0)):
+            if getattr(self, name) < low:
+                off = " (0 leaves it out)" if name == "top_k" else ""
+                raise InputError(f"{name} must be {low} or more{off}, was given {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise InputError(
+                f"temperature must be above 0, was given {self.temperature}; for no sampling use --greedy"
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must lie above 0 and at most at 1 (which leaves it out), was given {self.top_p}")
+        if not self.repetition_penalty > 0:
+            raise InputError(f"repetition_penalty must be above 0 (1 is none), was given {self.repetition_penalty}")
+
+    @property
+    def sampled_name(self) -> str:
+        """What is written over sampled text."""
+        parts = [f"top-k {self.top_k}"] if self.top_k else []
+        parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
+        return f"{', '.join(parts) or 'sampled'}, temperature {self.temperature:g}"
+
+    @property
+    def likeliest_name(self) -> str:
+        """What is written over text that no chance decides."""
+        return "greedy" if self.num_beams == 1 else f"{self.num_beams} beams"
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """One continuation of a prompt, without it; `how` it was made, and what can be counted of it."""
+
+    how: str
+    text: str
+    figures: SampleFigures
+
+
+def continue_prompt(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    decoding: Decoding | None = None,
+    words: Collection[str] | None = None,
+) -> list[Continuation]:
+    """The likeliest continuation, then `num_samples` sampled ones.
+
+    Leaves the model's mode and the random state as they were: a run that shows samples trains on as one that does not.
+
+    Args:
+        model: any causal LM.
+        words: what counts as a real word, see `eval.words`; None gives no such share.
+
+    Raises:
+        InputError: a prompt that is empty, holds nothing the model knows or fills its context, or a bad setting.
+        NonFiniteError: the model scores NaN.
+    """
+    decoding = decoding or Decoding()
+    decoding.validate()
+    ids = torch.as_tensor(_checked_ids(prompt, model, tokenizer), device=model.device)[None]
+    with evaluating(model), torch.random.fork_rng(devices=_cuda(model)):
+        _check_finite(model, ids, prompt)
+        torch.manual_seed(decoding.seed)
+        rows = [(decoding.likeliest_name, _generate(model, tokenizer, ids, decoding, do_sample=False))]
+        if decoding.num_samples:
+            rows.append((decoding.sampled_name, _generate(model, tokenizer, ids, decoding, do_sample=True)))
+    texts = [(how, _continuation(tokenizer, ids[0], row)) for how, found in rows for row in found]
+    return [Continuation(how, text, sample_figures(prompt, text, words)) for how, text in texts]
+
+
+def sample_line(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    top_k: int = TOP_K,
+    temperature: float = TEMPERATURE,
+    max_new_tokens: int = _LINE_TOKENS,
+    seed: int = 0,
+    words: Collection[str] | None = None,
+) -> str:
+    """A prompt's greedy and sampled continuation side by side with their figures, as one line for logs and cards.
+
+    A prompt that cannot be continued is said instead: it is no reason to stop a run.
+    """
+    decoding = Decoding(top_k=top_k, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    try:
+        found = continue_prompt(model, tokenizer, prompt, decoding, words)
+    except InputError as error:
+        return f"{prompt}: {error}"
+    shown = (f"{one.how}: {' '.join(one.text.split())} ({_short(one.figures)})" for one in found)
+    return f"{prompt} ... {' ... '.join(shown)}"
+
+
+def room_for(model: PreTrainedModel, prompt_length: int, max_new_tokens: int) -> int:
+    """New tokens that fit behind a prompt of so many tokens, begin token included."""
+    longest = model_length(model)
+    return max_new_tokens if longest is None else min(max_new_tokens, longest - prompt_length)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
+    arguments = _parser().parse_args(argv)
+    quiet_libraries()
+    try:
+        tokenizer = open_tokenizer(arguments.checkpoint)
+        model = open_model(arguments.checkpoint, AutoModelForCausalLM, arguments.device)
+        decoding = _decoding(arguments, model.generation_config)
+        decoding.validate()
+        length = len(_checked_ids(arguments.prompt, model, tokenizer))
+        words = words_of_run(arguments.checkpoint)
+        found = continue_prompt(model, tokenizer, arguments.prompt, decoding, words)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    room = room_for(model, length, decoding.max_new_tokens)
+    if room < decoding.max_new_tokens:
+        print(f"note: {room} new tokens fit behind a prompt of {length} into the model's {model_length(model)}")
+    _print(arguments.prompt, found)
+    return 0
+
+
+def _checked_ids(prompt: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The prompt as token ids, begin token included; raises InputError where nothing can be continued."""
+    if not prompt.strip():
+        raise InputError('prompt is empty: give the beginning of a text, for example: "The capital of India is"')
+    ids = prompt_ids(prompt, tokenizer).tolist()
+    if all(token == tokenizer.unk_token_id for token in ids[1:]):
+        raise InputError(
+            f"prompt {prompt!r} holds nothing but what is outside the vocabulary of {len(tokenizer):,} tokens; "
+            "use other words"
+        )
+    longest = model_length(model)
+    if longest is not None and len(ids) >= longest:
+        raise InputError(
+            f"prompt is {len(ids)} tokens long with the begin token, the model takes {longest}, new ones included: "
+            "shorten it"
+        )
+    return ids
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: torch.Tensor,
+    decoding: Decoding,
+    do_sample: bool,
+) -> list[torch.Tensor]:
+    """Token ids of the continuations, the prompt's not among them."""
+    # All that the checkpoint's own settings would fill in is said; what it never says (suppressed tokens) stays.
+    settings = GenerationConfig(
+        do_sample=do_sample,
+        top_k=decoding.top_k if do_sample else TOP_K,
+        temperature=decoding.temperature if do_sample else 1.0,
+        top_p=decoding.top_p if do_sample else 1.0,
+        num_beams=1 if do_sample else decoding.num_beams,
+        num_return_sequences=decoding.num_samples if do_sample else 1,
+        repetition_penalty=decoding.repetition_penalty,
+        max_new_tokens=room_for(model, ids.shape[1], decoding.max_new_tokens),
+        eos_token_id=begin_and_end(tokenizer)[1],
+        pad_token_id=begin_and_end(tokenizer)[1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+    )
+    found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    return [row[ids.shape[1] :] for row in found]
+
+
+def _continuation(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, new: torch.Tensor) -> str:
+    """New tokens as text. Decoded behind the prompt: some tokenizers drop the space that a text begins with."""
+    before, whole = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids, torch.cat([ids, new])))
+    return whole[len(before) :]
+
+
+def _check_finite(model: PreTrainedModel, ids: torch.Tensor, prompt: str) -> None:
+    if torch.isnan(model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1]).any():
+        raise NonFiniteError(
+            f"the model scores NaN after {prompt!r}: its weights are broken, use an earlier checkpoint"
+        )
+
+
+def _cuda(model: PreTrainedModel) -> list[torch.device]:
+    return [model.device] if model.device.type == "cuda" else []
+
+
+def _decoding(arguments: argparse.Namespace, own: GenerationConfig) -> Decoding:
+    """What was asked for; else what travels with the checkpoint; else our defaults."""
+    given = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens", "seed")}
+    for name in ("top_k", "temperature", "top_p", "repetition_penalty"):
+        asked, travelling = getattr(arguments, name), getattr(own, name)
+        if asked is not None or travelling is not None:
+            given[name] = travelling if asked is None else asked
+    return Decoding(**given, num_samples=0 if arguments.greedy else arguments.num_samples)
+
+
+def _print(prompt: str, found: list[Continuation]) -> None:
+    """Each sample beside the likeliest continuation, the figures under both."""
+    console = Console()
+    console.width = max(console.width, 100)  # a pipe or a log has no width of its own
+    first, *others = found
+    for one in others or [None]:
+        pair = [first] if one is None else [first, one]
+        table = Table(title=Text(prompt), title_justify="left", show_lines=True)
+        table.add_column("", style="dim", no_wrap=True)
+        for each in pair:
+            table.add_column(each.how, ratio=1)
+        table.add_row("text", *(Text(each.text) for each in pair))
+        for label, name in (("real words", "real_words"), ("repeated", "repetition"), ("copied", "prompt_copying")):
+            table.add_row(label, *(_share(getattr(each.figures, name)) for each in pair))
+        console.print(table)
+
+
+def _short(figures: SampleFigures) -> str:
+    pairs = (("real words", figures.real_words), ("repeated", figures.repetition), ("copied", figures.prompt_copying))
+    return ", ".join(f"{label} {_share(value)}" for label, value in pairs)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m eval.generate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", help="folder of a trained model, or its repository id")
+    parser.add_argument("prompt", help="the beginning of a text")
+    travels = "(default: what the checkpoint says, else {})"
+    parser.add_argument("--top_k", type=int, help=f"only the k likeliest tokens, 0 for all {travels.format(TOP_K)}")
+    parser.add_argument("--temperature", type=float, help=f"below 1 sharper {travels.format(TEMPERATURE)}")
+    parser.add_argument("--top_p", type=float, help="only the likeliest tokens that together have this chance")
+    parser.add_argument("--repetition_penalty", type=float, help="above 1: say less again what was said")
+    parser.add_argument("--greedy", action="store_true", help="no sampled text")
+    parser.add_argument("--num_beams", type=int, default=1, help="beams instead of greedy (default: 1, greedy)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help=f"at most (default: {MAX_NEW_TOKENS})"
+    )
+    parser.add_argument("--num_samples", type=int, default=1, help="sampled texts (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
