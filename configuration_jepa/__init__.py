@@ -3,9 +3,11 @@
 from transformers import AutoConfig
 
 from configuration_jepa.configuration_base import JepaConfig
+from configuration_jepa.configuration_staged_generator import StagedGeneratorConfig
 from configuration_jepa.configuration_text_jepa import TextJepaConfig
 from configuration_jepa.remote_code import export_remote_code
 
-AutoConfig.register(TextJepaConfig.model_type, TextJepaConfig, exist_ok=True)
+for _config in (StagedGeneratorConfig, TextJepaConfig):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
 
-__all__ = ["JepaConfig", "TextJepaConfig", "export_remote_code"]
+__all__ = ["JepaConfig", "StagedGeneratorConfig", "TextJepaConfig", "export_remote_code"]

@@ -53,6 +53,9 @@ class JepaConfig(PreTrainedConfig):
         norm_eps: epsilon inside the root of RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467).
         dropout: dropout on each branch before it joins the residual stream.
         attention_dropout: dropout on attention probabilities.
+        qk_norm: RMSNorm on every head's queries and keys (Henry et al., 2020, arXiv:2010.04245).
+        gated_mlp: the MLP's inner layer is multiplied by an activated gate (Shazeer, 2020, arXiv:2002.05202).
+        zero_init_residual: each branch's last matrix starts at zero, so that the trunk starts as the identity.
         initializer_range: standard deviation of linear layers and tables at the start.
         tie_word_embeddings: whether the output table is the input table.
         pad_token_id, unk_token_id, mask_token_id, bos_token_id, eos_token_id: ids of the special tokens.
@@ -65,6 +68,8 @@ class JepaConfig(PreTrainedConfig):
     auto_classes: ClassVar[dict[str, str]] = {}
     # The fields that a recipe writes in its `loss` section; all others belong in `model`.
     loss_fields: ClassVar[tuple[str, ...]] = ()
+    # Fields that no recipe holds: a flag of every command line decides them.
+    universal_fields: ClassVar[tuple[str, ...]] = ()
 
     vocab_size: int = 8000
     hidden_size: int = 128
@@ -77,6 +82,9 @@ class JepaConfig(PreTrainedConfig):
     norm_eps: float = 1e-6
     dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
+    qk_norm: bool = False
+    gated_mlp: bool = False
+    zero_init_residual: bool = False
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0

@@ -1,12 +1,27 @@
 """Models of all families. Importing this registers them with the library's Auto classes."""
 
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from configuration_jepa import TextJepaConfig
+from configuration_jepa import StagedGeneratorConfig, TextJepaConfig
 from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
+from modeling_jepa.modeling_staged_generator import (
+    StagedGeneratorForCausalLM,
+    StagedGeneratorModel,
+    StagedGeneratorOutput,
+)
 from modeling_jepa.modeling_text_jepa import TextJepaForMaskedLM, TextJepaModel
 
+AutoModel.register(StagedGeneratorConfig, StagedGeneratorModel, exist_ok=True)
+AutoModelForCausalLM.register(StagedGeneratorConfig, StagedGeneratorForCausalLM, exist_ok=True)
 AutoModel.register(TextJepaConfig, TextJepaModel, exist_ok=True)
 AutoModelForMaskedLM.register(TextJepaConfig, TextJepaForMaskedLM, exist_ok=True)
 
-__all__ = ["JepaPreTrainedModel", "LatentMaskedLMOutput", "TextJepaForMaskedLM", "TextJepaModel"]
+__all__ = [
+    "JepaPreTrainedModel",
+    "LatentMaskedLMOutput",
+    "StagedGeneratorForCausalLM",
+    "StagedGeneratorModel",
+    "StagedGeneratorOutput",
+    "TextJepaForMaskedLM",
+    "TextJepaModel",
+]

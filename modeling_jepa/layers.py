@@ -17,8 +17,21 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from configuration_jepa.configuration_base import JepaConfig
+from modeling_jepa.graph_routing import Neighbours, gathered_attention
 
 PositionEmbeddings = tuple[torch.Tensor, torch.Tensor]
+
+
+class ZeroInitLinear(nn.Linear):
+    """A linear layer whose weights start at zero.
+
+    A class of its own, because the library asks a module that has no parameters itself for no initialisation: whoever
+    holds this layer could not set it.
+    """
+
+
+class ZeroInitEmbedding(nn.Embedding):
+    """A table whose rows start at zero."""
 
 
 class RMSNorm(nn.Module):
@@ -88,7 +101,8 @@ class Attention(nn.Module):
     """Multi-head attention through the library's attention interface and caches (Vaswani et al., 2017).
 
     Args:
-        config: gives `hidden_size`, `num_attention_heads`, `attention_dropout` and the attention implementation.
+        config: gives `hidden_size`, `num_attention_heads`, `attention_dropout`, `qk_norm` and the attention
+            implementation.
         layer_idx: this layer's place in a cache.
         is_causal: whether a missing mask means causal (the interfaces read it); the mask given decides otherwise.
         is_cross_attention: keys and values come from another sequence, without rotary positions.
@@ -108,7 +122,9 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = _last_linear(config)(config.hidden_size, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self,
@@ -117,6 +133,7 @@ class Attention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         key_value_states: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        neighbours: Neighbours | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend.
@@ -127,12 +144,14 @@ class Attention(nn.Module):
             attention_mask: what the library's mask functions make for the implementation in use.
             key_value_states: `(B, S, H)`, the attended sequence of cross-attention.
             past_key_values: a cache; an `EncoderDecoderCache` computes the cross-attended keys only once.
+            neighbours: the few places that each query attends to; then the mask and the implementation are not used.
             **kwargs: for the attention interface.
 
         Returns:
-            `(B, T, H)`, and the probabilities `(B, N, T, S)` where the implementation gives them.
+            `(B, T, H)`, and the probabilities `(B, N, T, S)` where the implementation gives them; with `neighbours`
+            `(B, N, T, neighbours)`, outside training.
         """
-        query = self._split_heads(self.q_proj(hidden_states))
+        query = self._normed(self._split_heads(self.q_proj(hidden_states)), self.q_norm)
         if self.is_cross_attention:
             key, value = self._cross_key_value(key_value_states, past_key_values)
         else:
@@ -141,7 +160,11 @@ class Attention(nn.Module):
         with _full_precision_on_cpu(query) as full_precision:
             if full_precision:
                 query, key, value = query.float(), key.float(), value.float()
-            output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
+            if neighbours is None:
+                output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
+            else:
+                keep = not self.training
+                output, probabilities = gathered_attention(query, key, value, neighbours, self.scaling, keep)
         return self.o_proj(output.flatten(2).contiguous()), probabilities
 
     def _attend(
@@ -173,7 +196,8 @@ class Attention(nn.Module):
         position_embeddings: PositionEmbeddings | None,
         cache: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        key, value = self._split_heads(self.k_proj(hidden_states)), self._split_heads(self.v_proj(hidden_states))
+        key = self._normed(self._split_heads(self.k_proj(hidden_states)), self.k_norm)
+        value = self._split_heads(self.v_proj(hidden_states))
         if position_embeddings is not None:
             query, key = apply_rotary(query, position_embeddings), apply_rotary(key, position_embeddings)
         if cache is not None:
@@ -189,16 +213,25 @@ class Attention(nn.Module):
             return layer.keys, layer.values
         if key_value_states is None:
             raise ValueError("key_value_states is None: cross-attention needs the attended sequence (B, S, H).")
-        key = self._split_heads(self.k_proj(key_value_states))
+        key = self._normed(self._split_heads(self.k_proj(key_value_states)), self.k_norm)
         value = self._split_heads(self.v_proj(key_value_states))
         if isinstance(cache, EncoderDecoderCache):
             key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
             cache.is_updated[self.layer_idx] = True
         return key, value
 
+    @staticmethod
+    def _normed(states: torch.Tensor, norm: RMSNorm | None) -> torch.Tensor:
+        return states if norm is None else norm(states)
+
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(B, T, H) -> (B, N, T, D)`."""
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def _last_linear(config: JepaConfig) -> type[nn.Linear]:
+    """The class of a branch's last matrix."""
+    return ZeroInitLinear if config.zero_init_residual else nn.Linear
 
 
 @contextmanager
@@ -216,18 +249,22 @@ def _full_precision_on_cpu(states: torch.Tensor) -> Iterator[bool]:
 
 
 class MLP(nn.Module):
-    """Two linear layers with an activation between them."""
+    """Two linear layers with an activation between them, or an activated gate beside the first."""
 
     def __init__(self, config: JepaConfig) -> None:
         super().__init__()
         inner_size = config.intermediate_size or 4 * config.hidden_size
         self.up_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
-        self.down_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
+        self.down_proj = _last_linear(config)(inner_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, inner_size, bias=False) if config.gated_mlp else None
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., H) -> (..., H)`."""
-        return self.down_proj(self.activation(self.up_proj(hidden_states)))
+        inner = self.up_proj(hidden_states)
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(inner))
+        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * inner)
 
 
 class Block(GradientCheckpointingLayer):
@@ -262,6 +299,7 @@ class Block(GradientCheckpointingLayer):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        neighbours: Neighbours | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """`(B, T, H) -> (B, T, H)`; arguments as of `Attention.forward`, those of cross-attention with `encoder_`."""
@@ -270,6 +308,7 @@ class Block(GradientCheckpointingLayer):
             position_embeddings=position_embeddings,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
+            neighbours=neighbours,
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)

@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 
 from configuration_jepa.configuration_base import JepaConfig
 from modeling_jepa.latent_head import LatentHead
-from modeling_jepa.layers import Attention, Block
+from modeling_jepa.layers import Attention, Block, ZeroInitEmbedding, ZeroInitLinear
 from modeling_jepa.teacher import MovingAverageTeacher
 
 
@@ -36,6 +36,8 @@ class JepaPreTrainedModel(PreTrainedModel):
             init.constant_(module.log_scale, module.initial_log_scale())
         elif isinstance(module, MovingAverageTeacher):
             init.zeros_(module.num_updates)
+        elif isinstance(module, ZeroInitLinear | ZeroInitEmbedding):
+            init.zeros_(module.weight)
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """The families under test: tiny configurations, inputs and classes for the checks that all of them share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from configuration_jepa import JepaConfig, TextJepaConfig
-from modeling_jepa import TextJepaForMaskedLM, TextJepaModel
+from configuration_jepa import JepaConfig, StagedGeneratorConfig, TextJepaConfig
+from modeling_jepa import StagedGeneratorForCausalLM, StagedGeneratorModel, TextJepaForMaskedLM, TextJepaModel
 from training.data.settings import DataSettings
 from training.data.tokenization import SPECIAL_TOKENS, build_tokenizer
 
@@ -17,7 +17,9 @@ Inputs = dict[str, torch.Tensor]
 @dataclass(frozen=True)
 class Family:
     """One family: `classes` maps an Auto class to ours, the one that learns last; `inputs(config, rows, seed)` has no
-    labels, `learning_inputs` has them."""
+    labels, `learning_inputs` has them; `main_part` is the part of the loss that predicts; `tasks` are its stock
+    pipelines; `attended(length)` is the last axis of its attentions; `memorising` switches off what keeps the loss up.
+    """
 
     name: str
     config_class: type[JepaConfig]
@@ -25,6 +27,10 @@ class Family:
     classes: Mapping[str, type[PreTrainedModel]]
     inputs: Callable[..., Inputs]
     learning_inputs: Callable[..., Inputs]
+    main_part: str
+    tasks: tuple[str, ...]
+    attended: Callable[[int], int] = int
+    memorising: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def learner(self) -> type[PreTrainedModel]:
@@ -80,9 +86,51 @@ TEXT_JEPA = Family(
     classes={"AutoModel": TextJepaModel, "AutoModelForMaskedLM": TextJepaForMaskedLM},
     inputs=text_inputs,
     learning_inputs=text_learning_inputs,
+    main_part="ranking",
+    tasks=("fill-mask", "feature-extraction"),
+    memorising={"auxiliary_weight": 0.0},
 )
 
-FAMILIES = (TEXT_JEPA,)
+
+def causal_learning_inputs(config: JepaConfig, rows: int = 4, length: int = 10, seed: int = 0) -> Inputs:
+    """The rows of `text_inputs`, in which every token but the first is predicted."""
+    inputs = text_inputs(config, rows, length, seed)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    labels[:, 0] = -100
+    return {**inputs, "labels": labels}
+
+
+STAGED_GENERATOR = Family(
+    name="staged_generator",
+    config_class=StagedGeneratorConfig,
+    small={
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "embedding_size": 24,
+        "num_semantic_blocks": 4,
+        "semantic_blocks": "full",
+        "time_dim": 8,
+        "stage": 1,
+        "zero_init_residual": False,
+    },
+    classes={"AutoModel": StagedGeneratorModel, "AutoModelForCausalLM": StagedGeneratorForCausalLM},
+    inputs=text_inputs,
+    learning_inputs=causal_learning_inputs,
+    main_part="cross_entropy",
+    tasks=("text-generation", "feature-extraction"),
+)
+# Itself, two before it, two similar ones, and the Fibonacci distances from 3 to 13.
+ROUTED_GENERATOR = replace(
+    STAGED_GENERATOR,
+    name="staged_generator-3",
+    small={**STAGED_GENERATOR.small, "stage": 3, "routing_window": 2, "routing_top_k": 2, "routing_candidates": 8},
+    attended=lambda length: 1 + 2 + 2 + 4,
+)
+
+FAMILIES = (TEXT_JEPA, STAGED_GENERATOR, ROUTED_GENERATOR)
 
 
 def tiny_tokenizer(config: JepaConfig) -> PreTrainedTokenizerFast:

@@ -1,0 +1,462 @@
+"""The staged generator: a causal language model that grows by stages and never sees its own answer.
+
+Stage 0 is a causal transformer on factorised embeddings; 1 adds a time embedding; 2 is trained with credit assignment;
+3 attends along a sparse graph. Shapes: B batch, T new tokens, S all tokens so far, E embedding size, H width,
+V vocabulary.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, GenerationMixin
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask, create_masks_for_generate
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from configuration_jepa.configuration_staged_generator import LAST_STAGE, StagedGeneratorConfig
+from modeling_jepa.chunked_cross_entropy import NextTokenParts, chunked_cross_entropy, cross_entropy_parts
+from modeling_jepa.graph_routing import Rules, fibonacci_distances, find_neighbours, routing_vectors
+from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
+from modeling_jepa.losses import part
+from modeling_jepa.modeling_base import JepaPreTrainedModel
+from modeling_jepa.semantic_blocks import BlockAttention, TimeEmbedding, block_cosines, block_decorrelation
+
+
+@dataclass
+class StagedGeneratorOutput(ModelOutput):
+    """Output of the generator.
+
+    Args:
+        loss: 0-d, when labels are given.
+        loss_parts: name -> (sum, count), float32 `(2,)`, without gradient: `cross_entropy` in nats, `accuracy` of the
+            greedy next token, and `block_decorrelation` where it has a weight.
+        logits: `(B, T, V)`, or the last `logits_to_keep`; None in training with labels, where they never exist.
+        past_key_values: the cache.
+        hidden_states, attentions: as everywhere in the library; attentions of stage 3 are `(B, heads, T, neighbours)`.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class StagedGeneratorPreTrainedModel(JepaPreTrainedModel):
+    """Base of the generators."""
+
+    config: StagedGeneratorConfig
+    # The trunk alone can be opened from a checkpoint of the whole model.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^output_proj\.", r"^token_counts$"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, StagedGeneratorForCausalLM):
+            init.zeros_(module.token_counts)
+
+
+class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
+    """Causal transformer trunk: tokens in, one vector per position out, which knows nothing of later tokens."""
+
+    def __init__(self, config: StagedGeneratorConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.block_attention = BlockAttention(config) if config.semantic_blocks == "full" else None
+        self.embed_proj = nn.Linear(config.embedding_size, config.hidden_size, bias=False)
+        self.embed_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.time_embedding = TimeEmbedding(config) if config.stage >= 1 else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            [Block(config, layer_idx, is_causal=True) for layer_idx in range(config.num_hidden_layers)]
+        )
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(  # type: ignore[misc] # TransformersKwargs repeats position_ids
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Encode.
+
+        Args:
+            input_ids: `(B, T)`.
+            attention_mask: `(B, S)`, 1 for tokens and 0 for padding; all tokens by default. Below stage 3 also the
+                library's prepared masks.
+            position_ids: `(B, T)`, place in the document. Given without a cache, a document begins at every 0, and
+                nothing is attended to across documents. By default counted from the mask, and on from the cache.
+            past_key_values: the tokens before.
+            inputs_embeds: `(B, T, E)` instead of `input_ids`; at stage 0 only, as time is per token after it.
+            use_cache: whether to make a cache.
+            **kwargs: for the attention interface and the recording of outputs.
+
+        Returns:
+            `last_hidden_state` `(B, T, H)`, and the cache.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        documents = None
+        if position_ids is not None and past_key_values is None:
+            documents = (position_ids == 0).cumsum(-1).expand(embeddings.shape[:2])
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        # A static cache gives the very tensor that it counts on.
+        past = 0 if past_key_values is None else past_key_values.get_seq_length() + 0
+        self._refuse_too_long(embeddings.shape[1], past)
+        positions = _count_positions(embeddings, attention_mask, past) if position_ids is None else position_ids
+        hidden_states = self._embed(embeddings, input_ids, positions)
+        if self.config.stage == LAST_STAGE:
+            routed = self._route(embeddings, attention_mask, past_key_values, past, documents)
+        else:
+            routed = self._mask(embeddings, attention_mask, past_key_values, documents)
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        position_embeddings = rotary_position_embeddings(
+            positions, head_dim, self.config.rope_theta, hidden_states.dtype
+        )
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                **routed,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    @property
+    def routing_rules(self) -> Rules:
+        """Whom a token attends to at stage 3."""
+        config = self.config
+        distances = fibonacci_distances(config.routing_window, config.max_position_embeddings)
+        return Rules(
+            config.routing_window,
+            config.routing_top_k,
+            config.routing_candidates,
+            distances if config.routing_shortcuts else (),
+        )
+
+    def _refuse_too_long(self, length: int, past: int | torch.Tensor) -> None:
+        limit = self.config.max_position_embeddings
+        total = length + (past if isinstance(past, int) else 0)  # looking at a tensor would wait for the device
+        if total > limit:
+            raise ValueError(
+                f"A sequence of {total:,} tokens is longer than max_position_embeddings={limit}: shorten it."
+            )
+
+    def _embed(
+        self, embeddings: torch.Tensor, input_ids: torch.LongTensor | None, position_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """`(B, T, E) -> (B, T, H)`: blocks, trunk's width, time."""
+        if self.block_attention is not None:
+            embeddings = self.block_attention(embeddings)
+        hidden_states = self.embed_norm(self.embed_proj(embeddings))
+        if self.time_embedding is not None:
+            if input_ids is None:
+                raise ValueError("inputs_embeds: from stage 1 on, time is per token: give input_ids.")
+            hidden_states = hidden_states + self.time_embedding(input_ids, position_ids)
+        return self.dropout(hidden_states)
+
+    def _mask(
+        self,
+        embeddings: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+        documents: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """The dense road of stages 0 to 2."""
+        same: Callable | None = None
+        if documents is not None:
+
+            def same(batch: Any, head: Any, query: Any, key: Any) -> Any:
+                return documents[batch, query] == documents[batch, key]
+
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            position_ids=None,  # else the library looks for documents itself, for a single row only
+            and_mask_function=same,
+        )
+        return {"attention_mask": mask}
+
+    def _route(
+        self,
+        embeddings: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+        past: int | torch.Tensor,
+        documents: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """The sparse road of stage 3: who attends to whom is found once, for all layers."""
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask has {attention_mask.ndim} axes: at stage {LAST_STAGE} it must be (B, S)."
+            )
+        queries = routing_vectors(self._chosen_blocks(embeddings))
+        keys = queries if cache is None else self._cached_routes(queries, cache)
+        present = None
+        if attention_mask is not None:
+            lacking = keys.shape[1] - attention_mask.shape[1]
+            present = nn.functional.pad(attention_mask.bool(), (0, lacking)) if lacking else attention_mask.bool()
+        neighbours = find_neighbours(queries, keys, past, self.routing_rules, present, documents)
+        return {"neighbours": neighbours}
+
+    def _chosen_blocks(self, embeddings: torch.Tensor) -> torch.Tensor:
+        if self.config.routing_blocks is None:
+            return embeddings
+        blocks = embeddings.unflatten(-1, (self.config.num_semantic_blocks, -1))
+        return blocks[..., self.config.routing_blocks, :].flatten(-2)
+
+    def _cached_routes(self, queries: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Routing vectors of all tokens `(B, S, R)`: they live in the cache as one layer more, so that whatever is
+        done to a cache (reordered for beams, cropped, repeated) is done to them.
+        """
+        place = self.config.num_hidden_layers
+        if cache.layer_class_to_replicate is None and len(cache.layers) == place:
+            if cache.get_seq_length():
+                raise ValueError(f"past_key_values: this cache was not filled by a model of stage {LAST_STAGE}.")
+            cache.layers.append(copy.deepcopy(cache.layers[0]))
+        # The values of this layer are never read.
+        keys, _ = cache.update(queries[:, None], queries[:, None, :, :1], place)
+        return keys[:, 0]
+
+
+class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin):
+    """The generator: the trunk, and the token table again as its output.
+
+    Example:
+        >>> from configuration_jepa import StagedGeneratorConfig
+        >>> config = StagedGeneratorConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, embedding_size=16)
+        >>> model = StagedGeneratorForCausalLM(config)
+        >>> model(torch.tensor([[5, 6, 7]])).logits.shape
+        torch.Size([1, 3, 50])
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    token_counts: torch.Tensor
+
+    def __init__(self, config: StagedGeneratorConfig) -> None:
+        super().__init__(config)
+        self.model = StagedGeneratorModel(config)
+        self.output_proj = nn.Linear(config.hidden_size, config.embedding_size, bias=False)
+        self.lm_head = nn.Linear(config.embedding_size, config.vocab_size, bias=False)
+        self.register_buffer("token_counts", torch.zeros(config.vocab_size, dtype=torch.int64))
+        self.generation_config = default_generation_config(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(  # type: ignore[misc] # TransformersKwargs repeats two names
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> StagedGeneratorOutput:
+        """Predict the next token everywhere.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see
+                `StagedGeneratorModel.forward`.
+            labels: `(B, T)`, the input ids themselves: the label at t is predicted from the tokens before t. -100
+                where nothing is to be predicted; the first of a row never is.
+            logits_to_keep: only the last so many positions (0: all), or these positions.
+            num_items_in_batch: predictions of the whole optimiser step, over which the loss is averaged; by default
+                those of this batch.
+            **kwargs: see `StagedGeneratorModel.forward`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = self.output_proj(outputs.last_hidden_state)
+        logits = loss = parts = None
+        if labels is None or not self.training:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, kept])
+        if labels is not None:
+            found = self._predictions(hidden_states, labels)
+            count = (labels[:, 1:] != -100).sum()
+            parts = {
+                "cross_entropy": torch.stack((found.cross_entropy, count)),
+                "accuracy": torch.stack((found.correct, count)),
+            }
+            loss = found.loss / (count.clamp_min(1) if num_items_in_batch is None else num_items_in_batch)
+            if self.config.block_decorrelation_weight:
+                extra, parts["block_decorrelation"] = self._decorrelation(input_ids, labels)
+                loss = loss + extra * (1.0 if num_items_in_batch is None else count / num_items_in_batch)
+        return StagedGeneratorOutput(
+            loss=loss,
+            loss_parts=parts,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def attention_kinds(self) -> list[str]:
+        """The kind of each neighbour at stage 3: of the last axis of `attentions`."""
+        return self.model.routing_rules.kinds
+
+    @torch.no_grad()
+    def block_figures(self) -> dict[str, float]:
+        """Of the token table: `block_cosine`, the mean absolute cosine between different blocks of a token, and
+        `effective_rank`, exp of the entropy of its normalised singular values (Roy and Vetterli, 2007), at most E.
+        """
+        table, blocks = self.model.embed_tokens.weight.float(), self.config.num_semantic_blocks
+        singular = torch.linalg.svdvals(table - table.mean(0))
+        shares = singular / singular.sum().clamp_min(1e-12)
+        rank = torch.exp(-(shares * shares.clamp_min(1e-12).log()).sum())
+        pairs = max(blocks * (blocks - 1), 1)
+        cosines = [block_cosines(rows, blocks).abs().sum((-1, -2)) / pairs for rows in table.split(4096)]
+        return {"block_cosine": torch.cat(cosines).mean().item(), "effective_rank": rank.item()}
+
+    @staticmethod
+    def new_parameters(stage: int) -> tuple[str, ...]:
+        """How the names of the parameters begin that a checkpoint of the stage before does not have."""
+        return ("model.time_embedding.",) if stage == 1 else ()
+
+    @torch.no_grad()
+    def set_token_counts(self, counts: torch.Tensor) -> None:
+        """Keep the training part's token counts `(V,)`: those of the unigram guess that scores stand beside."""
+        if tuple(counts.shape) != (self.config.vocab_size,):
+            raise ValueError(f"counts has shape {tuple(counts.shape)}; it must be ({self.config.vocab_size},).")
+        self.token_counts.copy_(counts)
+
+    @property
+    def has_teacher(self) -> bool:
+        """No moving average follows this family."""
+        return False
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The output table, tied to the input's by default."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the output table."""
+        self.lm_head = new_embeddings
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As the library's; new tokens have a count of 0, and no time."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        size = embeddings.num_embeddings
+        counts = self.token_counts.new_zeros(size)
+        kept = min(size, self.token_counts.shape[0])
+        counts[:kept] = self.token_counts[:kept]
+        self.token_counts = counts
+        if self.model.time_embedding is not None:
+            old = self.model.time_embedding.amplitudes
+            new = type(old)(size, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
+            new.weight.data.zero_()
+            new.weight.data[:kept] = old.weight.data[:kept]
+            self.model.time_embedding.amplitudes = new
+        return embeddings
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: StagedGeneratorConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache,
+        **kwargs: Any,
+    ) -> Any:
+        """As the library's; at stage 3 the padding mask itself, at the length of the static cache."""
+        if config.stage < LAST_STAGE:
+            return create_masks_for_generate(
+                config=config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=None,
+            )
+        if attention_mask is None:
+            return None
+        first: Any = past_key_values.layers[0]
+        lacking = first.max_cache_len - attention_mask.shape[1]
+        return nn.functional.pad(attention_mask, (0, max(lacking, 0)))
+
+    def _prepare_generated_length(self, **kwargs: Any) -> GenerationConfig:  # type: ignore[override] # by name
+        """As the library's; generation ends where the context does."""
+        generation_config = super()._prepare_generated_length(**kwargs)  # type: ignore[misc] # a protocol as self
+        limit = self.config.max_position_embeddings
+        generation_config.max_length = min(generation_config.max_length, limit)
+        if kwargs["input_ids_length"] >= limit:
+            raise ValueError(
+                f"A prompt of {kwargs['input_ids_length']} tokens leaves no room in max_position_embeddings={limit}: "
+                "shorten it."
+            )
+        return generation_config
+
+    def _predictions(self, hidden_states: torch.Tensor, labels: torch.LongTensor) -> NextTokenParts:
+        """Sums over the predictions of `hidden_states` `(B, T, E)`."""
+        targets = labels[:, 1:]
+        predicted = targets != -100
+        vectors, targets = hidden_states[:, :-1][predicted], targets[predicted]
+        smoothing, z_weight = float(self.config.label_smoothing), float(self.config.z_loss_weight)
+        if self.training:
+            return chunked_cross_entropy(vectors, self.lm_head.weight, targets, smoothing, z_weight)
+        return cross_entropy_parts(self.lm_head(vectors), targets, smoothing, z_weight)
+
+    def _decorrelation(
+        self, input_ids: torch.LongTensor | None, labels: torch.LongTensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted mean over the different tokens of the batch, and its part."""
+        if input_ids is None:
+            raise ValueError("block_decorrelation_weight needs input_ids.")
+        rows = self.model.embed_tokens(input_ids[labels != -100].unique())
+        values = block_decorrelation(rows, self.config.num_semantic_blocks)
+        return self.config.block_decorrelation_weight * values.mean(), part(values).detach()
+
+
+def default_generation_config(config: StagedGeneratorConfig) -> GenerationConfig:
+    """Sampling by default, and no special token but the end."""
+    never = {config.pad_token_id, config.unk_token_id, config.mask_token_id, config.bos_token_id}
+    return GenerationConfig(
+        do_sample=True,
+        top_k=50,
+        temperature=0.7,
+        suppress_tokens=sorted(never - {None, config.eos_token_id}) or None,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+    )
+
+
+def _count_positions(
+    embeddings: torch.Tensor, attention_mask: torch.Tensor | None, past: int | torch.Tensor
+) -> torch.Tensor:
+    """Place of each new token in its row, `(B or 1, T)`: padding does not count."""
+    length = embeddings.shape[1]
+    if attention_mask is None or attention_mask.ndim != 2:
+        return (torch.arange(length, device=embeddings.device) + past)[None]
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -length:]
