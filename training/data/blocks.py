@@ -81,7 +81,7 @@ def prepare_blocks(
         tokenizer = _cached_tokenizer(settings, max_length, documents)
     train = prepare_blocks_of(settings, "train", tokenizer, max_length, documents)
     valid = prepare_blocks_of(settings, "valid", tokenizer, max_length)
-    say_what_was_prepared(settings, train, valid)
+    say_what_was_prepared(settings, train, valid, unit="blocks")
     return PreparedBlocks(
         settings=settings,
         max_length=max_length,

@@ -112,7 +112,7 @@ def _encode(
 
 
 def _pieces(text: str) -> list[str]:
-    """A long text cut before the space between two words, where no tokenizer joins what lies on both sides.
+    """A long text cut before the space between two words, over which no usual tokenizer joins anything.
 
     One of 10 MB would need 2 GB to be encoded at once. Text without spaces stays whole.
     """

@@ -153,11 +153,15 @@ def _cached_tokenizer(settings: DataSettings, max_length: int, rows: Callable[[]
     return AutoTokenizer.from_pretrained(cached(key, make)[0])
 
 
-def say_what_was_prepared(settings: SourceSettings, train: EncodedSplit, valid: EncodedSplit) -> None:
+def say_what_was_prepared(
+    settings: SourceSettings, train: EncodedSplit, valid: EncodedSplit, unit: str = "rows"
+) -> None:
     """What the user should know of the rows: one line where they were prepared before."""
     if not train.is_new and not valid.is_new:
         count = len(train.dataset)
-        logger.info("%s: %s training rows, prepared before, taken from %s", settings.data, f"{count:,}", train.folder)
+        logger.info(
+            "%s: %s training %s, prepared before, taken from %s", settings.data, f"{count:,}", unit, train.folder
+        )
         for split in (train, valid):
             if split.report["rows"]["bad"]:
                 logger.info("%s", RowReport(**split.report["rows"]).summary())
