@@ -15,6 +15,7 @@ from eval.course_patterns import (
     repetitive_samples,
     underfitting,
 )
+from eval.generator_patterns import looping_samples, perplexity_rising, starved_part
 from eval.learning_patterns import (
     acc_neg_at_chance,
     cosine_not_rising,
@@ -51,7 +52,19 @@ PATTERNS: tuple[Pattern, ...] = (
 )
 
 
+# Of a causal language model.
+GENERATOR_PATTERNS: tuple[Pattern, ...] = (
+    explosion,
+    loss_not_falling,
+    stage_3_from_nothing,
+    perplexity_rising,
+    starved_part,
+    flat_after_decay,
+    looping_samples,
+)
+
+
 def look(log: RunLog, facts: RunFacts) -> list[Advice]:
     """Everything that the log shows now."""
-    found = (pattern(log, facts) for pattern in PATTERNS)
+    found = (pattern(log, facts) for pattern in (GENERATOR_PATTERNS if facts.generates else PATTERNS))
     return [advice for advice in found if advice is not None]

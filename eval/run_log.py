@@ -46,6 +46,9 @@ GRADIENT_EXPLOSION = 50.0  # times the median gradient norm so far
 COLLAPSED_COSINE = 0.95  # between the vectors of different blanks: they point one way
 COLLAPSED_RANK = 0.03  # of the width: 4 of 128 directions
 RANK_LEFT = 0.33  # of the highest effective rank so far
+STARVED = 1.2  # times the share of the rest: a part that was the most responsible in 1 of 100 choices is above it
+PERPLEXITY_RISE = 1.02  # over the best held-out one; evaluations of the same text differ by less on a healthy run
+GREEDY_LOOP = 0.8  # of the words in samples; greedy text of small models loops, sampled text must not
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class RunFacts:
         rows_read, rows_kept: of the training part, before and after filters and rejects; 0 where unknown.
         stage: of a family that grows by stages.
         from_nothing: not started from a checkpoint.
+        generates: a causal language model, which has patterns of its own.
+        credit_rest: share of its update that a part gets which is never the most responsible; None without credit.
     """
 
     max_steps: int = 2000
@@ -95,6 +100,8 @@ class RunFacts:
     rows_kept: int = 0
     stage: int | None = None
     from_nothing: bool = True
+    generates: bool = False
+    credit_rest: float | None = None
 
     @property
     def settled(self) -> int:

@@ -1,7 +1,7 @@
 """From a checked `Run` and prepared data to a model and a trainer."""
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from configuration_jepa import JepaConfig
-from eval.loading import open_model, open_tokenizer
+from eval.loading import open_tokenizer
 from training.advice import Advise
 from training.arguments import Run
-from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, TeacherUpdate
+from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, ShowSamples, TeacherUpdate
 from training.data.errors import InputError
 from training.data.prepared import Prepared
 from training.families import Family
+from training.generator_settings import GeneratorEvaluationSettings
+from training.growing import check_origin, take_weights
 from training.memory import TrimMemory
 from training.processes import wants_cpu
 from training.run_state import RunState
@@ -32,6 +34,7 @@ from training.trainer import JepaTrainer, TrainingParts
 
 def prepare_data(run: Run, family: Family) -> Prepared:
     """The run's rows as token ids; with `init_from`, by that checkpoint's tokenizer. Raises `InputError`."""
+    check_origin(run, family)
     max_length = family.config_class(**run.config_fields).max_position_embeddings
     tokenizer = None if run.init_from is None else open_tokenizer(run.init_from)
     prepared = family.data.prepare(run.data, max_length, tokenizer)
@@ -57,7 +60,7 @@ def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any)
     model = family.model_class(config)
     model.set_token_counts(torch.as_tensor(token_counts))
     if run.init_from is not None:
-        _take_weights(model, family, run.init_from)
+        take_weights(model, family, run)
         # The counts are of this run's data, whatever the weights learnt from.
         model.token_counts.copy_(torch.as_tensor(token_counts))
     return model
@@ -75,12 +78,14 @@ def build_trainer(
     _refuse_too_few_rows(run, len(prepared.train))
     arguments = training_arguments(run)
     parts = build_parts(run, family, prepared, model.config, arguments, _scorer(run, family, prepared))
-    phrases = SamplePhrases(run.evaluation.sample_phrases, family.sample, prepared.tokenizer)
+    phrases = SamplePhrases(run.evaluation.sample_phrases, family.make_sample(prepared), prepared.tokenizer)
     callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
     trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress says it
     trainer.add_callback(Advise(family.facts(run, model.config, prepared, trainer.rows_per_step), run_state))
     trainer.add_callback(TrimMemory())
+    if isinstance(run.evaluation, GeneratorEvaluationSettings) and run.evaluation.sample_steps is not None:
+        trainer.add_callback(ShowSamples(run.evaluation.sample_steps, phrases))
     if run.data.streaming:
         trainer.add_callback(StreamReport(run_state))
     if watch is not None:
@@ -118,6 +123,8 @@ def build_parts(
         save_total_limit=run.training.save_total_limit,
         lengths=lengths,
         on_non_finite=run.training.on_non_finite,
+        make_optimizer=None if family.make_optimizer is None else partial(family.make_optimizer, run=run),
+        credit=None if family.credit is None else family.credit(run),
     )
 
 
@@ -232,13 +239,3 @@ def _any_process(trainer: JepaTrainer) -> Callable[[bool], bool]:
         return bool(trainer.accelerator.reduce(flag, reduction="sum") > 0)
 
     return any_process
-
-
-def _take_weights(model: PreTrainedModel, family: Family, checkpoint: str) -> None:
-    source = open_model(Path(checkpoint) if Path(checkpoint).exists() else checkpoint, family.auto_class, "cpu")
-    try:
-        model.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise InputError(
-            f"init_from: {checkpoint} has other tensors than this recipe's model: {' '.join(str(error).split())[:300]}"
-        ) from None

@@ -127,6 +127,31 @@ class SamplePhrases:
         return [self.sample(model, self.tokenizer, phrase) for phrase in self.phrases]
 
 
+class ShowSamples(TrainerCallback):
+    """Prints the recipe's prompts with their continuations every so many steps, and keeps them in the log."""
+
+    def __init__(self, steps: int, phrases: SamplePhrases) -> None:
+        self.steps = steps
+        self.phrases = phrases
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Where a sample is due."""
+        if state.global_step % self.steps or not self.phrases.phrases:
+            return
+        samples = self.phrases.fill(model)
+        if state.is_world_process_zero:
+            tqdm.write("\n".join(f"sample: {sample}" for sample in samples))
+            path = Path(args.output_dir) / LOG_FILE
+            append_row(path, state.global_step, args.device.type, {"samples": samples})
+
+
 class JsonlLog(TrainerCallback):
     """`log.jsonl` in the run folder: one JSON object per row, flushed, and cut back to the checkpoint on a resume."""
 
@@ -220,7 +245,9 @@ class Progress(TrainerCallback):
         """One line per row."""
         if self._bar is None or "train_runtime" in logs:
             return
-        shown = {name: value for name, value in logs.items() if name not in _NOT_SHOWN}
+        shown = {
+            name: value for name, value in logs.items() if name not in _NOT_SHOWN and not name.startswith("credit")
+        }
         if any(name.startswith("eval_") for name in shown):  # the first are the ones a family leads with
             shown = dict(itertools.islice(shown.items(), _HELD_OUT_SHOWN))
         if "tokens_per_second" in shown:

@@ -45,7 +45,7 @@ def render_card(
         score: the Score JSON of the kept checkpoint, or None.
         milestones: rows of figures by step, see `RunState.milestones`.
         model_facts: `name`, `num_parameters`, `vocab_size`, `max_length`, `kept_step`, `source`, `licence`,
-            `language`, `hub_dataset`.
+            `language`, `hub_dataset`, `growth` (a line, or None).
     """
     recipe = description["recipe"]
     training = recipe["training"]
@@ -68,6 +68,8 @@ def render_card(
         rows=_result_rows(score, style.figures),
         milestones=[_milestone(row, style.milestone_figures) for row in milestones],
         samples=milestones[-1]["samples"] if milestones else [],
+        stage=description.get("stage"),
+        growth=model_facts["growth"],
         **style.extras(recipe, score),
     )
 

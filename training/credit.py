@@ -56,12 +56,15 @@ class CreditRules:
 def part_of(name: str) -> str:
     """The part that a parameter belongs to, as `block.part` (`layer_3.attention`), or `block` where that is one part.
 
-    A norm belongs to the branch it feeds; the time embedding and the map to the trunk's width to the embedding.
+    A norm belongs to the branch it feeds. The embedding's parts are its table, with what leads from it to the trunk,
+    and its time.
     """
     layer = re.search(r"\blayers\.(\d+)\.(\w+)", name)
     if layer:
         return f"layer_{layer[1]}.{'mlp' if layer[2].startswith('mlp') else 'attention'}"
-    return "embedding" if "embed" in name else "head"
+    if "time_embedding" in name:
+        return "embedding.time"
+    return "embedding.tokens" if "embed" in name or "block_attention" in name else "head"
 
 
 def block_of(part: str) -> str:

@@ -8,8 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from configuration_jepa import JepaConfig, TextJepaConfig
-from training.data.settings import DataSettings, MaskingSettings
+from configuration_jepa import JepaConfig, StagedGeneratorConfig, TextJepaConfig
+from training.data.settings import (
+    DataSettings,
+    GeneratorDataSettings,
+    MaskingSettings,
+    NoMaskingSettings,
+    SourceSettings,
+)
+from training.generator_settings import GeneratorEvaluationSettings, GeneratorTrainingSettings
 from training.settings import EvaluationSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from eval.run_log import RunFacts
     from training.arguments import Run
     from training.cards import CardStyle
+    from training.credit import CreditRules
     from training.data.families import FamilyData
     from training.data.prepared import Prepared
 
@@ -29,8 +37,8 @@ class FamilyRecipe:
     """What a recipe of a family may hold: `config_class` has the sections `model` and `loss`."""
 
     config_class: type[JepaConfig]
-    data: type[Any] = DataSettings
-    masking: type[Any] = MaskingSettings
+    data: type[SourceSettings] = DataSettings
+    masking: type[MaskingSettings] | type[NoMaskingSettings] = MaskingSettings
     training: type[TrainingSettings] = TrainingSettings
     evaluation: type[EvaluationSettings] = EvaluationSettings
 
@@ -45,8 +53,15 @@ class FamilyRecipe:
 
 
 SETTINGS_SECTIONS = ("data", "masking", "training", "evaluation")
+_GENERATOR = FamilyRecipe(
+    StagedGeneratorConfig,
+    GeneratorDataSettings,
+    NoMaskingSettings,
+    GeneratorTrainingSettings,
+    GeneratorEvaluationSettings,
+)
 RECIPES: dict[str, FamilyRecipe] = {
-    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig),)
+    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig), _GENERATOR)
 }
 DEFAULT_FAMILY = TextJepaConfig.model_type
 
@@ -60,13 +75,15 @@ class Family:
         auto_class: the Auto class that opens its checkpoints.
         data: how rows are prepared, stacked and masked.
         score_held_out: (model, prepared data, max_rows) -> figures; bounded memory, no random state.
-        sample: (model, tokenizer, phrase) -> one line of text that shows what the model says.
+        make_sample: (prepared data) -> (model, tokenizer, phrase) -> one line of text that shows what the model says.
         facts: (run, configuration, prepared data, rows per step) -> what the log patterns want to know of a run.
         data_lines: (run, prepared data) -> what a plan says of the data.
         passes_line: (run, prepared data, rows per step) -> what a plan says of how often the data is seen.
         judge: (run, prepared data, trainable parameters, rows per step) -> size and steps against the data.
         card: what its model cards look like.
         make_optimizer: (model, run) -> the optimizer; None for the library's AdamW.
+        credit: (run) -> rules of credit assignment, or None where it is off.
+        new_parameters: (stage) -> how the names of the parameters begin that the stage before does not have.
     """
 
     config_class: type[JepaConfig]
@@ -74,13 +91,15 @@ class Family:
     auto_class: Any
     data: "FamilyData"
     score_held_out: Callable[["PreTrainedModel", "Prepared", int], dict[str, Any]]
-    sample: Callable[["PreTrainedModel", "PreTrainedTokenizerBase", str], str]
+    make_sample: Callable[["Prepared"], Callable[["PreTrainedModel", "PreTrainedTokenizerBase", str], str]]
     facts: Callable[["Run", Any, "Prepared", int], "RunFacts"]
     data_lines: Callable[["Run", "Prepared"], list[str]]
     passes_line: Callable[["Run", "Prepared", int], str]
     judge: Callable[["Run", "Prepared", int, int], list["Verdict"]]
     card: "CardStyle"
     make_optimizer: Callable[["PreTrainedModel", "Run"], "Optimizer"] | None = None
+    credit: Callable[["Run"], "CreditRules | None"] | None = None
+    new_parameters: Callable[[int], tuple[str, ...]] | None = None
 
 
 def family_names() -> tuple[str, ...]:
@@ -100,6 +119,10 @@ def config_class_of(family: str) -> type[JepaConfig]:
 
 def load_family(name: str) -> Family:
     """Everything about a family; imports torch, the models and the scorers."""
+    if name == StagedGeneratorConfig.model_type:
+        from training.family_generator import STAGED_GENERATOR
+
+        return STAGED_GENERATOR
     from training.family_text import TEXT_JEPA
 
-    return {TEXT_JEPA.config_class.model_type: TEXT_JEPA}[name]
+    return TEXT_JEPA

@@ -29,6 +29,7 @@ from training.checkpoints import (
 )
 from training.data.sources import describe_source
 from training.families import load_family
+from training.growing import Growth
 from training.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
 from training.run_state import RunState
 
@@ -55,7 +56,8 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
     """Fill the root of the run folder and put figures, curves and card beside it."""
     (run.output_dir / CARD_FILE).unlink(missing_ok=True)  # of fewer steps; a card says that all of this is done
     kept = fill_root_from_best(run.output_dir, run_state)
-    write_json({"milestones": run_state.milestones}, run.output_dir / MILESTONES_FILE)
+    growth = {} if run_state.growth is None else {"growth": run_state.growth}
+    write_json({"milestones": run_state.milestones, **growth}, run.output_dir / MILESTONES_FILE)
     plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
     record = _score(run) if run.evaluation.final_score else None
     source = describe_source(run.data)
@@ -67,6 +69,7 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
         "licence": source.licence,
         "language": source.language,
         "hub_dataset": source.hub_id,
+        "growth": None if run_state.growth is None else Growth(**run_state.growth).line(),
     }
     style = load_family(run.family).card
     card = render_card(read_run(run.output_dir), record, run_state.milestones, facts, style)

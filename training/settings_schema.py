@@ -82,7 +82,7 @@ def type_name(hint: Any) -> str:
         return "a list, each item " + type_name(typing.get_args(hint)[0])
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         options = typing.get_args(hint)
-        return " or ".join(names[option] for option in options if not (option is int and float in options))
+        return " or ".join(type_name(option) for option in options if not (option is int and float in options))
     return names[hint]
 
 
@@ -93,7 +93,9 @@ def _default(item: Any) -> Any:
 def _convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         options = typing.get_args(hint)
-        if type(None) in options and (value is None or value in ("null", "none", "None")):
+        # A list's flag gives what stands behind it as a list.
+        single = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if type(None) in options and (single is None or single in ("null", "none", "None")):
             return None
         plain = [option for option in options if option is not type(None)]
         return _convert(value, float if float in plain else plain[0])

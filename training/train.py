@@ -131,6 +131,7 @@ def _train_and_finish(
     from training.build import build_trainer
     from training.estimate import fixed_bytes
     from training.finish import finish, is_finished, show_score
+    from training.growing import measure_growth
     from training.memory import naming_what_to_try
     from training.run_state import RunState
 
@@ -141,6 +142,10 @@ def _train_and_finish(
         say(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
         return 0
     run_state = RunState()
+    if run.init_from is not None and run.stage is not None and resumable.path is None:
+        growth = measure_growth(run, family, prepared, model)
+        run_state.growth = growth.to_dict()
+        say(growth.line())
     if resumable.step < run.training.max_steps:
         trainer = build_trainer(run, family, prepared, model, run_state, watch)
         trainer.args.eval_on_start &= resumable.path is None

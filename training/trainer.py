@@ -6,6 +6,7 @@ as exact means; a number that is not finite stops the run; and checkpoints are w
 """
 
 import itertools
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from eval.loading import RUN_FILE
 from eval.rules import passes_over_data
 from training.callbacks import append_row
 from training.checkpoints import PREFIX, STAGING, flush, rotate, staged
+from training.credit import Credit, CreditRules
 from training.data.errors import InputError
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
@@ -56,6 +58,8 @@ class TrainingParts:
         save_total_limit: newest checkpoints kept beside the best.
         lengths: (rows,) by which rows of like length share a batch; None to leave the order alone.
         on_non_finite: "stop" the run at a loss or gradient that is not finite, or "skip" that step.
+        make_optimizer: (model) -> the optimizer; None for the library's AdamW.
+        credit: rules of credit assignment; the optimizer's groups must know their parts.
     """
 
     dataset: Dataset
@@ -65,6 +69,8 @@ class TrainingParts:
     save_total_limit: int
     lengths: np.ndarray | None = None
     on_non_finite: str = "stop"
+    make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None
+    credit: CreditRules | None = None
 
 
 class JepaTrainer(Trainer):
@@ -90,6 +96,7 @@ class JepaTrainer(Trainer):
         self.parts = parts
         self.run_state = run_state
         self.window = LogWindow()
+        self.credit: Credit | None = None
         self._step_loss = torch.zeros((), device=args.device)
         self._step_inputs: list[Batch] = []
         self._staging: Path | None = None
@@ -134,6 +141,30 @@ class JepaTrainer(Trainer):
         batches = [self.parts.masker(batch, progress) for batch in batches]
         self._step_inputs = batches
         return batches, self._get_num_items_in_batch(batches, device)
+
+    # ---- the optimizer ----
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        """The family's own, with credit assignment where it is asked for.
+
+        Raises:
+            InputError: an engine holds the optimizer in pieces, and credit or Muon is asked for.
+        """
+        if self.optimizer is not None or self.parts.make_optimizer is None:
+            return super().create_optimizer(model)
+        own = self.parts.make_optimizer(self.model if model is None else model)
+        needs_own = self.parts.credit is not None or not isinstance(own, torch.optim.AdamW)
+        if self._is_sharded:
+            if needs_own:
+                raise InputError(
+                    "credit and optimizer: FSDP and DeepSpeed keep weights and optimizer in pieces, so that parts of "
+                    "the model cannot be told apart; use --credit off --optimizer adamw, or a launch without them"
+                )
+            return super().create_optimizer(model)
+        self.optimizer = own
+        if self.parts.credit is not None:
+            self.credit = Credit(self.parts.credit, own, self.run_state)
+        return own
 
     # ---- the loss and its parts ----
 
@@ -240,13 +271,15 @@ class JepaTrainer(Trainer):
         seconds = self.window.reset()
         tokens, _ = sums.pop("tokens", (0, 0))
         figures = {name: total / count for name, (total, count) in sums.items() if count}
+        if "cross_entropy" in figures:  # at 700 nats the exponential is near the largest number there is
+            figures["perplexity"] = math.exp(min(figures["cross_entropy"], 700.0))
         if "acc_neg" in figures:
             figures["acc_ema"] = self.run_state.update_acc_ema(figures["acc_neg"])
         figures["tokens_per_second"] = round(tokens / seconds, 1) if seconds else 0.0
         if self.run_state.skipped_steps:
             figures["skipped_steps"] = self.run_state.skipped_steps
         figures["passes"] = self._passes()
-        return figures
+        return figures | (self.credit.take_figures() if self.credit is not None else {})
 
     def _passes(self) -> float:
         if self.stream is not None:

@@ -46,7 +46,7 @@ class Tiny(nn.Module):
         return (self.norm(hidden) @ self.embed_tokens.weight.T).logsumexp(-1).square().mean()
 
 
-PARTS = ["embedding", *(f"layer_{i}.{part}" for i in range(2) for part in ("attention", "mlp")), "head"]
+PARTS = ["embedding.tokens", *(f"layer_{i}.{part}" for i in range(2) for part in ("attention", "mlp")), "head"]
 
 
 @pytest.fixture
@@ -116,15 +116,15 @@ def test_a_siblings_step_is_0_15_times_its_unmodified_adamw_step_and_that_of_the
         assert torch.allclose(scaled[name], expected[part_of(name)] * step, rtol=1e-6, atol=0), name
 
 
-@pytest.mark.parametrize("chosen", ["layer_1.mlp", "embedding"])
+@pytest.mark.parametrize("chosen", ["layer_1.mlp", "embedding.tokens"])
 def test_the_shares_follow_the_tree(chosen: str) -> None:
     shares = shares_of_update(PARTS, chosen, CreditRules(siblings=0.3, rest=0.01, floor=0.02))
     expected = dict.fromkeys(PARTS, 0.02) | {chosen: 1.0}
-    assert shares == (expected | {"layer_1.attention": 0.3} if chosen != "embedding" else expected)
+    assert shares == (expected | {"layer_1.attention": 0.3} if chosen != "embedding.tokens" else expected)
 
 
 def test_the_greatest_part_of_the_greatest_block_is_responsible() -> None:
-    errors = {"embedding": 5.0, "layer_0.attention": 3.0, "layer_0.mlp": 2.5, "layer_1.mlp": 4.0, "head": 0.1}
+    errors = {"embedding.tokens": 5.0, "layer_0.attention": 3.0, "layer_0.mlp": 2.5, "layer_1.mlp": 4.0, "head": 0.1}
     assert most_responsible(errors) == "layer_0.attention"
 
 
@@ -132,7 +132,7 @@ def test_the_part_whose_gradient_was_largest_over_the_window_is_chosen(model: Ti
     optimizer, state = grouped_adamw(model, SETTINGS, by_part=True), RunState()
     Credit(CreditRules(steps=2), optimizer, state)
     seen = []
-    for part in ("layer_0.mlp", "layer_1.attention", "head", "embedding"):
+    for part in ("layer_0.mlp", "layer_1.attention", "head", "embedding.tokens"):
         for name, parameter in model.named_parameters():
             parameter.grad = torch.full_like(parameter, 1.0 if part_of(name) == part else 1e-3)
         optimizer.step()
