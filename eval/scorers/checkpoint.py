@@ -2,16 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from eval.loading import checked_name, open_model, open_tokenizer, read_run
+from eval.scorers.causal import CausalScores
+from eval.scorers.causal_checkpoint import AFFORDABLE, CausalRequest, score_causal_checkpoint
 from eval.scorers.text_jepa import BATCH_SIZE, MAX_ROWS, Scores, score_rows
 from training.data.errors import InputError
+from training.data.families import FAMILIES
 from training.data.rows import RowReport
-from training.data.settings import DataSettings
+from training.data.settings import DataSettings, GeneratorDataSettings, SourceSettings
 from training.data.sources import load_rows, scoring_split
 from training.data.tokenization import encode_rows
 
@@ -23,6 +28,8 @@ class ScoreRequest:
     """What to score and how. `data` and `split` None mean: the run's own source, and its test part.
 
     A single file is used whole, unless it is the file that the run was trained on (then its test part by row hash).
+    Of a causal model, rows are documents, and `batch_size` counts windows; what follows `progress` is for such models
+    only, see `CausalRequest`.
     """
 
     checkpoint: str
@@ -34,17 +41,28 @@ class ScoreRequest:
     seed: int = 0
     device: str | None = None
     progress: bool = False
+    documents: str | None = None
+    context: int | None = None
+    stride: int | None = None
+    max_tokens: int | str | None = AFFORDABLE
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Figures of a checkpoint, with the family, data settings, split and rows that they were made with."""
+    """Figures of a checkpoint, with the family, data settings, split and rows that they were made with.
 
-    scores: Scores
+    `details` stand in the Score JSON beside what every family has.
+    """
+
+    scores: Scores | CausalScores
     family: str
-    settings: DataSettings
+    settings: Any
     split: str
     rows: RowReport
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Result = tuple[Scores | CausalScores, RowReport, dict[str, Any]]
 
 
 def score_checkpoint(request: ScoreRequest) -> Scored:
@@ -60,51 +78,55 @@ def score_checkpoint(request: ScoreRequest) -> Scored:
     family = family_of(request.checkpoint)
     settings = data_settings(request)
     split = choose_split(request, settings)
-    scores, report = SCORERS[family](request, settings, split)
-    return Scored(scores, family, settings, split, report)
+    scores, report, details = SCORERS.get(family, _score_causal)(request, settings, split)
+    return Scored(scores, family, settings, split, report, details)
 
 
 def family_of(checkpoint: str) -> str:
-    """The family that a checkpoint's config names; raises InputError for one that has no scorer."""
+    """The family that a checkpoint's config names, or the kind of a stock causal model.
+
+    Raises:
+        InputError: one that has no scorer.
+    """
     name = checked_name(checkpoint)
     try:
-        family = AutoConfig.from_pretrained(name).model_type
+        config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{checkpoint} is no checkpoint that can be scored: {reason}") from error
-    if family not in SCORERS:
-        raise InputError(f"{checkpoint} is a {family!r} model; eval.score knows {', '.join(sorted(SCORERS))}")
-    return family
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    if config.model_type not in SCORERS and not set(config.architectures or ()) & set(causal):
+        raise InputError(
+            f"{checkpoint} is a {config.model_type!r} model; eval.score knows {', '.join(sorted(SCORERS))} and the "
+            "library's causal language models"
+        )
+    return config.model_type
 
 
-def data_settings(request: ScoreRequest) -> DataSettings:
+def data_settings(request: ScoreRequest) -> SourceSettings:
     """The run's `data` section with the requested source; defaults where the checkpoint has no run.json.
 
     Raises:
         InputError: no source given and none known, or a run.json with settings this version does not have.
     """
-    run = read_run(request.checkpoint) or {}
-    section = run.get("recipe", {}).get("data", {})
-    known = {field.name for field in dataclasses.fields(DataSettings)}
-    if not set(section) <= known:
-        raise InputError(
-            f"{request.checkpoint}/run.json has data settings that this version lacks: "
-            f"{', '.join(sorted(set(section) - known))}; score with the version that trained it"
-        )
+    settings_class = _settings_class(family_of(request.checkpoint))
+    section = _data_section(request.checkpoint, settings_class)
     if request.data is None and "data" not in section:
         raise InputError(f"{request.checkpoint} does not say what it was trained on: give a source with --data")
-    settings = DataSettings(**section)
+    settings = settings_class(**section)
     if request.data is not None and not same_source(request.data, settings.data if section else None):
         # What says how to read the run's source is not said of another; how text is treated belongs to the model.
-        own = {name: getattr(DataSettings, name) for name in _OF_THE_SOURCE}
+        own = {name: getattr(settings_class, name) for name in _OF_THE_SOURCE}
         settings = dataclasses.replace(settings, data=request.data, **own)
     if request.text_column is not None:
         settings = dataclasses.replace(settings, text_column=request.text_column)
+    if request.documents is not None:
+        settings = _with_documents(settings, request)
     settings.validate()
     return settings
 
 
-def choose_split(request: ScoreRequest, settings: DataSettings) -> str:
+def choose_split(request: ScoreRequest, settings: SourceSettings) -> str:
     """The split asked for; else "all" for a single file other than the run's own, and "test" for anything else."""
     if request.split is not None:
         return request.split
@@ -123,8 +145,37 @@ def same_source(first: str, second: str | None) -> bool:
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
-def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> tuple[Scores, RowReport]:
+def _settings_class(family: str) -> type[SourceSettings]:
+    """The family's own; a stock causal model reads documents as our generator does."""
+    return FAMILIES[family].data_settings if family in FAMILIES else GeneratorDataSettings
+
+
+def _data_section(checkpoint: str, settings_class: type[SourceSettings]) -> dict[str, Any]:
+    """The `data` section of the run's recipe, empty where there is none; raises InputError for unknown settings."""
+    section = (read_run(checkpoint) or {}).get("recipe", {}).get("data", {})
+    known = {one.name for one in dataclasses.fields(settings_class)}
+    if not set(section) <= known:
+        raise InputError(
+            f"{checkpoint}/run.json has data settings that this version lacks: "
+            f"{', '.join(sorted(set(section) - known))}; score with the version that trained it"
+        )
+    return section
+
+
+def _with_documents(settings: SourceSettings, request: ScoreRequest) -> SourceSettings:
+    if not isinstance(settings, GeneratorDataSettings):
+        raise InputError(
+            f"documents: got {request.documents!r}, but {request.checkpoint} scores phrases; leave it out"
+        )
+    return dataclasses.replace(settings, documents=request.documents)
+
+
+def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> Result:
     """A latent text model's figures on the rows of a source, and what became of those rows."""
+    bound = None if request.max_tokens == AFFORDABLE else request.max_tokens or "all"
+    for name, value in (("context", request.context), ("stride", request.stride), ("max_tokens", bound)):
+        if value is not None:
+            raise InputError(f"{name}: got {value}, but {request.checkpoint} is no causal model; leave it out")
     model = open_model(request.checkpoint, AutoModelForMaskedLM, request.device)
     tokenizer = open_tokenizer(request.checkpoint)
     rows = load_rows(settings, split)
@@ -139,7 +190,31 @@ def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> tu
         seed=request.seed,
         progress=request.progress,
     )
-    return scores, rows.report
+    return scores, rows.report, {}
 
 
-SCORERS: dict[str, Callable[[ScoreRequest, DataSettings, str], tuple[Scores, RowReport]]] = {"text_jepa": _score_text}
+def _score_causal(request: ScoreRequest, settings: GeneratorDataSettings, split: str) -> Result:
+    """A causal model's figures on the documents of a source."""
+    section = _data_section(request.checkpoint, GeneratorDataSettings)
+    return score_causal_checkpoint(
+        CausalRequest(
+            checkpoint=request.checkpoint,
+            context=request.context,
+            stride=request.stride,
+            batch_size=request.batch_size,
+            max_documents=request.max_rows,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            device=request.device,
+            progress=request.progress,
+        ),
+        settings,
+        split,
+        trained_on=GeneratorDataSettings(**section) if "data" in section else None,
+    )
+
+
+SCORERS: dict[str, Callable[[ScoreRequest, Any, str], Result]] = {
+    "text_jepa": _score_text,
+    "staged_generator": _score_causal,
+}

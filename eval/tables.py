@@ -1,0 +1,110 @@
+"""Score JSONs as tables: a model's figures beside its baselines."""
+
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from eval.metrics.ranks import FIGURE_NAMES
+
+_HEADINGS = ("top-1", "top-5", "top-10", "MRR", "median", "mean", "cosine", "cos>.9")
+_CAUSAL = {
+    "perplexity": ("perplexity", 2),
+    "word_perplexity": ("per word", 2),
+    "bits_per_byte": ("bits/byte", 4),
+    "greedy_accuracy": ("accuracy", 4),
+    "leak_gap": ("leak gap", 6),
+}
+
+
+def text_table(record: dict[str, Any]) -> Table:
+    """Latent text model: all figures beside the unigram baseline, overall and by frequency decile of the targets.
+
+    Decile 1 holds the most frequent targets; beside it stands how often they occur in the training part.
+    """
+    title = f"{record['checkpoint']} on {record['data']} ({record['split']}): {record['num_examples']:,} blanks"
+    # `Text`, because a token such as [bold] would be read as rich's markup.
+    table = Table(
+        title=Text(title), caption=Text(_caption(record)), title_justify="left", caption_justify="left", box=SIMPLE
+    )
+    table.add_column("decile: training count", no_wrap=True)
+    table.add_column("", style="dim")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right")
+    model, unigram = record["metrics"], record["baselines"]["unigram"]
+    _add_pair(table, "all", model, unigram)
+    table.add_section()
+    # `or ()`: without training counts there are no deciles and no baseline.
+    for ours, theirs in zip(model["by_decile"] or (), unigram["by_decile"] or (), strict=True):
+        label = f"{ours['decile']}: {_count_range(ours)}"
+        _add_pair(table, label, ours, theirs)
+    return table
+
+
+def causal_table(record: dict[str, Any]) -> Table:
+    """Causal model: its figures and the baselines' on the same tokens; the leak gap in nats per token."""
+    metrics = record["metrics"]
+    title = (
+        f"{record['checkpoint']} on {record['data']} ({record['split']}): {record['num_examples']:,} tokens of "
+        f"{record['num_rows']:,} documents"
+    )
+    table = Table(
+        title=Text(title),
+        caption=Text(_causal_caption(metrics)),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    table.add_column("")
+    for heading, _ in _CAUSAL.values():
+        table.add_column(heading, justify="right")
+    table.add_row("model", *_causal_cells(metrics))
+    for name, figures in record["baselines"].items():
+        table.add_row(name, *_causal_cells(figures), style="dim")
+    return table
+
+
+def _causal_cells(figures: dict[str, Any]) -> list[str]:
+    values = [(figures[name], digits) for name, (_, digits) in _CAUSAL.items()]
+    return ["-" if value is None else f"{value:,.{digits}f}" for value, digits in values]
+
+
+def _causal_caption(metrics: dict[str, Any]) -> str:
+    """What the figures per word and per byte divide by, the unknown share, and where a routed model looks."""
+    parts = [f"{metrics['words']:,} words and line ends, {metrics['bytes']:,} bytes; accuracy is greedy."]
+    if metrics["unknown_share"]:
+        parts.append(f"{metrics['unknown_share']:.1%} of the tokens are the unknown token.")
+    if metrics["edge_mass"] is not None:
+        shares = ", ".join(f"{kind} {share:.1%}" for kind, share in metrics["edge_mass"].items())
+        parts.append(f"Attention by edge: {shares}.")
+    return " ".join(parts)
+
+
+def _add_pair(table: Table, label: str, model: dict, unigram: dict) -> None:
+    """Two rows: the model's figures and the baseline's."""
+    table.add_row(label, "model", *_cells(model))
+    table.add_row("", "unigram", *_cells(unigram), style="dim")
+
+
+def _cells(figures: dict) -> list[str]:
+    """Figures as short text: ranks with one decimal, shares and cosines with three, - for what makes no sense."""
+    cells = []
+    for name in FIGURE_NAMES:
+        value = figures[name]
+        digits = 1 if name.endswith("rank") else 3
+        cells.append("-" if value is None else f"{value:,.{digits}f}")
+    return cells
+
+
+def _count_range(decile: dict) -> str:
+    """How often a decile's tokens stood in the training part."""
+    if decile["num_examples"] == 0:
+        return "no blanks"
+    return f"{decile['max_count']:,} to {decile['min_count']:,}"
+
+
+def _caption(record: dict[str, Any]) -> str:
+    """The tokens put first most often, so that a model that always says the same is seen at once."""
+    words = ", ".join(f"{token} {share:.1%}" for token, share in record["metrics"]["most_predicted"][:5])
+    return f"Most predicted: {words}. Ranks are among the whole vocabulary; ties count against the model."
