@@ -1,9 +1,9 @@
 """Runs in a process that cannot import the packages: opens a checkpoint by its own code, writes what came out.
 
-    python -I open_without_packages.py CHECKPOINT ANSWERS.safetensors SAVED_AGAIN
+    python -I open_without_packages.py CHECKPOINT ANSWERS.safetensors SAVED_AGAIN TASK...
 
-ANSWERS holds the inputs, one tensor per name; to them the answers of every Auto class are added, and the checkpoint is
-saved again from what was opened.
+ANSWERS holds the inputs, one tensor per name; to them the answers of every Auto class and of the stock pipelines of
+every TASK are added, and the checkpoint is saved again from what was opened.
 """
 
 import importlib.abc
@@ -17,7 +17,18 @@ class Forbidden(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {fullname!r} (forbidden here)", name=fullname)
 
 
-def main(checkpoint: str, answers: str, saved_again: str) -> None:
+def answer_of(stock: "transformers.Pipeline") -> "torch.Tensor":  # noqa: F821 # imported where nothing is forbidden
+    """What a stock pipeline says of a fixed text, as numbers."""
+    import torch
+
+    if stock.task == "fill-mask":
+        return torch.tensor([guess["token"] for guess in stock("w1 [MASK] w3")])
+    if stock.task == "text-generation":
+        return torch.tensor(stock("w1 w2 w3", do_sample=False, return_tensors=True)[0]["generated_token_ids"])
+    return torch.tensor(stock("w1 w2 w3"))
+
+
+def main(checkpoint: str, answers: str, saved_again: str, *tasks: str) -> None:
     sys.meta_path.insert(0, Forbidden())
     import torch
     import transformers
@@ -40,10 +51,9 @@ def main(checkpoint: str, answers: str, saved_again: str) -> None:
     model.save_pretrained(saved_again)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
     tokenizer.save_pretrained(saved_again)
-    fill = transformers.pipeline("fill-mask", model=checkpoint, trust_remote_code=True, device="cpu")
-    tensors["answer.fill-mask"] = torch.tensor([guess["token"] for guess in fill("w1 [MASK] w3")])
-    extract = transformers.pipeline("feature-extraction", model=checkpoint, trust_remote_code=True, device="cpu")
-    tensors["answer.feature-extraction"] = torch.tensor(extract("w1 w2 w3"))
+    for task in tasks:
+        stock = transformers.pipeline(task, model=checkpoint, trust_remote_code=True, device="cpu")
+        tensors[f"answer.{task}"] = answer_of(stock)
     save_file(tensors, answers)
     print(json.dumps(modules))
 

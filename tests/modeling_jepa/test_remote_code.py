@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,17 @@ from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from configuration_jepa.remote_code import export_remote_code
-from tests.families import FAMILIES, Family, tiny_tokenizer
+from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR, TEXT_JEPA, Family, tiny_tokenizer
+from tests.modeling_jepa.open_without_packages import answer_of
 
 SCRIPT = Path(__file__).with_name("open_without_packages.py")
+FIRST_GENERATOR = replace(
+    STAGED_GENERATOR,
+    name="staged_generator-0",
+    small={**STAGED_GENERATOR.small, "stage": 0, "semantic_blocks": "simple"},
+)
+# The generator's first and last stage: what lies between is part of the last.
+TRAVELLERS = (TEXT_JEPA, FIRST_GENERATOR, ROUTED_GENERATOR)
 
 
 @dataclass(frozen=True)
@@ -30,19 +38,21 @@ class Opened:
     answers_again: dict[str, torch.Tensor]
 
 
-def open_in_a_clean_process(checkpoint: Path, inputs: dict, folder: Path) -> tuple[dict, dict, Path]:
+def open_in_a_clean_process(
+    checkpoint: Path, inputs: dict, folder: Path, tasks: tuple[str, ...]
+) -> tuple[dict, dict, Path]:
     folder.mkdir()
     answers, saved_again = folder / "answers.safetensors", folder / "again"
     save_file({f"input.{name}": tensor for name, tensor in inputs.items()}, answers)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(folder / "modules")
-    command = [sys.executable, "-I", str(SCRIPT), str(checkpoint), str(answers), str(saved_again)]
+    command = [sys.executable, "-I", str(SCRIPT), str(checkpoint), str(answers), str(saved_again), *tasks]
     child = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1]), load_file(answers), saved_again
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=TRAVELLERS, ids=lambda family: family.name)
 def family(request) -> Family:
     return request.param
 
@@ -59,8 +69,8 @@ def checkpoint(family: Family, tmp_path_factory) -> Path:
 def opened(family: Family, checkpoint: Path, tmp_path_factory) -> Opened:
     folder = tmp_path_factory.mktemp("clean")
     inputs = family.inputs(family.config())
-    modules, answers, again = open_in_a_clean_process(checkpoint, inputs, folder / "first")
-    modules_again, answers_again, _ = open_in_a_clean_process(again, inputs, folder / "second")
+    modules, answers, again = open_in_a_clean_process(checkpoint, inputs, folder / "first", family.tasks)
+    modules_again, answers_again, _ = open_in_a_clean_process(again, inputs, folder / "second", family.tasks)
     return Opened(checkpoint, again, answers, modules, modules_again, answers_again)
 
 
@@ -78,11 +88,19 @@ def test_answers_are_bitwise_those_of_the_installed_package(family: Family, open
 
 
 def test_stock_pipelines_work_for_a_stranger(family: Family, opened: Opened) -> None:
-    fill = pipeline("fill-mask", model=str(opened.checkpoint), device="cpu")
-    expected = [guess["token"] for guess in fill("w1 [MASK] w3")]
-    assert opened.answers["answer.fill-mask"].tolist() == expected
-    extract = pipeline("feature-extraction", model=str(opened.checkpoint), device="cpu")
-    assert torch.equal(opened.answers["answer.feature-extraction"], torch.tensor(extract("w1 w2 w3")))
+    for task in family.tasks:
+        expected = answer_of(pipeline(task, model=str(opened.checkpoint), device="cpu"))
+        assert torch.equal(opened.answers[f"answer.{task}"], expected), task
+
+
+def test_generation_defaults_travel(family: Family, opened: Opened) -> None:
+    if "text-generation" not in family.tasks:
+        pytest.skip(f"{family.name} generates nothing")
+    for folder in (opened.checkpoint, opened.saved_again):
+        defaults = json.loads((folder / "generation_config.json").read_text())
+        assert (defaults["do_sample"], defaults["top_k"], defaults["temperature"]) == (True, 50, 0.7)
+        config = family.config()
+        assert defaults["suppress_tokens"] == sorted(set(config.special_token_ids) - {config.eos_token_id})
 
 
 def test_saved_again_after_a_remote_load_it_still_opens(opened: Opened) -> None:
@@ -114,3 +132,12 @@ def test_exported_code_is_only_what_the_family_needs(tmp_path) -> None:
     written = {path.name for path in export_remote_code(["modeling_text_jepa.TextJepaModel"], tmp_path)}
     assert {"modeling_text_jepa.py", "configuration_text_jepa.py", "layers.py", "losses.py"} <= written
     assert not [name for name in written if "dialogue" in name or "staged" in name or "video" in name]
+
+
+def test_the_generators_code_brings_its_parts_and_no_other_family(tmp_path) -> None:
+    written = {
+        path.name for path in export_remote_code(["modeling_staged_generator.StagedGeneratorForCausalLM"], tmp_path)
+    }
+    parts = {"graph_routing.py", "semantic_blocks.py", "chunked_cross_entropy.py", "configuration_staged_generator.py"}
+    assert {"modeling_staged_generator.py", *parts} <= written
+    assert not [name for name in written if "text_jepa" in name]
