@@ -12,6 +12,7 @@ from eval.generate import sample_line
 from eval.rules import Verdict, judge_generator_size, passes_over_data, readable, readable_ratio
 from eval.run_log import RunFacts
 from eval.scorers.causal import held_out_figures
+from eval.scorers.text_jepa import MAX_ROWS
 from eval.words import training_words
 from modeling_jepa import StagedGeneratorForCausalLM
 from training.arguments import Run
@@ -116,7 +117,7 @@ def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[s
     edges = (score["metrics"]["edge_mass"] if score else None) or {}
     return {
         "edges": ", ".join(f"{kind} {share:.1%}" for kind, share in edges.items()),
-        "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], None),
+        "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], MAX_ROWS),
     }
 
 

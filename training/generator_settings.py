@@ -96,7 +96,7 @@ class GeneratorEvaluationSettings(EvaluationSettings):
         default=None, metadata=_help("also continue the prompts every so many steps; null: at milestones only")
     )
     score_rows: int | None = field(
-        default=200, metadata=_help("test documents of the final score, a seeded subset; null for all")
+        default=2000, metadata=_help("test documents of that score, a seeded subset; null for all")
     )
 
     def validate(self) -> None:

@@ -168,12 +168,26 @@ def _refuse_another_size(run: Run, family: Family, origin: JepaConfig) -> None:
     added = [name for name in here.keys() - there.keys() if not name.startswith(new)]
     if not added and all(here.get(name) == shape for name, shape in there.items()):
         return
-    names = sorted(own_fields(type(ours)) - set(ours.loss_fields) - set(ours.universal_fields))
-    different = [name for name in names if getattr(ours, name) != getattr(origin, name)]
-    shown = ", ".join(f"{name} {getattr(origin, name)} there and {getattr(ours, name)} here" for name in different[:4])
+    fields = {**run.config_fields, **_tokens_of(origin)}
+    deciding = [name for name in sorted(own_fields(type(ours))) if _decides_shapes(family, fields, here, name, origin)]
+    shown = ", ".join(
+        f"{name} {getattr(origin, name)} there and {getattr(ours, name)} here" for name in deciding[:_SHOWN]
+    )
     raise InputError(
         f"init_from: {run.init_from} has another size ({shown}); take its values, or train without --init_from"
     )
+
+
+def _decides_shapes(
+    family: Family, fields: dict[str, Any], here: dict[str, tuple[int, ...]], name: str, origin: JepaConfig
+) -> bool:
+    """Whether our model would have other shapes with the origin's value of a field."""
+    if name in origin.universal_fields or fields.get(name) == getattr(origin, name):
+        return False
+    try:
+        return _shapes(family, family.config_class(**{**fields, name: getattr(origin, name)})) != here
+    except ValueError:  # the value alone contradicts the others
+        return True
 
 
 def _tokens_of(config: JepaConfig) -> dict[str, Any]:
