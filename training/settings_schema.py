@@ -17,6 +17,8 @@ from training.data.errors import InputError
 
 SECTIONS = ("model", "data", "masking", "loss", "training", "evaluation")
 
+_NULLS = ("null", "none", "None")
+
 # The tokenizer decides these; a recipe cannot.
 _FROM_TOKENIZER = ("vocab_size", "pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
 
@@ -94,8 +96,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         options = typing.get_args(hint)
         # A list's flag gives what stands behind it as a list.
-        single = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if type(None) in options and (single is None or single in ("null", "none", "None")):
+        if type(None) in options and (value is None or value in (*_NULLS, *([null] for null in _NULLS))):
             return None
         plain = [option for option in options if option is not type(None)]
         return _convert(value, float if float in plain else plain[0])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from configuration_jepa import TextJepaConfig
+from configuration_jepa import StagedGeneratorConfig, TextJepaConfig
 from configuration_jepa.configuration_base import own_fields
 from training import train
 from training.arguments import _UNIVERSAL, keys_of_family
@@ -23,7 +23,7 @@ from training.settings import TRACKERS
 from training.settings_schema import SECTIONS, Key
 
 KEYS = {(family, key.name): key for family in family_names() for key in keys_of_family(family).values()}
-CONFIGS = (TextJepaConfig,)
+CONFIGS = (TextJepaConfig, StagedGeneratorConfig)
 
 # What each number may be: lowest, highest (None: no limit, for whole ones below 2 ** 32), and whether those may.
 AT_LEAST_0, AT_LEAST_1 = (0, None, True, True), (1, None, True, True)
@@ -53,10 +53,20 @@ RANGES = {
     "max_position_embeddings": (2, None, True, True),
     "max_vocab": (8, None, True, True),
     "seed": AT_LEAST_0,
+    # of the staged generator
+    **dict.fromkeys("embedding_size num_semantic_blocks credit_steps sample_steps".split(), AT_LEAST_1),
+    **dict.fromkeys("routing_window routing_top_k routing_blocks".split(), AT_LEAST_0),
+    **dict.fromkeys("block_decorrelation_weight z_loss_weight".split(), AT_LEAST_0),
+    **dict.fromkeys("label_smoothing muon_momentum".split(), BELOW_1),
+    **dict.fromkeys("credit_siblings credit_rest credit_floor".split(), SHARE),
+    "time_dim": (2, None, True, True),
+    "routing_candidates": (16, None, True, True),
+    "stage": (0, 3, True, True),
 }
 CHOICES = (
     *("hidden_act", "head", "ranking", "negative_sampling", "logit_scale", "target_table", "collapse_protection"),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
+    *("semantic_blocks", "documents", "optimizer", "credit", "credit_control"),
 )
 FREE = ("data", "split", "text_column", "tokenizer", "run_name", "sample_phrases")
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
