@@ -1,0 +1,290 @@
+"""The generator never sees its own answer, another row, padding or another document; and these tests would notice."""
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_jepa import StagedGeneratorForCausalLM, modeling_staged_generator
+from modeling_jepa.graph_routing import Neighbours
+from tests.modeling_jepa.tiny_generators import (
+    LENGTH,
+    STAGES,
+    VOCABULARY,
+    logits_of,
+    random_tokens,
+    tiny_generator,
+    trained_generator,
+)
+
+# fp32 written out: a masked probability is exactly 0. The library's kernels may add in another order.
+TOLERANCES = {"eager": 0.0, "sdpa": 1e-5}
+each_stage = pytest.mark.parametrize("stage", STAGES)
+each_implementation = pytest.mark.parametrize("implementation", TOLERANCES)
+
+
+@pytest.fixture(scope="module", params=[(stage, state) for stage in STAGES for state in ("untrained", "trained")])
+def model(request) -> StagedGeneratorForCausalLM:
+    stage, state = request.param
+    return tiny_generator(stage) if state == "untrained" else trained_generator(stage)
+
+
+def leak(model: StagedGeneratorForCausalLM) -> float:
+    """Largest change of a logit at or before t when all tokens after t change, over every t (one row per t)."""
+    rows = LENGTH - 1
+    tokens = random_tokens(1).expand(rows, -1)
+    later = torch.arange(LENGTH)[None] > torch.arange(rows)[:, None]
+    changed = torch.where(later, random_tokens(rows, seed=1), tokens)
+    difference = (logits_of(model, changed) - logits_of(model, tokens)).abs().amax(-1)
+    return difference.masked_fill(later, 0.0).max().item()
+
+
+@torch.no_grad()
+def prefix_only_loss(model: StagedGeneratorForCausalLM, tokens: torch.Tensor) -> float:
+    """Mean nats per token, each predicted by a model that is given nothing but the tokens before it."""
+    nats = [
+        nn.functional.cross_entropy(model(tokens[:, :t]).logits[:, -1], tokens[:, t])
+        for t in range(1, tokens.shape[1])
+    ]
+    return torch.stack(nats).mean().item()
+
+
+def teacher_forced_loss(model: StagedGeneratorForCausalLM, tokens: torch.Tensor) -> float:
+    with torch.no_grad():
+        return model(tokens, labels=tokens).loss.item()
+
+
+def repeated_tokens() -> torch.Tensor:
+    half = random_tokens(4, LENGTH // 2, seed=7)
+    return torch.cat((half, half), dim=1)
+
+
+def see_the_next_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant an edge from each place to the one after it, on both roads."""
+    honest_mask, honest_routing = (
+        modeling_staged_generator.create_causal_mask,
+        modeling_staged_generator.find_neighbours,
+    )
+
+    def with_the_next(batch, head, query, key):
+        return key == query + 1
+
+    def leaking_mask(**arguments: object) -> torch.Tensor:
+        return honest_mask(**{**arguments, "or_mask_function": with_the_next})
+
+    def leaking_routing(queries: torch.Tensor, keys: torch.Tensor, *arguments: object) -> Neighbours:
+        honest = honest_routing(queries, keys, *arguments)
+        following = torch.arange(1, queries.shape[1] + 1).expand(len(queries), -1)[..., None]
+        exists = following < keys.shape[1]
+        return Neighbours(
+            torch.cat((honest.index, following.clamp_max(keys.shape[1] - 1)), dim=-1),
+            torch.cat((honest.mask, exists), dim=-1),
+        )
+
+    monkeypatch.setattr(modeling_staged_generator, "create_causal_mask", leaking_mask)
+    monkeypatch.setattr(modeling_staged_generator, "find_neighbours", leaking_routing)
+
+
+def route_by_the_whole_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edges that all lead back, but are chosen by a vector from which the mean of the row is taken."""
+    honest = modeling_staged_generator.routing_vectors
+    monkeypatch.setattr(modeling_staged_generator, "routing_vectors", lambda rows: honest(rows - rows.mean(1, True)))
+
+
+@each_implementation
+def test_later_tokens_change_no_logit(model, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    assert leak(model) <= TOLERANCES[implementation]
+
+
+@each_implementation
+def test_later_tokens_change_no_logit_in_training(model, implementation: str) -> None:
+    """Training takes another road at stage 3: nothing gathered is kept."""
+    model.set_attn_implementation(implementation)
+    model.train()
+    found = leak(model)
+    model.eval()
+    assert found <= TOLERANCES[implementation]
+
+
+@each_implementation
+def test_teacher_forced_loss_is_the_prefix_only_loss(model, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    tokens = repeated_tokens()
+    assert teacher_forced_loss(model, tokens) == pytest.approx(prefix_only_loss(model, tokens), abs=1e-4)
+
+
+@each_stage
+def test_no_gradient_reaches_a_later_token(stage: int) -> None:
+    model, seen = tiny_generator(stage).train(), []
+    model.model.embed_tokens.register_forward_hook(lambda module, given, made: seen.append(made) or made.retain_grad())
+    model(random_tokens(2)).logits[:, 20].sum().backward()
+    assert seen[0].grad[:, :21].abs().amax(-1).gt(0).any()
+    assert not seen[0].grad[:, 21:].any()
+
+
+@each_stage
+@each_implementation
+def test_an_edge_to_the_next_token_is_noticed(stage: int, implementation: str, monkeypatch) -> None:
+    see_the_next_token(monkeypatch)
+    model = tiny_generator(stage, implementation)
+    assert leak(model) > 1e-2
+    tokens = repeated_tokens()
+    assert abs(teacher_forced_loss(model, tokens) - prefix_only_loss(model, tokens)) > 1e-3
+
+
+def test_training_on_an_edge_to_the_next_token_pays_only_where_it_is_seen(monkeypatch) -> None:
+    """The sign of a leak: a low loss that is not there when the model has only the prefix."""
+    see_the_next_token(monkeypatch)
+    for stage in (0, 3):
+        model, tokens = trained_generator(stage, steps=60), repeated_tokens()
+        assert prefix_only_loss(model, tokens) - teacher_forced_loss(model, tokens) > 0.1
+
+
+def test_edges_chosen_by_later_tokens_are_noticed(monkeypatch) -> None:
+    route_by_the_whole_row(monkeypatch)
+    assert leak(tiny_generator(3)) > 1e-2
+
+
+def test_batch_mates_change_nothing(model) -> None:
+    tokens = random_tokens(6)
+    together = logits_of(model, tokens)
+    for row in range(len(tokens)):
+        torch.testing.assert_close(logits_of(model, tokens[row : row + 1])[0], together[row], atol=1e-5, rtol=0)
+
+
+@each_implementation
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(model, side: str, implementation: str) -> None:
+    """Rows of different lengths, each against itself alone; what stands in the padding does not matter."""
+    model.set_attn_implementation(implementation)
+    lengths = (LENGTH, 9, LENGTH - 13)
+    tokens, mask = random_tokens(3), torch.zeros(3, LENGTH, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        kept = slice(LENGTH - length, LENGTH) if side == "left" else slice(0, length)
+        mask[row, kept] = 1
+    padded = logits_of(model, tokens, attention_mask=mask)
+    assert padded.isfinite().all()
+    for row in range(3):
+        kept = mask[row].bool()
+        alone = logits_of(model, tokens[row : row + 1, kept])
+        torch.testing.assert_close(padded[row, kept], alone[0], atol=1e-5, rtol=0)
+
+
+@each_implementation
+@pytest.mark.parametrize("pieces", [(20, 1, 1, 1, 25), (1,) * LENGTH, (5, 43)])
+def test_a_cache_continued_without_positions_equals_the_full_pass(model, pieces, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    tokens = random_tokens(2)
+    full, cache, made = logits_of(model, tokens), None, []
+    with torch.no_grad():
+        for piece in tokens.split(pieces, dim=1):
+            output = model(piece, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            made.append(output.logits)
+    torch.testing.assert_close(torch.cat(made, dim=1), full, atol=1e-5, rtol=0)
+
+
+@each_stage
+def test_a_left_padded_cache_continued_without_positions_equals_the_full_pass(stage: int) -> None:
+    model, tokens = tiny_generator(stage), random_tokens(2)
+    mask = torch.ones(2, LENGTH, dtype=torch.long)
+    mask[1, :11] = 0
+    full = logits_of(model, tokens, attention_mask=mask)
+    with torch.no_grad():
+        first = model(tokens[:, :30], attention_mask=mask[:, :30], use_cache=True)
+        second = model(tokens[:, 30:], attention_mask=mask, past_key_values=first.past_key_values)
+    torch.testing.assert_close(second.logits, full[:, 30:], atol=1e-5, rtol=0)
+
+
+@each_stage
+def test_a_cropped_cache_forgets(stage: int) -> None:
+    model, tokens = tiny_generator(stage), random_tokens(1)
+    with torch.no_grad():
+        cache = model(tokens, use_cache=True).past_key_values
+        cache.crop(-8)  # the last eight
+        again = model(tokens[:, -8:], past_key_values=cache).logits
+    torch.testing.assert_close(again, logits_of(model, tokens)[:, -8:], atol=1e-5, rtol=0)
+
+
+DOCUMENTS = (19, 1, LENGTH - 20)
+
+
+def packed_positions(rows: int) -> torch.Tensor:
+    return torch.cat([torch.arange(length) for length in DOCUMENTS])[None].expand(rows, -1)
+
+
+@each_implementation
+def test_packed_documents_answer_as_if_alone(model, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    tokens = random_tokens(3)
+    packed = logits_of(model, tokens, position_ids=packed_positions(3))
+    alone = torch.cat([logits_of(model, document) for document in tokens.split(DOCUMENTS, dim=1)], dim=1)
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
+    assert (logits_of(model, tokens) - alone).abs().max() > 1e-3
+
+
+@each_stage
+def test_packed_documents_before_padding_answer_as_if_alone(stage: int) -> None:
+    """As the collator makes them: padding on the right, at position 0."""
+    model, tokens, padding = tiny_generator(stage), random_tokens(2), torch.zeros(2, 6, dtype=torch.long)
+    positions = packed_positions(2)
+    packed = logits_of(
+        model,
+        torch.cat((tokens, padding), 1),
+        attention_mask=torch.cat((torch.ones_like(tokens), padding), 1),
+        position_ids=torch.cat((positions, padding), 1),
+    )
+    expected = logits_of(model, tokens, position_ids=positions)
+    torch.testing.assert_close(packed[:, :LENGTH], expected, atol=1e-5, rtol=0)
+
+
+@each_stage
+@each_implementation
+def test_no_gradient_crosses_documents(stage: int, implementation: str) -> None:
+    model, seen = tiny_generator(stage, implementation).train(), []
+    model.model.embed_tokens.register_forward_hook(lambda module, given, made: seen.append(made) or made.retain_grad())
+    tokens = random_tokens(2)
+    labels = tokens.clone()
+    labels[:, : DOCUMENTS[0] + 2] = -100  # only the last document is learned
+    model(tokens, position_ids=packed_positions(2), labels=labels).loss.backward()
+    assert not seen[0].grad[:, : DOCUMENTS[0] + 1].any()
+    assert seen[0].grad[:, DOCUMENTS[0] + 1 :].any()
+
+
+def first_tokens_unpredicted(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return tokens.masked_fill(positions == 0, -100)
+
+
+@each_stage
+def test_gradients_of_packed_documents_are_the_sum_of_their_own(stage: int) -> None:
+    model, tokens, positions = tiny_generator(stage).train(), random_tokens(2), packed_positions(2)
+    labels = first_tokens_unpredicted(tokens, positions)
+    count = int((labels != -100).sum())
+    model(tokens, position_ids=positions, labels=labels).loss.backward()
+    packed = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for document, label in zip(tokens.split(DOCUMENTS, 1), labels.split(DOCUMENTS, 1), strict=True):
+        model(document, labels=label, num_items_in_batch=count).loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def greedy(model: StagedGeneratorForCausalLM, tokens: torch.Tensor, **flags: object) -> torch.Tensor:
+    return model.generate(tokens, do_sample=False, max_new_tokens=128, min_new_tokens=128, **flags)
+
+
+@each_stage
+def test_cached_greedy_equals_uncached_greedy_for_128_tokens(stage: int) -> None:
+    model, prompt = trained_generator(stage, "sdpa"), random_tokens(2, 16)
+    cached, uncached = greedy(model, prompt), greedy(model, prompt, use_cache=False)
+    assert cached.shape == (2, 144)
+    assert torch.equal(cached, uncached)
+
+
+@each_stage
+def test_every_token_counts_for_the_next_ones_prediction(stage: int) -> None:
+    """The other side: a model blind to its past would pass every test above."""
+    model, tokens = tiny_generator(stage), random_tokens(1, high=VOCABULARY - 1)
+    for place in (0, 10, LENGTH - 2):
+        other = tokens.index_fill(1, torch.tensor([place]), VOCABULARY - 1)
+        assert (logits_of(model, other) - logits_of(model, tokens))[0, place + 1].abs().max() > 1e-3
