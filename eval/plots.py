@@ -14,10 +14,16 @@ from matplotlib.figure import Figure
 
 from training.data.errors import InputError
 
-LOSS_NAMES = ("loss", "ranking", "alignment", "auxiliary", "collapse")
-HELDOUT_NAMES = ("eval_mrr", "eval_top1", "eval_top5", "eval_top10")
+LOSS_NAMES = ("loss", "ranking", "alignment", "auxiliary", "collapse", "cross_entropy", "block_decorrelation")
+HELDOUT_NAMES = ("eval_mrr", "eval_top1", "eval_top5", "eval_top10", "eval_greedy_accuracy", "eval_unigram_accuracy")
+PERPLEXITY_NAMES = ("perplexity", "eval_perplexity", "eval_unigram_perplexity")
+# Credit assignment: a curve for every part of the model.
+CREDIT_PANELS = {"credit/": "share of the error", "credit_rate/": "share of the update"}
 # Each has a scale of its own.
 REPRESENTATION_CURVES = {"eval_effective_rank": "effective rank", "eval_mean_pairwise_cosine": "pairwise cosine"}
+
+_PERPLEXITY = "perplexity"
+_FEW = 6  # curves; more need a smaller legend
 
 
 def read_log(path: str | Path) -> list[dict]:
@@ -47,8 +53,8 @@ def curve(rows: Sequence[dict], name: str) -> tuple[list[int], list[float]]:
 
 
 def plot_run(log: str | Path, picture: str | Path) -> None:
-    """Draw loss and its parts, held-out figures (shares 0..1) and, where logged, how much of its space the encoder
-    uses at held-out blanks; against optimizer steps.
+    """Draw loss and its parts, held-out figures (shares 0..1) and, where logged, perplexity, credit by part, and how
+    much of its space the model uses; against optimizer steps.
 
     Raises:
         InputError: the log holds no loss.
@@ -57,7 +63,7 @@ def plot_run(log: str | Path, picture: str | Path) -> None:
     if not curve(rows, "loss")[0]:
         raise InputError(f"{log} holds no training loss yet: train for at least one logging step")
     panels = [(LOSS_NAMES, "training loss"), (HELDOUT_NAMES, "held-out figure")]
-    panels += [((name,), label) for name, label in REPRESENTATION_CURVES.items() if curve(rows, name)[0]]
+    panels += _optional_panels(rows)
     figure = Figure(figsize=(8, 3 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, sharex=True)
@@ -69,6 +75,17 @@ def plot_run(log: str | Path, picture: str | Path) -> None:
     figure.savefig(picture, dpi=120, metadata={"Software": None})
 
 
+def _optional_panels(rows: Sequence[dict]) -> list[tuple[Sequence[str], str]]:
+    """Names and label of what only some families log."""
+    panels: list[tuple[Sequence[str], str]] = []
+    if curve(rows, PERPLEXITY_NAMES[0])[0]:
+        panels.append((PERPLEXITY_NAMES, _PERPLEXITY))
+    for prefix, label in CREDIT_PANELS.items():
+        names = sorted({name for row in rows for name in row if name.startswith(prefix)})
+        panels += [(names, label)] if names else []
+    return panels + [((name,), label) for name, label in REPRESENTATION_CURVES.items() if curve(rows, name)[0]]
+
+
 def _draw(axes: Axes, rows: Sequence[dict], names: Sequence[str], label: str) -> None:
     """The named curves that the log holds, on one pair of axes."""
     drawn = 0
@@ -78,6 +95,7 @@ def _draw(axes: Axes, rows: Sequence[dict], names: Sequence[str], label: str) ->
             axes.plot(steps, values, label=name.removeprefix("eval_"), marker="." if len(steps) < 30 else None)
             drawn += 1
     axes.set_ylabel(label)
+    axes.set_yscale("log" if label == _PERPLEXITY else "linear")
     axes.grid(alpha=0.3)
     if drawn:
-        axes.legend()
+        axes.legend(fontsize="small" if drawn > _FEW else "medium", ncols=1 + drawn // _FEW)

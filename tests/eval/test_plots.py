@@ -50,3 +50,13 @@ def test_the_representation_gets_panels_of_its_own(log, tmp_path):
     plot_run(log, tmp_path / "with.png")
     heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24]) for name in ("without.png", "with.png")]
     assert heights[1] == 2 * heights[0]
+
+
+def test_perplexity_and_credit_get_panels_of_their_own(log, tmp_path):
+    plot_run(log, tmp_path / "without.png")
+    figures = {"perplexity": 90.0, "credit/head": 0.4, "credit/layer_0.mlp": 0.6, "credit_rate/head": 0.05}
+    rows = [{"step": step, "loss": 4.5, **figures} for step in (40, 50)]
+    log.write_text(log.read_text() + "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plot_run(log, tmp_path / "with.png")
+    heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24]) for name in ("without.png", "with.png")]
+    assert 2 * heights[1] == 5 * heights[0]

@@ -2,13 +2,16 @@
 
 import json
 import random
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.faults.harness import Ending, assert_same_run, before_step, die, import_everything, log_rows, train
+from eval.score import main as score_main
+from tests.faults.harness import Ending, assert_same_run, before_step, die, fork, import_everything, log_rows, train
 from training.arguments import parse_arguments
 from training.data.errors import InputError
 
@@ -177,6 +180,32 @@ def test_the_card_shows_the_score_beside_its_baselines(stages) -> None:
         assert "pipeline_tag: text-generation" in card
 
 
+def test_the_command_in_the_card_gives_the_figures_of_the_card(stages, tmp_path: Path) -> None:
+    folder = stages[0][3]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in card.splitlines() if line.startswith("python -m eval.score "))
+    words = shlex.split(command.replace("PATH_OR_REPOSITORY", str(folder)).replace("scores.json", ""))
+    assert score_main([*words[3:-1], "--json", str(tmp_path / "again.json"), "--device", "cpu"]) == 0
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    stored = json.loads((folder / "results" / "score.json").read_text(encoding="utf-8"))
+    assert (again["num_rows"], again["metrics"]) == (stored["num_rows"], stored["metrics"])
+
+
+def test_the_snippet_in_the_card_runs(stages) -> None:
+    folder = stages[0][3]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    snippet = snippet.replace("PATH_OR_REPOSITORY", str(folder)).replace(", trust_remote_code=True", "")
+
+    def run() -> int:
+        exec(compile(snippet, "card", "exec"), {})
+        return 0
+
+    ending = fork(run)
+    assert ending.code == 0, ending
+    assert ending.out.strip().startswith("Once upon a time")
+
+
 def test_credit_is_given_at_stage_2_and_named_in_the_log(stages) -> None:
     for stage, folder in enumerate(stages[0]):
         rows = [row for row in log_rows(folder) if "loss" in row]
@@ -300,6 +329,21 @@ def test_a_checkpoint_that_a_run_cannot_start_from_is_refused_before_the_data_is
     assert ending.last_line.startswith(f"error: init_from: {origin} ")
     assert said in ending.last_line
     assert "training rows" not in ending.out
+
+
+@pytest.mark.parametrize("flags", ["--stage 2", "--stage 0 --optimizer muon", "--stage 1 --credit analyse"])
+def test_credit_and_muon_are_refused_where_an_engine_holds_the_optimizer_in_pieces(
+    recipe: Path, tmp_path: Path, flags: str
+) -> None:
+    def shard() -> None:
+        from training.trainer import JepaTrainer
+
+        JepaTrainer._is_sharded = property(lambda self: True)
+
+    ending = train(recipe, tmp_path / "run", flags, shard)
+    assert ending.code == 2
+    assert "credit and optimizer: FSDP and DeepSpeed keep weights and optimizer in pieces" in ending.last_line
+    assert "--credit off --optimizer adamw" in ending.last_line
 
 
 def test_a_checkpoint_of_another_family_or_none_at_all_is_refused(
