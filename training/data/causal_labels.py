@@ -25,5 +25,5 @@ class CausalLabels:
             token there. The labels other than -100 are as many as the predictions.
         """
         kept = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        predicted = (batch["position_ids"] > 0) & (batch["attention_mask"] > 0)
-        return {**kept, "labels": torch.where(predicted, batch["input_ids"], IGNORED)}
+        # A padded place has position 0 too.
+        return {**kept, "labels": torch.where(batch["position_ids"] > 0, batch["input_ids"], IGNORED)}

@@ -16,7 +16,7 @@ from training.data.settings import GeneratorDataSettings
 from training.data.sources import HELD_OUT_SHARE, SPLITS, Part, Source, belongs_to, locate
 
 _LINE_END = "\n"
-_HEADING = re.compile(r"\s*= (?!= ).*(?<! =) =\s*")
+_HEADING = re.compile(r"\s*= (?!= ).* =\s*")
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,13 @@ def test_another_setting_makes_other_blocks(source, changes):
     assert prepare_blocks(settings(source, **changes), 32).data_hash != prepare_blocks(settings(source), 32).data_hash
 
 
-def test_another_text_or_length_makes_other_blocks(source):
-    hashes = {prepare_blocks(settings(source), length).data_hash for length in (16, 32)}
+def test_another_text_length_or_tokenizer_makes_other_blocks(source):
+    first = prepare_blocks(settings(source), 32)
+    hashes = {first.data_hash, prepare_blocks(settings(source), 16, first.tokenizer).data_hash}
     source.write_text("\n".join(LINES[1:]), encoding="utf-8")
-    assert len(hashes | {prepare_blocks(settings(source), 32).data_hash}) == 3
+    hashes.add(prepare_blocks(settings(source), 32, first.tokenizer).data_hash)
+    hashes.add(prepare_blocks(settings(source), 32).data_hash)
+    assert len(hashes) == 4
 
 
 def test_a_given_tokenizer_is_used_as_it_is_and_nothing_is_trained(source, monkeypatch):

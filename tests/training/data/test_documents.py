@@ -7,7 +7,8 @@ from training.data.errors import InputError
 from training.data.settings import GeneratorDataSettings
 
 ARTICLES = "".join(
-    f" \n = Town {n} = \n \n It has {n} houses . \n \n = = History = = \n \n Old .\n = Table ; x = \n 1 2 3 \n"
+    f" \n = Town {n} = \n \n It has {n} houses . \n \n = = History = = \n \n"  # a heading, and one below it
+    " Old .\n = Table ; x = \n \n = Row ; y = \n 1 2 3 \n"  # which are none
     for n in range(60)
 )
 
