@@ -5,7 +5,6 @@ Stage 0 is a causal transformer on factorised embeddings; 1 adds a time embeddin
 V vocabulary.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
@@ -235,7 +234,8 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         if cache.layer_class_to_replicate is None and len(cache.layers) == place:
             if cache.get_seq_length():
                 raise ValueError(f"past_key_values: this cache was not filled by a model of stage {LAST_STAGE}.")
-            cache.layers.append(copy.deepcopy(cache.layers[0]))
+            first = cache.layers[0]
+            cache.layers.append(StaticLayer(first.max_cache_len) if isinstance(first, StaticLayer) else DynamicLayer())
         # The values of this layer are never read.
         keys, _ = cache.update(queries[:, None], queries[:, None, :, :1], place)
         return keys[:, 0]
