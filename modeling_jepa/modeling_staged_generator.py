@@ -435,7 +435,8 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
             raise ValueError("block_decorrelation_weight needs input_ids.")
         rows = self.model.embed_tokens(input_ids[labels != -100].unique())
         values = block_decorrelation(rows, self.config.num_semantic_blocks)
-        return self.config.block_decorrelation_weight * values.mean(), part(values).detach()
+        mean = values.sum() / max(values.shape[0], 1)  # of no token at all: 0, not NaN
+        return self.config.block_decorrelation_weight * mean, part(values).detach()
 
 
 def default_generation_config(config: StagedGeneratorConfig) -> GenerationConfig:

@@ -1,0 +1,407 @@
+"""What is special to the staged generator: its stages, blocks, time, routing, loss and figures."""
+
+import copy
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from modeling_jepa import StagedGeneratorForCausalLM, StagedGeneratorModel
+from modeling_jepa.semantic_blocks import BlockAttention, TimeEmbedding, block_cosines, block_decorrelation
+from tests.modeling_jepa.tiny_generators import (
+    LENGTH,
+    STAGES,
+    VOCABULARY,
+    logits_of,
+    random_tokens,
+    tiny_config,
+    tiny_generator,
+)
+
+each_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": -1}, "stage=-1 is not possible: it must be from 0 to 3"),
+        ({"stage": 4}, "stage=4"),
+        ({"semantic_blocks": "both"}, "semantic_blocks='both' is not possible: it must be one of simple, full"),
+        ({"num_semantic_blocks": 5}, "embedding_size=24 is not a multiple of num_semantic_blocks=5"),
+        ({"num_semantic_blocks": 0}, "num_semantic_blocks=0"),
+        ({"embedding_size": 0}, "embedding_size=0"),
+        ({"time_dim": 7}, "time_dim=7 is not possible: it must be even"),
+        ({"time_dim": 0}, "time_dim=0"),
+        ({"stage": 3, "routing_window": 0}, "routing_window=0 is not possible: it must be at least 1 at stage 3"),
+        ({"stage": 3, "routing_top_k": 0}, "routing_top_k=0 is not possible: it must be at least 1 at stage 3"),
+        ({"routing_window": -1}, "routing_window=-1"),
+        ({"routing_candidates": 2}, "routing_candidates=2 is not possible: it must be from routing_top_k=3 to 1024"),
+        ({"routing_candidates": 1025}, "routing_candidates=1025"),
+        ({"routing_blocks": []}, "routing_blocks"),
+        ({"routing_blocks": [0, 0]}, "routing_blocks"),
+        ({"routing_blocks": [4]}, "null, or different numbers from 0 to 3"),
+        ({"stage": 3, "attention_dropout": 0.1}, "attention_dropout=0.1 is not possible at stage 3"),
+        ({"block_decorrelation_weight": -1.0}, "block_decorrelation_weight=-1.0"),
+        ({"z_loss_weight": -1.0}, "z_loss_weight=-1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(change: dict, message: str) -> None:
+    with pytest.raises(StrictDataclassError, match=message):
+        tiny_config(**{"stage": 0, **change})
+
+
+def test_routing_can_be_off_below_stage_3() -> None:
+    config = tiny_config(2, routing_window=0, routing_top_k=0, attention_dropout=0.1)
+    assert (config.routing_window, config.attention_dropout) == (0, 0.1)
+
+
+# Growing
+
+
+@each_stage
+def test_a_stage_holds_all_parameters_of_the_one_before(stage: int) -> None:
+    if stage == 0:
+        assert StagedGeneratorForCausalLM.new_parameters(0) == ()
+        return
+    before, after = (set(tiny_generator(number).state_dict()) for number in (stage - 1, stage))
+    new = StagedGeneratorForCausalLM.new_parameters(stage)
+    assert before <= after
+    assert after - before == {name for name in after if name.startswith(new)} if new else after == before
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_grown_stage_gives_the_same_logits(stage: int, implementation: str, tmp_path) -> None:
+    small = tiny_generator(stage - 1, implementation)
+    small.save_pretrained(tmp_path)
+    grown, info = StagedGeneratorForCausalLM.from_pretrained(
+        tmp_path, stage=stage, attn_implementation=implementation, output_loading_info=True
+    )
+    new = StagedGeneratorForCausalLM.new_parameters(stage)
+    assert {name for name in grown.state_dict() if new and name.startswith(new)} == set(info["missing_keys"])
+    assert grown.config.stage == stage
+    tokens = random_tokens(4)
+    assert (logits_of(grown, tokens) - logits_of(small, tokens)).abs().max() == 0
+
+
+def test_stage_3_takes_stage_2_and_answers_otherwise() -> None:
+    second, third = tiny_generator(2), StagedGeneratorForCausalLM(tiny_config(3)).eval()
+    assert third.load_state_dict(second.state_dict())
+    tokens = random_tokens(2)
+    change = (logits_of(third, tokens) - logits_of(second, tokens)).abs().amax((0, 2))
+    # As long as everything lies in the window, both see the same.
+    torch.testing.assert_close(change[:4], torch.zeros(4), atol=1e-5, rtol=0)
+    assert change.max() > 1e-3
+
+
+@each_stage
+def test_one_sentence_is_memorised_within_100_steps(stage: int) -> None:
+    torch.manual_seed(0)
+    model = StagedGeneratorForCausalLM(tiny_config(stage)).train()
+    sentence = random_tokens(1, 16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        model(sentence, labels=sentence).loss.backward()
+        optimizer.step()
+    assert model.eval()(sentence, labels=sentence).loss < 0.1
+    continued = model.generate(sentence[:, :3], do_sample=False, max_new_tokens=13)
+    assert torch.equal(continued, sentence)
+
+
+# Semantic blocks
+
+
+def test_blocks_of_a_token_are_mixed_with_no_other_token() -> None:
+    attention = tiny_generator(0).model.block_attention
+    embeddings = torch.randn(2, 6, 24)
+    changed = embeddings.clone()
+    changed[:, 3, :6] += 1  # the first block of the fourth token
+    difference = (attention(changed) - attention(embeddings)).abs().amax((0, 2))
+    assert difference[3] > 0
+    assert difference.count_nonzero() == 1
+    blocks = (attention(changed) - attention(embeddings))[:, 3].unflatten(-1, (4, 6)).abs().amax((0, 2))
+    assert (blocks > 1e-4).all()  # all of its blocks hear of it
+
+
+def test_block_attention_starts_as_the_identity() -> None:
+    model = StagedGeneratorForCausalLM(tiny_config(0))
+    embeddings = torch.randn(2, 6, 24)
+    assert torch.equal(model.model.block_attention(embeddings), embeddings)
+
+
+def test_simple_blocks_have_no_parameters() -> None:
+    simple = set(tiny_generator(0, semantic_blocks="simple").state_dict())
+    full = set(tiny_generator(0).state_dict())
+    assert simple < full
+    assert all(name.startswith("model.block_attention.") for name in full - simple)
+
+
+def test_the_number_of_blocks_needs_no_more_than_the_embedding() -> None:
+    whole = BlockAttention(tiny_config(0, num_semantic_blocks=1))
+    assert whole(torch.randn(1, 2, 24)).shape == (1, 2, 24)
+
+
+def test_decorrelation_is_the_mean_squared_cosine_between_blocks() -> None:
+    one = torch.tensor([[1.0, 0.0, 2.0, 0.0]])  # equal directions
+    two = torch.tensor([[1.0, 0.0, 0.0, 3.0]])  # a right angle
+    three = torch.tensor([[1.0, 0.0, 1.0, 1.0]])  # half of it
+    values = block_decorrelation(torch.cat((one, two, three)), 2)
+    torch.testing.assert_close(values, torch.tensor([1.0, 0.0, 0.5]))
+    assert block_decorrelation(one, 1) == 0
+    assert block_decorrelation(torch.zeros(1, 4), 2).isfinite()
+    assert block_cosines(three, 2)[0, 0, 1] == pytest.approx(0.5**0.5)
+
+
+def test_block_figures_tell_copies_from_differences() -> None:
+    model = tiny_generator(0)
+    table = model.model.embed_tokens.weight.data
+    table.copy_(table[:, :6].repeat(1, 4))
+    copies = model.block_figures()
+    assert copies["block_cosine"] == pytest.approx(59 / 60, abs=1e-4)  # padding has none
+    assert 1 < copies["effective_rank"] <= 6
+    nn.init.normal_(table)
+    different = model.block_figures()
+    assert different["block_cosine"] < 0.5
+    assert 12 < different["effective_rank"] <= 24
+
+
+def test_effective_rank_counts_equal_directions() -> None:
+    model = tiny_generator(0)
+    table = model.model.embed_tokens.weight.data.zero_()
+    for direction in range(8):  # opposite pairs: a mean of zero
+        table[2 * direction, direction], table[2 * direction + 1, direction] = 1.0, -1.0
+    assert model.block_figures()["effective_rank"] == pytest.approx(8, abs=1e-3)
+
+
+# Time
+
+
+def test_time_is_nothing_before_it_is_learned() -> None:
+    time = StagedGeneratorForCausalLM(tiny_config(1)).model.time_embedding
+    assert not time(random_tokens(2), torch.arange(LENGTH)[None]).any()
+
+
+def test_time_depends_on_token_and_position_alone() -> None:
+    time = tiny_generator(1).model.time_embedding
+    tokens, positions = torch.tensor([[7, 8, 7, 7]]), torch.tensor([[3, 3, 4, 3]])
+    first, other, later, again = time(tokens, positions)[0]
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 1e-3
+    assert (first - later).abs().max() > 1e-3
+
+
+def test_time_is_that_of_the_formula() -> None:
+    config = tiny_config(1, time_dim=6, max_position_embeddings=64)
+    time = TimeEmbedding(config)
+    nn.init.normal_(time.amplitudes.weight)
+    angles = 5 * torch.tensor([1.0, 64**-0.5, 1 / 64])
+    waves = torch.cat((angles.sin(), angles.cos()))
+    expected = time.out_proj.weight @ (time.amplitudes.weight[9] * waves)
+    torch.testing.assert_close(time(torch.tensor([[9]]), torch.tensor([[5]]))[0, 0], expected)
+
+
+def test_embeddings_in_place_of_ids_are_refused_from_stage_1_on() -> None:
+    embeddings = torch.randn(1, 4, 24)
+    assert tiny_generator(0)(inputs_embeds=embeddings).logits.shape == (1, 4, VOCABULARY)
+    with pytest.raises(ValueError, match="inputs_embeds: from stage 1 on, time is per token: give input_ids"):
+        tiny_generator(1)(inputs_embeds=embeddings)
+
+
+@pytest.mark.parametrize("given", [{}, {"input_ids": torch.ones(1, 2).long(), "inputs_embeds": torch.ones(1, 2, 24)}])
+def test_exactly_one_input_is_needed(given: dict) -> None:
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        tiny_generator(0)(**given)
+
+
+# Routing in the model
+
+
+def test_attention_kinds_name_the_neighbours() -> None:
+    model = tiny_generator(3)
+    kinds = model.attention_kinds()
+    # A window of 3, and the Fibonacci numbers from 5 to 144 below a context of 192.
+    assert [kinds.count(kind) for kind in ("self", "window", "similar", "shortcut")] == [1, 3, 3, 8]
+    mask = torch.ones(2, LENGTH, dtype=torch.long)
+    mask[1, :7] = 0
+    attentions = model(random_tokens(2), attention_mask=mask, output_attentions=True).attentions
+    assert [tuple(layer.shape) for layer in attentions] == [(2, 4, LENGTH, len(kinds))] * 2
+    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(2, 4, LENGTH))
+    assert (attentions[0][:, :, 0, 0] == 1).all()
+    assert (attentions[0][:, :, 0, 1:] == 0).all()
+    assert all((attentions[0][0, :, -1, kinds.index(kind)] > 0).all() for kind in ("self", "window", "similar"))
+
+
+def test_without_shortcuts_there_are_none() -> None:
+    assert "shortcut" not in tiny_generator(3, routing_shortcuts=False).attention_kinds()
+
+
+def test_only_the_chosen_blocks_decide_what_is_similar() -> None:
+    """Tokens differ in their last block alone: the first says they are all alike, so the nearer are taken."""
+    tokens = random_tokens(1)
+    logits = {}
+    for blocks in ([0], [1], [3]):
+        model = tiny_generator(3, routing_blocks=blocks, semantic_blocks="simple")
+        model.model.embed_tokens.weight.data[:, :18] = 1.0
+        logits[blocks[0]] = logits_of(model, tokens)
+    assert torch.equal(logits[0], logits[1])
+    assert (logits[0] - logits[3]).abs().max() > 1e-3
+
+
+def test_a_prepared_mask_is_taken_below_stage_3_and_refused_there() -> None:
+    tokens = random_tokens(2)
+    causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()[None, None].expand(2, -1, -1, -1)
+    model = tiny_generator(1, "sdpa")
+    torch.testing.assert_close(
+        logits_of(model, tokens, attention_mask=causal), logits_of(model, tokens), atol=1e-5, rtol=0
+    )
+    with pytest.raises(ValueError, match=r"attention_mask has 4 axes: at stage 3 it must be \(B, S\)"):
+        tiny_generator(3)(tokens, attention_mask=causal)
+
+
+# Loss
+
+
+def test_loss_is_the_mean_of_what_is_predicted() -> None:
+    model, tokens = tiny_generator(1), random_tokens(3)
+    labels = tokens.clone()
+    labels[0, 5:9] = -100
+    labels[1] = -100
+    output = model(tokens, labels=labels)
+    targets = labels[:, 1:]
+    expected = nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
+    torch.testing.assert_close(output.loss, expected)
+    nats, count = output.loss_parts["cross_entropy"].tolist()
+    assert count == (targets != -100).sum()
+    assert nats / count == pytest.approx(expected.item(), abs=1e-5)
+    correct, count = output.loss_parts["accuracy"].tolist()
+    assert correct == (output.logits[:, :-1].argmax(-1) == targets).sum()
+    assert set(output.loss_parts) == {"cross_entropy", "accuracy"}
+
+
+@each_stage
+def test_training_and_evaluation_have_one_loss_and_one_gradient(stage: int) -> None:
+    """In training the logits never exist, and gathered keys are not kept."""
+    model = tiny_generator(stage, label_smoothing=0.1, z_loss_weight=1e-3, block_decorrelation_weight=0.5)
+    tokens, gradients, losses = random_tokens(3), [], []
+    for training in (True, False):
+        model.train(training).zero_grad()
+        output = model(tokens, labels=tokens)
+        assert (output.logits is None) == training
+        output.loss.backward()
+        losses.append(output.loss.item())
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_what_else_is_learned_does_not_enter_the_cross_entropy() -> None:
+    tokens = random_tokens(2)
+    plain = tiny_generator(1)(tokens, labels=tokens)
+    weighted = tiny_generator(1, label_smoothing=0.2, z_loss_weight=0.1, block_decorrelation_weight=2.0)
+    output = weighted(tokens, labels=tokens)
+    torch.testing.assert_close(output.loss_parts["cross_entropy"], plain.loss_parts["cross_entropy"])
+    assert output.loss > plain.loss
+    total, count = output.loss_parts["block_decorrelation"].tolist()
+    table = weighted.model.embed_tokens.weight[tokens.unique()]
+    assert count == len(table)
+    assert total / count == pytest.approx(block_decorrelation(table, 4).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"block_decorrelation_weight": 0.5}])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_in_which_nothing_is_predicted_is_harmless(training: bool, changes: dict) -> None:
+    model, tokens = tiny_generator(1, **changes).train(training), random_tokens(2)
+    output = model(tokens, labels=torch.full_like(tokens, -100))
+    output.loss.backward()
+    assert output.loss == 0
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_only_the_wanted_logits_are_made() -> None:
+    model, tokens = tiny_generator(3), random_tokens(2)
+    whole = logits_of(model, tokens)
+    torch.testing.assert_close(logits_of(model, tokens, logits_to_keep=2), whole[:, -2:], atol=1e-5, rtol=0)
+    places = torch.tensor([3, 40])
+    torch.testing.assert_close(logits_of(model, tokens, logits_to_keep=places), whole[:, places], atol=1e-5, rtol=0)
+
+
+# What stays with the model
+
+
+def test_token_counts_are_kept_in_the_checkpoint(tmp_path) -> None:
+    model, counts = tiny_generator(2), torch.arange(VOCABULARY) * 2**40
+    model.set_token_counts(counts)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(StagedGeneratorForCausalLM.from_pretrained(tmp_path).token_counts, counts)
+    with pytest.raises(ValueError, match=r"counts has shape \(59,\); it must be \(60,\)"):
+        model.set_token_counts(counts[1:])
+
+
+@each_stage
+def test_a_resized_vocabulary_keeps_answers_counts_and_time(stage: int) -> None:
+    model, tokens = tiny_generator(stage), random_tokens(2)
+    model.set_token_counts(torch.arange(VOCABULARY))
+    before = logits_of(model, tokens)
+    model.resize_token_embeddings(VOCABULARY + 7)
+    assert torch.equal(logits_of(model, tokens)[..., :VOCABULARY], before)
+    assert model.token_counts.tolist() == [*range(VOCABULARY), *[0] * 7]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    new = torch.full((1, 3), VOCABULARY + 3)
+    assert model(new, labels=new).loss.isfinite()
+    model.resize_token_embeddings(VOCABULARY - 1)
+    assert logits_of(model, tokens.clamp_max(VOCABULARY - 2)).shape[-1] == VOCABULARY - 1
+
+
+@each_stage
+def test_weights_shared_by_input_and_output_stay_shared_after_reload(stage: int, tmp_path) -> None:
+    model = tiny_generator(stage)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    opened = StagedGeneratorForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert opened.lm_head.weight is opened.model.embed_tokens.weight
+    tokens = random_tokens(2)
+    assert torch.equal(logits_of(opened, tokens), logits_of(model, tokens))
+    trunk = StagedGeneratorModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert torch.equal(trunk(tokens).last_hidden_state, model.model(tokens).last_hidden_state)
+
+
+def test_no_moving_average_follows_it() -> None:
+    assert tiny_generator(0).has_teacher is False
+
+
+# LoRA
+
+
+@each_stage
+def test_lora_is_trained_saved_loaded_and_merged(stage: int, tmp_path) -> None:
+    base, tokens = tiny_generator(stage), random_tokens(2)
+    before = logits_of(base, tokens)
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(copy.deepcopy(base), adapter).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * 2 * 2  # two matrices for each of two projections of two layers
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    after = model.eval()(input_ids=tokens).logits
+    assert (after - before).abs().max() > 1e-2
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+    assert torch.equal(loaded(input_ids=tokens).logits, after)
+    merged = loaded.merge_and_unload()
+    assert type(merged) is StagedGeneratorForCausalLM
+    torch.testing.assert_close(logits_of(merged, tokens), after, atol=1e-4, rtol=0)
+    assert torch.equal(logits_of(base, tokens), before)
