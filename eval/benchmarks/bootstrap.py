@@ -44,6 +44,18 @@ def paired_interval(
             f"paired results need two equal shapes (seeds, examples), were given {first.shape} and {second.shape}"
         )
     sums, sizes = _per_cluster(np.asarray(first, np.float64) - np.asarray(second, np.float64), clusters)
+    return interval_of_sums(sums, sizes, resamples=resamples, level=level, seed=seed)
+
+
+def interval_of_sums(
+    sums: np.ndarray, sizes: np.ndarray, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """The same where each cluster's differences are added up already.
+
+    Args:
+        sums: (seeds, clusters).
+        sizes: (clusters,) number of examples that each sum is of.
+    """
     generator = np.random.default_rng(seed)
     num_seeds, num_clusters = sums.shape
     means = np.empty(resamples)

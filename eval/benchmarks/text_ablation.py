@@ -19,15 +19,8 @@ from rich.console import Console
 
 from configuration_jepa.configuration_text_jepa import COLLAPSE_PROTECTIONS, TARGET_TABLES
 from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.text_arms import (
-    add_common_options,
-    base_overrides,
-    markdown,
-    parse_changes,
-    run_all,
-    shown_command,
-    text_arm,
-)
+from eval.benchmarks.recipe_arms import add_common_options, markdown, parse_changes, run_all, shown_command
+from eval.benchmarks.text_arms import base_overrides, text_arm
 from eval.records import check_target, package_versions, write_json
 from training.data.errors import InputError
 

@@ -20,16 +20,9 @@ from rich.console import Console
 
 from eval.benchmarks.bootstrap import paired_interval
 from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.text_arms import (
-    RECIPES,
-    add_common_options,
-    base_overrides,
-    markdown,
-    parse_changes,
-    run_all,
-    shown_command,
-    text_arm,
-)
+from eval.benchmarks.curves import mean_and_spread, reaching
+from eval.benchmarks.recipe_arms import add_common_options, markdown, parse_changes, run_all, shown_command
+from eval.benchmarks.text_arms import RECIPES, base_overrides, text_arm
 from eval.records import check_target, package_versions, write_json
 from training.arguments import parse_arguments
 from training.data.errors import InputError
@@ -161,39 +154,8 @@ def arm_figures(cells: list[dict], marks: Sequence[str], twins: list[dict]) -> d
             step: {name: mean_and_spread([cell["marks"][step].get(name) for cell in cells]) for name in METRICS}
             for step in marks
         },
-        "to_twins_final_mrr": reaching(cells, twins),
+        "to_twins_final_mrr": reaching(cells, twins, "mrr"),
     }
-
-
-def mean_and_spread(values: Sequence[float | None]) -> dict[str, float | None]:
-    """`mean` and sample standard deviation `sd` over seeds; None where it cannot be said."""
-    if any(value is None for value in values):
-        return {"mean": None, "sd": None}
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-
-
-_AXES = ("step", "cpu_seconds")
-
-
-def reaching(cells: list[dict], twins: list[dict]) -> dict[str, Any]:
-    """Mean steps and CPU seconds to the last valid MRR of the twin of the same seed, over the seeds that got there."""
-    goals = {twin["seed"]: twin["curve"][-1]["mrr"] for twin in twins}
-    paired = [cell for cell in cells if cell["seed"] in goals]
-    found = [point for cell in paired if (point := first_reach(cell["curve"], goals[cell["seed"]])) is not None]
-    mean = {name: float(np.mean([point[name] for point in found])) if found else None for name in _AXES}
-    return {**mean, "seeds_that_reached_it": len(found), "of": len(paired)}
-
-
-def first_reach(curve: list[dict], goal: float) -> dict[str, float] | None:
-    """Where a curve first reaches a MRR: in a straight line between two points; None if it never does."""
-    before = None
-    for point in curve:
-        if point["mrr"] >= goal:
-            share = 1.0 if before is None else (goal - before["mrr"]) / (point["mrr"] - before["mrr"])
-            start = before or point
-            return {name: start[name] + share * (point[name] - start[name]) for name in _AXES}
-        before = point
-    return None
 
 
 def differences(first: list[dict], second: list[dict], step: str) -> dict[str, dict[str, float]]:

@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from configuration_jepa import TextJepaConfig
-from eval.benchmarks import text_ablation, text_arms, text_probe, text_twin
+from eval.benchmarks import recipe_arms, text_ablation, text_probe, text_twin
 from eval.benchmarks.bert_anchor import BertAnchor, bert_config, sparse_scorer
 from eval.benchmarks.cells import Outcome, run_one
+from eval.benchmarks.curves import first_reach
 from eval.benchmarks.text_arms import BASE_RECIPE, base_overrides, parse_run
 from eval.records import write_json
 from eval.scorers.holes import HoleBatch, make_scorer
@@ -56,7 +57,7 @@ def cells_in_this_process(monkeypatch, repository):
             ran.append(f"{cell.arm.name}/{cell.seed}")
         return outcome
 
-    monkeypatch.setattr(text_arms, "run_cells", run_cells)
+    monkeypatch.setattr(recipe_arms, "run_cells", run_cells)
     monkeypatch.chdir(repository)
     return ran
 
@@ -161,9 +162,9 @@ def test_a_curve_reaches_a_goal_between_its_points_or_never():
         {"step": 100, "cpu_seconds": 10.0, "mrr": 0.1},
         {"step": 200, "cpu_seconds": 20.0, "mrr": 0.3},
     ]
-    assert text_twin.first_reach(curve, 0.2) == pytest.approx({"step": 150, "cpu_seconds": 15.0})
-    assert text_twin.first_reach(curve, 0.05) == {"step": 100, "cpu_seconds": 10.0}
-    assert text_twin.first_reach(curve, 0.31) is None
+    assert first_reach(curve, 0.2) == pytest.approx({"step": 150, "cpu_seconds": 15.0})
+    assert first_reach(curve, 0.05) == {"step": 100, "cpu_seconds": 10.0}
+    assert first_reach(curve, 0.31) is None
 
 
 def test_differences_pair_the_same_blanks_only():

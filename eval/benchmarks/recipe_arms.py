@@ -1,0 +1,83 @@
+"""What comparisons of recipes share: runs made from a recipe, cells run on prepared data, the options of commands.
+
+Commands are run from the root of a checkout, as recipes are named by their path in it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks.cells import Cell, Outcome, run_cells
+from training.arguments import Run, parse_arguments
+from training.data.errors import InputError
+
+
+def parse_run(recipe: str, overrides: dict[str, Any], seed: int, steps: int, output_dir: Path) -> Run:
+    """A recipe with overrides as the command line would take it, on the CPU."""
+    flags = [f"--{name}={_flag(value)}" for name, value in overrides.items()]
+    own = [f"--seed={seed}", f"--max_steps={steps}", f"--output_dir={output_dir}", "--device=cpu"]
+    return parse_arguments([recipe, *flags, *own])
+
+
+def run_all(cells: Sequence[Cell], workers: int) -> Outcome:
+    """Run what is missing; the data is prepared once before, so that no cell's figures contain it."""
+    waiting = [cell for cell in cells if not cell.done]
+    if waiting:
+        from training.build import prepare_data
+        from training.families import load_family
+
+        settings = waiting[0].arm.settings
+        run = parse_run(settings["recipe"], settings["overrides"], 0, settings["exam"]["marks"][-1], Path("unused"))
+        prepared = prepare_data(run, load_family(run.family))
+        print(
+            f"{len(waiting)} of {len(cells)} cells to run; {len(prepared.train):,} rows, {len(prepared.test):,} test"
+        )
+    outcome = run_cells(cells, workers, progress=True)
+    for name, error in outcome.failed.items():
+        print(f"failed: {name}: {error}")
+    return outcome
+
+
+def add_common_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """The options of every comparison of recipes."""
+    parser.add_argument("--data", required=True, help="source of the rows, such as a folder with train, valid, test")
+    parser.add_argument(
+        "--out", default=f"outputs/benchmarks/{name}", help="folder of the cells (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json", default=f"model_cards/results/{name}.json", help="result file (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="one-thread processes at a time (default: 1)")
+    parser.add_argument("--table", action="store_true", help="run nothing: collect what is there")
+    parser.add_argument("--max_rows", type=int, help="rows that are scored at the end, a seeded subset (default: all)")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of the recipe that change for every arm"
+    )
+
+
+def parse_changes(pairs: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` items as a dictionary. Raises InputError."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"set: got {pair!r}; use KEY=VALUE, such as hidden_size=64")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def shown_command(module: str, options: argparse.Namespace, rest: str = "") -> str:
+    """The command that re-makes a result, with the place of the data left open."""
+    source = f"PATH/TO/{Path(options.data).resolve().name}" if Path(options.data).exists() else options.data
+    changes = f" --set {' '.join(options.set)}" if options.set else ""
+    rows = f" --max_rows {options.max_rows}" if options.max_rows else ""
+    return f"python -m eval.benchmarks.{module} --data {source}{rest}{rows}{changes}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Header and rows as a Markdown table."""
+    header, *body = rows
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body)) + "\n"
+
+
+def _flag(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
