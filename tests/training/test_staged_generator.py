@@ -58,21 +58,25 @@ def _imported() -> None:
     import training.family_generator  # noqa: F401
 
 
+def documents(seed: int, count: int) -> list[str]:
+    """Texts of a small grammar."""
+    generator = random.Random(seed)
+    adjectives, nouns, verbs = "red old big wet".split(), "dog cat cow hen fox".split(), "sees eats finds".split()
+    return [
+        " ".join(
+            f"the {generator.choice(adjectives)} {generator.choice(nouns)} {generator.choice(verbs)} a bird ."
+            for _ in range(generator.randrange(1, 4))
+        )
+        for _ in range(count)
+    ]
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe above and its data: documents of a small grammar."""
+    """The recipe above and its data."""
     folder = tmp_path_factory.mktemp("generator")
-    generator = random.Random(7)
-    adjectives, nouns, verbs = "red old big wet".split(), "dog cat cow hen fox".split(), "sees eats finds".split()
-    for name, count in (("train", 90), ("valid", 12), ("test", 12)):
-        lines = [
-            " ".join(
-                f"the {generator.choice(adjectives)} {generator.choice(nouns)} {generator.choice(verbs)} a bird ."
-                for _ in range(generator.randrange(1, 4))
-            )
-            for _ in range(count)
-        ]
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for seed, (name, count) in enumerate((("train", 90), ("valid", 12), ("test", 12))):
+        (folder / f"{name}.txt").write_text("\n".join(documents(seed, count)) + "\n", encoding="utf-8")
     path = folder / "tiny.yaml"
     path.write_text(RECIPE.format(data=folder), encoding="utf-8")
     return path
@@ -253,6 +257,21 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, kind: str) -> None:
     flags = f"{KINDS[kind]} --save_steps 8"
+    assert train(recipe, tmp_path / "whole", flags).code == 0
+    assert train(recipe, tmp_path / "run", flags, before_step(10, die)).code == -9
+    ending = train(recipe, tmp_path / "run", flags)
+    assert ending.code == 0, ending
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_from_a_stream_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "shards").mkdir()
+    for shard in range(3):
+        rows = [json.dumps({"text": text}) for text in documents(10 + shard, 60)]
+        (tmp_path / "shards" / f"train-{shard:05d}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    flags = f"--data {tmp_path / 'shards'} --streaming true --stream_window 16 --stream_sample 100 --save_steps 7"
+    flags += f" --stage 1 --dataloader_num_workers {workers}"
     assert train(recipe, tmp_path / "whole", flags).code == 0
     assert train(recipe, tmp_path / "run", flags, before_step(10, die)).code == -9
     ending = train(recipe, tmp_path / "run", flags)
