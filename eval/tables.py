@@ -9,6 +9,8 @@ from rich.text import Text
 from eval.metrics.ranks import FIGURE_NAMES
 
 _HEADINGS = ("top-1", "top-5", "top-10", "MRR", "median", "mean", "cosine", "cos>.9")
+_WIDTH = 108  # title and caption are folded at the width of the table
+_WIDTH = 108  # title and caption are folded at the width of the table
 _CAUSAL = {
     "perplexity": ("perplexity", 2),
     "word_perplexity": ("per word", 2),
@@ -55,6 +57,7 @@ def causal_table(record: dict[str, Any]) -> Table:
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
+        min_width=_WIDTH,
     )
     table.add_column("")
     for heading, _ in _CAUSAL.values():

@@ -17,7 +17,7 @@ def edge_mass(model: PreTrainedModel, ids: Sequence[np.ndarray], context: int) -
 
     Over all layers, heads and tokens of up to eight texts, each cut to the context. None for a model without routing.
     """
-    if model.config.model_type != STAGED_GENERATOR or model.config.stage != _ROUTED_STAGE:
+    if not is_routed(model):
         return None
     kinds = model.attention_kinds()
     mass = np.zeros(len(kinds))
@@ -28,6 +28,11 @@ def edge_mass(model: PreTrainedModel, ids: Sequence[np.ndarray], context: int) -
             mass += _columns(model, text[:context])
     names = dict.fromkeys(kinds)
     return {name: float(mass[[kind == name for kind in kinds]].sum() / mass.sum()) for name in names}
+
+
+def is_routed(model: PreTrainedModel) -> bool:
+    """Whether each token attends to a few others along a graph."""
+    return model.config.model_type == STAGED_GENERATOR and model.config.stage == _ROUTED_STAGE
 
 
 def _columns(model: PreTrainedModel, ids: np.ndarray) -> np.ndarray:
