@@ -250,6 +250,7 @@ KINDS = {
     "credit by Muon": "--stage 2 --optimizer muon --credit_steps 3",
     "accumulation": "--stage 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
     "routing": "--stage 3 --credit analyse",
+    "checkpointing in bf16": "--stage 3 --gradient_checkpointing true --bf16",
     "decorrelation": "--stage 0 --semantic_blocks full --block_decorrelation_weight 0.1 --z_loss_weight 1e-4",
 }
 
