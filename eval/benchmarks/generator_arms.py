@@ -144,14 +144,15 @@ def arm_figures(cells: list[dict], marks: Sequence[int]) -> dict[str, Any]:
         "training_cpu_seconds": mean_and_spread([cell["training_cpu_seconds"] for cell in cells]),
         "tokens_per_second": mean_and_spread(speeds),
         "training_peak_memory_bytes": mean_and_spread([cell["training_peak_memory_bytes"] for cell in cells]),
-        "at": {
-            str(step): {
-                name: mean_and_spread([cell["marks"][str(step)].get(name) for cell in cells]) for name in METRICS
-            }
-            for step in marks
-        },
+        "at": {str(step): _at_mark([cell["marks"][str(step)] for cell in cells]) for step in marks},
         "valid_perplexity": mean_and_spread([cell["curve"][-1]["perplexity"] for cell in cells]),
     }
+
+
+def _at_mark(found: list[dict]) -> dict[str, dict[str, float | None]]:
+    """Test figures over seeds; `loss` is in nats per token."""
+    figures = {name: mean_and_spread([metrics.get(name) for metrics in found]) for name in METRICS}
+    return {"loss": mean_and_spread([metrics["nll"] / metrics["tokens"] for metrics in found]), **figures}
 
 
 def ratios(first: list[dict], second: list[dict], step: int) -> dict[str, dict[str, float]]:

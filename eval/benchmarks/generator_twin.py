@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_generator_options(parser, "generator_twin")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="arms (default: all)")
-    parser.add_argument("--rates", nargs="+", type=float, default=[1.5e-3, 3e-3, 6e-3], help="learning rates to try")
+    parser.add_argument("--rates", nargs="+", type=float, default=[2e-3, 4e-3, 8e-3], help="learning rates to try")
     return parser
 
 
