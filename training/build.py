@@ -85,7 +85,7 @@ def build_trainer(
     trainer.add_callback(Advise(family.facts(run, model.config, prepared, trainer.rows_per_step), run_state))
     trainer.add_callback(TrimMemory())
     if isinstance(run.evaluation, GeneratorEvaluationSettings) and run.evaluation.sample_steps is not None:
-        trainer.add_callback(ShowSamples(run.evaluation.sample_steps, phrases))
+        trainer.add_callback(ShowSamples(run.evaluation.sample_steps, phrases, trainer.window.stop_clock))
     if run.data.streaming:
         trainer.add_callback(StreamReport(run_state))
     if watch is not None:

@@ -6,6 +6,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,16 @@ class SamplePhrases:
 
 
 class ShowSamples(TrainerCallback):
-    """Prints the recipe's prompts with their continuations every so many steps, and keeps them in the log."""
+    """Prints the recipe's prompts with their continuations every so many steps, and keeps them in the log.
 
-    def __init__(self, steps: int, phrases: SamplePhrases) -> None:
+    Args:
+        stop_clock: called before; what comes then is not training time.
+    """
+
+    def __init__(self, steps: int, phrases: SamplePhrases, stop_clock: Callable[[], None]) -> None:
         self.steps = steps
         self.phrases = phrases
+        self.stop_clock = stop_clock
 
     def on_step_end(
         self,
@@ -145,6 +151,7 @@ class ShowSamples(TrainerCallback):
         """Where a sample is due."""
         if state.global_step % self.steps or not self.phrases.phrases:
             return
+        self.stop_clock()
         samples = self.phrases.fill(model)
         if state.is_world_process_zero:
             tqdm.write("\n".join(f"sample: {sample}" for sample in samples))

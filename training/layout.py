@@ -17,7 +17,7 @@ OWN_FILES = (MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FIL
 # What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.
 MODEL_FILES = (
     *("model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+    *("generation_config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
 )
 _CODE = [Path(package.__path__[0]) for package in (configuration_jepa, modeling_jepa)]
 

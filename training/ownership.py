@@ -14,7 +14,7 @@ from training.layout import OWN_FILES, code_files
 _NOT_IDENTITY = (
     *("logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to", "run_name"),
     "on_non_finite",
-    *("milestones", "sample_phrases", "final_score", "score_rows"),
+    *("milestones", "sample_phrases", "sample_steps", "final_score", "score_rows"),
 )
 
 

@@ -177,7 +177,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_step_1(
 ) -> None:
     def hurt() -> None:
         os.environ["JEPA_CACHE"] = str(forbidden / "cache")
-        _without_privileges("training.data.prepared", "_cached")()
+        _without_privileges("training.data.prepared", "cached")()
 
     ending = train(recipe, tmp_path / "run", "", hurt)
     assert ending.code == 2, ending

@@ -241,6 +241,17 @@ def test_a_dry_run_counts_tokens_and_says_that_it_is_too_small_for_language(reci
     assert "tokens are too few to learn language" in ending.out
 
 
+def test_accumulated_batches_give_the_losses_of_one_large_batch(recipe: Path, tmp_path: Path) -> None:
+    """The tokens of blocks differ in number, so a mean of means would be another loss."""
+    halves = "--per_device_train_batch_size 2 --gradient_accumulation_steps 2"
+    for name, flags in (("whole", ""), ("halves", halves)):
+        ending = train(recipe, tmp_path / name, f"--stage 1 --dropout 0 --logging_steps 1 --max_steps 12 {flags}")
+        assert ending.code == 0, ending
+    whole, half = ([row for row in log_rows(tmp_path / name) if "loss" in row] for name in ("whole", "halves"))
+    for name in ("loss", "cross_entropy", "accuracy", "grad_norm"):
+        assert [row[name] for row in half] == pytest.approx([row[name] for row in whole], rel=1e-4), name
+
+
 # ---- exact resumes ----
 
 KINDS = {
