@@ -69,7 +69,8 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
 
     def __init__(self, config: StagedGeneratorConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        # No padding_idx: with GPT-2's tokens the padding is also what begins a document, and has to learn.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.block_attention = BlockAttention(config) if config.semantic_blocks == "full" else None
         self.embed_proj = nn.Linear(config.embedding_size, config.hidden_size, bias=False)
         self.embed_norm = RMSNorm(config.hidden_size, config.norm_eps)

@@ -325,6 +325,13 @@ def test_a_batch_in_which_nothing_is_predicted_is_harmless(training: bool, chang
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+def test_a_padding_token_that_also_begins_documents_learns() -> None:
+    model = StagedGeneratorForCausalLM(tiny_config(0, pad_token_id=4, bos_token_id=4, eos_token_id=4))
+    assert model.model.embed_tokens.weight[4].abs().sum() > 0
+    model.model(torch.tensor([[4, 7, 8]])).last_hidden_state.pow(2).sum().backward()
+    assert model.model.embed_tokens.weight.grad[4].abs().sum() > 0
+
+
 def test_only_the_wanted_logits_are_made() -> None:
     model, tokens = tiny_generator(3), random_tokens(2)
     whole = logits_of(model, tokens)
