@@ -181,14 +181,14 @@ def test_beams_in_a_static_cache_change_nothing(model) -> None:
 
 @each_road
 def test_a_compiled_model_generates_the_same(stage: int) -> None:
-    """One graph for all tokens after the prompt: a static cache has one shape."""
+    """One graph for the prompt, one for all tokens after it: a static cache has one shape."""
     torch.compiler.reset()
     graphs = CompileCounter()
     model, prompt = tiny_generator(stage, "sdpa"), random_tokens(2, PROMPT)
     expected = greedy(model, prompt)
     model.forward = torch.compile(model.forward, backend=graphs, fullgraph=True)
     assert torch.equal(greedy(model, prompt, cache_implementation="static"), expected)
-    assert graphs.frame_count <= 4
+    assert graphs.frame_count == 2
 
 
 def test_a_repetition_penalty_makes_tokens_new(model) -> None:
