@@ -53,6 +53,7 @@ def _credit(run: Run) -> CreditRules | None:
         rest=settings.credit_rest,
         floor=settings.credit_floor,
         scales=mode == "scale",
+        measure=settings.credit_measure,
         control=settings.credit_control,
         seed=settings.seed,
     )

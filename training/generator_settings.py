@@ -7,6 +7,7 @@ from training.settings import EvaluationSettings, TrainingSettings, require
 
 OPTIMIZERS = ("adamw", "muon")
 CREDIT_MODES = ("auto", "off", "analyse", "scale")
+CREDIT_MEASURES = ("relative", "absolute")
 CREDIT_CONTROLS = ("none", "gradient_scaling", "random_part", "equal_rate")
 CREDIT_STAGE = 2
 
@@ -53,6 +54,13 @@ class GeneratorTrainingSettings(TrainingSettings):
     credit_floor: float = field(
         default=0.05, metadata=_help("credit: no part gets a smaller share of its update than this (0 to 1)")
     )
+    credit_measure: str = field(
+        default="relative",
+        metadata=_help(
+            "credit: relative (a part's squared gradient against what is usual for it), or absolute (which is nearly "
+            "always largest for the token table)"
+        ),
+    )
     credit_control: str = field(
         default="none",
         metadata=_help(
@@ -65,7 +73,8 @@ class GeneratorTrainingSettings(TrainingSettings):
     def validate(self) -> None:
         """See `TrainingSettings.validate`."""
         super().validate()
-        choices = {"optimizer": OPTIMIZERS, "credit": CREDIT_MODES, "credit_control": CREDIT_CONTROLS}
+        choices = {"optimizer": OPTIMIZERS, "credit": CREDIT_MODES}
+        choices |= {"credit_measure": CREDIT_MEASURES, "credit_control": CREDIT_CONTROLS}
         for name, allowed in choices.items():
             require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
         require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")

@@ -66,7 +66,7 @@ RANGES = {
 CHOICES = (
     *("hidden_act", "head", "ranking", "negative_sampling", "logit_scale", "target_table", "collapse_protection"),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
-    *("semantic_blocks", "documents", "optimizer", "credit", "credit_control"),
+    *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
 )
 FREE = ("data", "split", "text_column", "tokenizer", "run_name", "sample_phrases")
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")

@@ -130,7 +130,7 @@ def test_the_greatest_part_of_the_greatest_block_is_responsible() -> None:
 
 def test_the_part_whose_gradient_was_largest_over_the_window_is_chosen(model: Tiny) -> None:
     optimizer, state = grouped_adamw(model, SETTINGS, by_part=True), RunState()
-    Credit(CreditRules(steps=2), optimizer, state)
+    Credit(CreditRules(steps=2, measure="absolute"), optimizer, state)
     seen = []
     for part in ("layer_0.mlp", "layer_1.attention", "head", "embedding.tokens"):
         for name, parameter in model.named_parameters():
@@ -139,6 +139,26 @@ def test_the_part_whose_gradient_was_largest_over_the_window_is_chosen(model: Ti
         seen.append(state.credit["chosen"])
     # The first choice has one step to go by; the next one those two since then, of which attention's is larger.
     assert seen == ["layer_0.mlp", "layer_0.mlp", "layer_1.attention", "layer_1.attention"]
+
+
+def test_what_is_usual_for_a_part_and_a_block_is_what_they_are_measured_against() -> None:
+    errors = {"embedding": 50.0, "layer_0.attention": 3.0, "layer_0.mlp": 2.0, "layer_1.mlp": 2.1}
+    usual = {"embedding": 60.0, "layer_0.attention": 4.0, "layer_0.mlp": 1.0, "layer_1.mlp": 2.0}
+    assert most_responsible(errors, usual) == "layer_1.mlp"
+    assert most_responsible(errors | {"layer_0.attention": 4.0}, usual) == "layer_0.mlp"
+
+
+def test_a_part_that_is_always_large_is_not_always_chosen(model: Tiny) -> None:
+    optimizer, state = grouped_adamw(model, SETTINGS, by_part=True), RunState()
+    Credit(CreditRules(steps=1), optimizer, state)
+    seen = []
+    for part in (None, "layer_0.mlp", "layer_1.attention", "head"):
+        for name, parameter in model.named_parameters():
+            large = 10.0 if part_of(name) == "embedding.tokens" else 0.1
+            parameter.grad = torch.full_like(parameter, large * (2 if part_of(name) == part else 1))
+        optimizer.step()
+        seen.append(state.credit["chosen"])
+    assert seen == ["embedding.tokens", "layer_0.mlp", "layer_1.attention", "head"]
 
 
 @pytest.mark.parametrize("muon", [False, True])
