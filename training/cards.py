@@ -129,4 +129,4 @@ def _result_rows(score: dict[str, Any] | None, names: tuple[str, ...]) -> list[t
 def _shown(value: float | None, name: str) -> str:
     if value is None:
         return "-"
-    return f"{value:,.1f}" if name.endswith("rank") else f"{value:.3f}"
+    return f"{value:,.1f}" if name.endswith(("rank", "perplexity")) else f"{value:.3f}"

@@ -179,7 +179,7 @@ def test_the_card_shows_the_score_beside_its_baselines(stages) -> None:
         score = json.loads((folder / "results" / "score.json").read_text(encoding="utf-8"))
         assert f"grown to stage {stage} of 3" in card
         for name, figures in (("this model", score["metrics"]), *score["baselines"].items()):
-            assert f"| {name} | {figures['perplexity']:,.3f} | {figures['word_perplexity']:,.3f} |" in card
+            assert f"| {name} | {figures['perplexity']:,.1f} | {figures['word_perplexity']:,.1f} |" in card
         assert ("Attention by kind of edge: self" in card) == (stage == 3)
         assert "pipeline_tag: text-generation" in card
 
