@@ -197,11 +197,14 @@ def test_a_model_that_gives_nan_is_refused(bpe, llama):
         score_documents(llama, bpe, TEXTS)
 
 
-def test_scoring_leaves_the_mode_and_the_random_state_alone(bpe, llama):
-    llama.train()
+def test_scoring_leaves_the_mode_and_the_random_state_alone_and_knows_no_dropout(bpe):
+    model = tiny_gpt2(len(bpe))
+    expected = score_documents(model, bpe, TEXTS).metrics
+    assert model.config.resid_pdrop > 0
+    model.train()
     state = torch.get_rng_state()
-    score_documents(llama, bpe, TEXTS)
-    assert llama.training
+    assert score_documents(model, bpe, TEXTS).metrics == expected
+    assert model.training
     assert torch.equal(torch.get_rng_state(), state)
 
 
