@@ -91,8 +91,9 @@ def test_beams_stand_in_the_place_of_greedy(bpe, model):
     assert [one.how for one in found] == ["3 beams"]
 
 
-def test_new_tokens_stop_at_the_length_of_the_model(bpe, model):
-    model.generation_config.suppress_tokens.append(bpe.eos_token_id)  # no end before
+def test_new_tokens_stop_at_the_length_of_a_model_that_does_not_see_to_it_itself(bpe):
+    model = tiny_llama(len(bpe))
+    model.generation_config.suppress_tokens = [bpe.eos_token_id]  # no end before
     given = []
     model.register_forward_hook(lambda module, inputs, output: given.append(output.logits.shape[1]))
     continue_prompt(model, bpe, PROMPT, Decoding(max_new_tokens=500, num_samples=0))
