@@ -164,7 +164,7 @@ def test_block_figures_tell_copies_from_differences() -> None:
     table = model.model.embed_tokens.weight.data
     table.copy_(table[:, :6].repeat(1, 4))
     copies = model.block_figures()
-    assert copies["block_cosine"] == pytest.approx(59 / 60, abs=1e-4)  # padding has none
+    assert copies["block_cosine"] == pytest.approx(1, abs=1e-4)
     assert 1 < copies["effective_rank"] <= 6
     nn.init.normal_(table)
     different = model.block_figures()
