@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from eval.benchmarks.text_arms import markdown
+from eval.benchmarks.recipe_arms import markdown
 from eval.loading import open_model, open_tokenizer
 from eval.records import check_target, package_versions, write_json
 from training.data.errors import InputError
