@@ -2,9 +2,15 @@
 
 from eval import run_log as limits
 from eval.course_patterns import repetition
+from eval.learning_patterns import loss_not_falling
 from eval.run_log import Advice, RunFacts, RunLog
 
 _RATE = "credit_rate/"
+
+
+def loss_stuck(log: RunLog, facts: RunFacts) -> Advice | None:
+    """`loss_not_falling`, for a run from nothing: one that grew starts low, and its peak rate raises the loss first."""
+    return loss_not_falling(log, facts) if facts.from_nothing else None
 
 
 def perplexity_rising(log: RunLog, facts: RunFacts) -> Advice | None:
@@ -32,7 +38,9 @@ def starved_part(log: RunLog, facts: RunFacts) -> Advice | None:
     if facts.credit_rest is None or log.step < facts.settled:
         return None
     names = sorted({name for row in log.train for name in row if name.startswith(_RATE)})
-    means = {name: sum(values) / len(values) for name in names if (values := log.values(name))}
+    # Fewer rows hold too few choices to tell a part that is starved from one that was unlucky.
+    values = {name: found for name in names if len(found := log.values(name)) >= 2 * limits.MIN_ROWS}
+    means = {name: sum(found) / len(found) for name, found in values.items()}
     starved = [name for name, mean in means.items() if mean <= limits.STARVED * facts.credit_rest]
     if not starved or len(starved) == len(means):
         return None

@@ -15,7 +15,7 @@ from eval.course_patterns import (
     repetitive_samples,
     underfitting,
 )
-from eval.generator_patterns import looping_samples, perplexity_rising, starved_part
+from eval.generator_patterns import looping_samples, loss_stuck, perplexity_rising, starved_part
 from eval.learning_patterns import (
     acc_neg_at_chance,
     cosine_not_rising,
@@ -55,7 +55,7 @@ PATTERNS: tuple[Pattern, ...] = (
 # Of a causal language model.
 GENERATOR_PATTERNS: tuple[Pattern, ...] = (
     explosion,
-    loss_not_falling,
+    loss_stuck,
     stage_3_from_nothing,
     perplexity_rising,
     starved_part,

@@ -1,6 +1,7 @@
 """Each pattern of a causal language model fires on a log planted with it, and none of them on a healthy run's."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -49,12 +50,20 @@ def test_a_healthy_run_gets_no_advice(until: int) -> None:
     [
         ({"eval_perplexity": lambda step: 60 + abs(step - 1000) / 50}, "overfitting"),
         ({"credit_rate__head": 0.05}, "starved_part"),
-        ({"loss": 7.0}, "loss_not_falling"),
         ({"loss": lambda step: 7.0 if step < 500 else 4.0 if step < 1900 else 6.5}, "explosion"),
     ],
 )
 def test_a_planted_fault_is_found(figures: dict, pattern: str) -> None:
     assert found(planted(**figures)) == [pattern]
+
+
+def test_a_loss_that_does_not_fall_is_found_in_a_run_from_nothing_and_expected_in_one_that_grew() -> None:
+    assert found(planted(loss=7.0), replace(FACTS, from_nothing=True)) == ["loss_not_falling"]
+    assert found(planted(loss=7.0)) == []
+
+
+def test_a_part_is_not_called_starved_after_a_few_rows() -> None:
+    assert found([row for row in planted(credit_rate__head=0.05) if row["step"] <= 500]) == []
 
 
 def test_overfitting_says_where_the_best_was() -> None:
