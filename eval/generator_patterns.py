@@ -9,7 +9,7 @@ _RATE = "credit_rate/"
 
 
 def loss_stuck(log: RunLog, facts: RunFacts) -> Advice | None:
-    """`loss_not_falling`, for a run from nothing: one that grew starts low, and its peak rate raises the loss first."""
+    """`loss_not_falling` in a run from nothing: one that grew starts low, and its peak rate raises the loss first."""
     return loss_not_falling(log, facts) if facts.from_nothing else None
 
 
