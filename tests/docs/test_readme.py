@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
+# Snippets build on one another's run folders.
+pytestmark = pytest.mark.xdist_group("README")
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCK = re.compile(r"(?:<!-- test: (?P<mark>[^\n]+?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 SMALL_RUN = (
