@@ -32,7 +32,7 @@ class Growth:
     """How the first logits differ from those of the checkpoint that the run starts from.
 
     Attributes:
-        origin: the checkpoint.
+        origin: the checkpoint's name, without its folder.
         from_stage, to_stage: None for a family without stages.
         largest_change: of any logit.
         mean_kl: of the checkpoint's next-token distributions to ours, nats per token.
@@ -114,7 +114,7 @@ def measure_growth(run: Run, family: Family, prepared: Prepared, model: PreTrain
     model.train(was_training)
     logs = [logits.log_softmax(-1) for logits in (ours, theirs)]
     return Growth(
-        origin=run.init_from,
+        origin=Path(run.init_from).name,  # a card tells nothing of where it was made
         from_stage=_stage_of(source.config),
         to_stage=run.stage,
         largest_change=(ours - theirs).abs().max().item(),

@@ -105,7 +105,7 @@ def test_stages_1_and_2_start_with_the_logits_of_the_stage_before(stages) -> Non
     folders, endings = stages
     for stage in (1, 2):
         assert (
-            f"stage {stage} starts from stage {stage - 1} in {folders[stage - 1]}: same logits" in endings[stage].out
+            f"stage {stage} starts from stage {stage - 1} in {folders[stage - 1].name}: same logits" in endings[stage].out
         )
         growth = milestones(folders[stage])["growth"]
         assert (growth["from_stage"], growth["to_stage"], growth["largest_change"]) == (stage - 1, stage, 0.0)
@@ -128,7 +128,7 @@ def test_a_stage_may_be_left_out_and_one_may_go_on_with_itself(recipe: Path, sta
         flags = f"--stage {stage} --init_from {folders[0]} --max_steps 1 --warmup_steps 0"
         ending = train(recipe, tmp_path / str(stage), flags)
         assert ending.code == 0, ending
-        assert f"stage {stage} starts from stage 0 in {folders[0]}: same logits" in ending.out
+        assert f"stage {stage} starts from stage 0 in {folders[0].name}: same logits" in ending.out
 
 
 def test_stage_3_from_nothing_is_warned_about_and_grown_is_not(recipe: Path, stages, tmp_path: Path) -> None:
