@@ -105,7 +105,8 @@ def test_stages_1_and_2_start_with_the_logits_of_the_stage_before(stages) -> Non
     folders, endings = stages
     for stage in (1, 2):
         assert (
-            f"stage {stage} starts from stage {stage - 1} in {folders[stage - 1].name}: same logits" in endings[stage].out
+            f"stage {stage} starts from stage {stage - 1} in {folders[stage - 1].name}: same logits"
+            in endings[stage].out
         )
         growth = milestones(folders[stage])["growth"]
         assert (growth["from_stage"], growth["to_stage"], growth["largest_change"]) == (stage - 1, stage, 0.0)
