@@ -45,6 +45,7 @@ DEFAULT_CODE = (
     "eval/baselines.py",
     "eval/errors.py",
     "eval/loading.py",
+    "eval/ngrams.py",
     "eval/representation.py",
     "eval/benchmarks/recipe_cell.py",
 )

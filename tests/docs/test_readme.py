@@ -56,7 +56,8 @@ def folder(repository, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("snippet", marked("run"))
-def test_the_snippet_runs(snippet, folder):
+def test_the_snippet_runs(snippet, folder, request):
+    assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@README")  # all in one process
     if snippet.language == "python":
         hide = HIDE_THE_PACKAGES if snippet.mark == "run without the package" else ""
         run([sys.executable, "-I", "-c", hide + snippet.code], folder)
