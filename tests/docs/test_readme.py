@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from eval.benchmarks.readme_tables import filled
+
 # Snippets build on one another's run folders.
 pytestmark = pytest.mark.xdist_group("README")
 
@@ -124,3 +126,9 @@ def run(command: str | list[str], folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def test_tables_of_results_are_those_of_their_json():
+    page = README.read_text(encoding="utf-8")
+    assert page.count("<!-- results:") > 1
+    assert filled(page) == page

@@ -1,0 +1,103 @@
+"""The README's tables of results, from `model_cards/results/*.json`: no number in them is typed by hand.
+
+    python -m eval.benchmarks.readme_tables
+
+rewrites what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in README.md.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks.recipe_arms import markdown
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+README = CHECKOUT / "README.md"
+RESULTS = CHECKOUT / "model_cards" / "results"
+_BLOCK = re.compile(r"(<!-- results:(?P<name>\w+) -->\n).*?(<!-- /results:(?P=name) -->)", re.DOTALL)
+_TWIN_NAMES = {
+    "ours": "ours: cosines over the whole vocabulary",
+    "softmax": "its twin: the same with a softmax head",
+    "bert": "`BertForMaskedLM` of this size",
+    "prototype": "the first prototype's recipe",
+    "prototype_tuned": "the same with its rate tuned",
+}
+
+
+def main() -> int:
+    """Command line; see the module."""
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def filled(page: str) -> str:
+    """The page with every block made anew from its JSON."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{render(found['name'])}{found[3]}", page)
+
+
+def render(name: str) -> str:
+    """One block: a table, and the command that makes its JSON."""
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return f"{markdown(RENDERERS[name](record))}\n`{record['command']}`\n"
+
+
+def text_twin_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Arms by steps, means over seeds with their spread."""
+    rows = [["arm", "steps", "seeds", "top-1", "MRR", "median rank", "top-1 minus the twin's", "CPU s", "MiB"]]
+    for name, arm in record["arms"].items():
+        last = list(arm["at"])[-1]
+        for step, figures in arm["at"].items():
+            pair = record["against_twin"].get(name, {}).get(step, {}).get("top1")
+            versus = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]" if pair else ""
+            costs = ["", ""]
+            if step == last:
+                memory = arm["training_peak_memory_bytes"]["mean"] / 2**20
+                costs = [f"{arm['training_cpu_seconds']['mean']:,.0f}", f"{memory:,.0f}"]
+            shown = [_spread(figures[metric]) for metric in ("top1", "mrr")]
+            median = f"{figures['median_rank']['mean']:.1f}"
+            label = f"{_TWIN_NAMES[name]} (rate {arm['learning_rate']:g})"
+            rows.append([label, f"{int(step):,}", str(len(arm["seeds"])), *shown, median, versus, *costs])
+    unigram = record["unigram"]
+    guess = [f"{unigram['top1']:.3f}", f"{unigram['mrr']:.3f}", f"{unigram['median_rank']:.1f}"]
+    return [*rows, ["unigram guess", "", "", *guess, "", "", ""]]
+
+
+def text_ablation_rows(record: dict[str, Any]) -> list[list[str]]:
+    """All arms, one seed."""
+    rows = [["masking, target table, protection", "top-1", "MRR", "median rank", "effective rank", "pairwise cosine"]]
+    for name, figures in record["arms"].items():
+        shown = [f"{figures['top1']:.3f}", f"{figures['mrr']:.3f}", f"{figures['median_rank']:.1f}"]
+        rows.append([name, *shown, f"{figures['effective_rank']:.1f}", f"{figures['mean_pairwise_cosine']:.2f}"])
+    return rows
+
+
+def staged_quickstart_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Stages of one chain of runs, beside the guessers."""
+    rows = [["", "perplexity", "per word", "bits per byte", "greedy accuracy", "leak gap, nats"]]
+    figures = {f"stage {stage}": score["metrics"] for stage, score in record["stages"].items()}
+    last = list(record["stages"].values())[-1]
+    for name, found in {**figures, **last["baselines"]}.items():
+        gap = found.get("leak_gap")
+        shown = [f"{found[metric]:,.1f}" for metric in ("perplexity", "word_perplexity")]
+        shown += [f"{found['bits_per_byte']:.3f}", f"{found['greedy_accuracy']:.3f}"]
+        rows.append([name, *shown, "" if gap is None else f"{gap:.1e}"])
+    return rows
+
+
+RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
+    "staged_quickstart": staged_quickstart_rows,
+    "text_twin": text_twin_rows,
+    "text_ablation": text_ablation_rows,
+}
+
+
+def _spread(figure: dict[str, float | None]) -> str:
+    spread = "" if figure["sd"] is None else f" ± {figure['sd']:.3f}"
+    return f"{figure['mean']:.3f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
