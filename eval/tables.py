@@ -10,7 +10,6 @@ from eval.metrics.ranks import FIGURE_NAMES
 
 _HEADINGS = ("top-1", "top-5", "top-10", "MRR", "median", "mean", "cosine", "cos>.9")
 _WIDTH = 108  # title and caption are folded at the width of the table
-_WIDTH = 108  # title and caption are folded at the width of the table
 _CAUSAL = {
     "perplexity": ("perplexity", 2),
     "word_perplexity": ("per word", 2),

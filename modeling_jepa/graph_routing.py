@@ -127,6 +127,8 @@ def gathered_attention(
     Returns:
         `(B, T, N, D)`, and the probabilities `(B, N, T, K)`, 0 where there is no neighbour, or None.
     """
+    # Under autocast normed queries and keys are float32, and values are not.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if not with_probabilities:
         output = _GatheredAttention.apply(query, key, value, neighbours.index, neighbours.mask, scaling)
         return output.transpose(1, 2), None
@@ -167,7 +169,9 @@ class _GatheredAttention(torch.autograd.Function):
     def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, index, mask = ctx.saved_tensors
         query_gradients = []
-        key_gradient, value_gradient = torch.zeros_like(_flat(key)), torch.zeros_like(_flat(value))
+        precise = torch.promote_types(key.dtype, torch.float32)  # a place may be many queries' neighbour
+        key_gradient = torch.zeros_like(_flat(key), dtype=precise)
+        value_gradient = torch.zeros_like(_flat(value), dtype=precise)
         for part in _chunks(query, index):
             rows = _rows(index[:, part], key)
             keys, values = _gather(key, rows), _gather(value, rows)
@@ -178,13 +182,14 @@ class _GatheredAttention(torch.autograd.Function):
             scores = probabilities * (gradient - (probabilities * gradient).sum(-1, keepdim=True)) * ctx.scaling
             query_gradients.append((scores[..., None, :] @ keys).squeeze(-2))
             width = key.shape[-1]
-            key_gradient.index_add_(0, rows.flatten(), (scores[..., None] * few[..., None, :]).view(-1, width))
+            for_keys = scores[..., None] * few[..., None, :]
+            key_gradient.index_add_(0, rows.flatten(), for_keys.view(-1, width).to(precise))
             spread = probabilities[..., None] * upstream[..., None, :]
-            value_gradient.index_add_(0, rows.flatten(), spread.view(-1, width))
+            value_gradient.index_add_(0, rows.flatten(), spread.view(-1, width).to(precise))
         return (
             torch.cat(query_gradients, dim=2),
-            key_gradient.view(key.shape),
-            value_gradient.view(value.shape),
+            key_gradient.view(key.shape).to(key.dtype),
+            value_gradient.view(value.shape).to(value.dtype),
             None,
             None,
             None,

@@ -63,6 +63,19 @@ class StagedGeneratorPreTrainedModel(JepaPreTrainedModel):
         if isinstance(module, StagedGeneratorForCausalLM):
             init.zeros_(module.token_counts)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As the library's; new tokens have no time."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        time: Any = self.base_model.time_embedding
+        if time is not None:
+            old, size = time.amplitudes, embeddings.num_embeddings
+            kept = min(size, old.num_embeddings)
+            new = type(old)(size, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
+            new.weight.data.zero_()
+            new.weight.data[:kept] = old.weight.data[:kept]
+            time.amplitudes = new
+        return embeddings
+
 
 class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
     """Causal transformer trunk: tokens in, one vector per position out, which knows nothing of later tokens."""
@@ -101,8 +114,8 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
             input_ids: `(B, T)`.
             attention_mask: `(B, S)`, 1 for tokens and 0 for padding; all tokens by default. Below stage 3 also the
                 library's prepared masks.
-            position_ids: `(B, T)`, place in the document. Given without a cache, a document begins at every 0, and
-                nothing is attended to across documents. By default counted from the mask, and on from the cache.
+            position_ids: `(B, T)`, place in the document. Where nothing is cached yet, a document begins at every 0,
+                and nothing is attended to across documents. By default counted from the mask, and on from the cache.
             past_key_values: the tokens before.
             inputs_embeds: `(B, T, E)` instead of `input_ids`; at stage 0 only, as time is per token after it.
             use_cache: whether to make a cache.
@@ -115,7 +128,7 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         documents = None
-        if position_ids is not None and past_key_values is None:
+        if position_ids is not None and _is_empty(past_key_values):
             documents = (position_ids == 0).cumsum(-1).expand(embeddings.shape[:2])
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -185,6 +198,7 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         """The dense road of stages 0 to 2."""
         same: Callable | None = None
         if documents is not None:
+            self._refuse_blind_attention(documents, attention_mask)
 
             def same(batch: Any, head: Any, query: Any, key: Any) -> Any:
                 return documents[batch, query] == documents[batch, key]
@@ -198,6 +212,19 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
             and_mask_function=same,
         )
         return {"attention_mask": mask}
+
+    def _refuse_blind_attention(self, documents: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Flash attention takes no mask of ours: rows of several documents would see each other without a word."""
+        if "flash" not in str(self.config._attn_implementation):
+            return
+        begins = documents[:, 1:] != documents[:, :-1]
+        if attention_mask is not None and attention_mask.ndim == 2:
+            begins = begins & attention_mask[:, : begins.shape[1]].bool()  # after padding it is the first
+        if begins.any():
+            raise ValueError(
+                f"position_ids: rows of several documents need attn_implementation eager, sdpa or flex_attention, not "
+                f"{self.config._attn_implementation}."
+            )
 
     def _route(
         self,
@@ -312,10 +339,12 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
                 "cross_entropy": torch.stack((found.cross_entropy, count)),
                 "accuracy": torch.stack((found.correct, count)),
             }
-            loss = found.loss / (count.clamp_min(1) if num_items_in_batch is None else num_items_in_batch)
+            items = count if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=count.device)
+            items = items.clamp_min(1)  # a step may have nothing to predict
+            loss = found.loss / items
             if self.config.block_decorrelation_weight:
                 extra, parts["block_decorrelation"] = self._decorrelation(input_ids, labels)
-                loss = loss + extra * (1.0 if num_items_in_batch is None else count / num_items_in_batch)
+                loss = loss + extra * (count / items)
         return StagedGeneratorOutput(
             loss=loss,
             loss_parts=parts,
@@ -368,19 +397,13 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         self.lm_head = new_embeddings
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As the library's; new tokens have a count of 0, and no time."""
+        """As the trunk's; new tokens have a count of 0."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         size = embeddings.num_embeddings
         counts = self.token_counts.new_zeros(size)
         kept = min(size, self.token_counts.shape[0])
         counts[:kept] = self.token_counts[:kept]
         self.token_counts = counts
-        if self.model.time_embedding is not None:
-            old = self.model.time_embedding.amplitudes
-            new = type(old)(size, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
-            new.weight.data.zero_()
-            new.weight.data[:kept] = old.weight.data[:kept]
-            self.model.time_embedding.amplitudes = new
         return embeddings
 
     @staticmethod
@@ -461,4 +484,12 @@ def _count_positions(
     length = embeddings.shape[1]
     if attention_mask is None or attention_mask.ndim != 2:
         return (torch.arange(length, device=embeddings.device) + past)[None]
-    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -length:]
+    counted = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+    if isinstance(past, int) and counted.shape[1] < past + length:
+        return counted[:, -length:]  # a mask of the new tokens alone
+    return counted.index_select(1, torch.arange(length, device=counted.device) + past)
+
+
+def _is_empty(cache: Cache | None) -> bool:
+    """Whether there is no cache, or one without tokens that grows as they come."""
+    return cache is None or (isinstance(cache, DynamicCache) and not cache.get_seq_length())

@@ -100,6 +100,7 @@ def _card_data(
                 metric_value=round(score["metrics"][name], 4),
             )
             for name in style.claimed
+            if score["metrics"][name] is not None  # such as a word perplexity beyond all numbers
         ]
     return ModelCardData(
         model_name=model_facts["name"],

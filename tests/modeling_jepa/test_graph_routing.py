@@ -258,3 +258,17 @@ def test_nothing_at_stage_3_has_the_size_of_the_square_of_the_length() -> None:
 
 def test_the_square_of_the_length_is_noticed_where_it_is() -> None:
     assert shapes_of_a_step(0, 512).square(512)
+
+
+def test_normed_queries_and_plain_values_of_autocast_have_gradients() -> None:
+    """There norms give float32, and linear layers bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 12, 4, generator=generator) for _ in range(3))
+    value = value.bfloat16()
+    leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
+    index = torch.arange(12)[None, :, None].expand(1, 12, 1)
+    neighbours = Neighbours(index, torch.ones_like(index, dtype=torch.bool))
+    output, _ = gathered_attention(*leaves, neighbours, 0.5, with_probabilities=False)
+    output.float().sum().backward()
+    assert [leaf.grad.dtype for leaf in leaves] == [torch.float32, torch.float32, torch.bfloat16]
+    assert torch.equal(value.grad, torch.ones_like(value))

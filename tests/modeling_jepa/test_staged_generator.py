@@ -7,6 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers import DynamicCache, StaticCache
 
 from modeling_jepa import StagedGeneratorForCausalLM, StagedGeneratorModel
 from modeling_jepa.semantic_blocks import BlockAttention, TimeEmbedding, block_cosines, block_decorrelation
@@ -330,6 +331,53 @@ def test_a_padding_token_that_also_begins_documents_learns() -> None:
     assert model.model.embed_tokens.weight[4].abs().sum() > 0
     model.model(torch.tensor([[4, 7, 8]])).last_hidden_state.pow(2).sum().backward()
     assert model.model.embed_tokens.weight.grad[4].abs().sum() > 0
+
+
+@each_stage
+def test_a_whole_step_in_which_nothing_is_predicted_has_a_loss_of_zero(stage: int) -> None:
+    model = tiny_generator(stage, block_decorrelation_weight=0.1).train()
+    labels = torch.full((1, 4), -100)
+    output = model(random_tokens(1, 4), labels=labels, num_items_in_batch=torch.tensor(0))
+    output.loss.backward()
+    assert output.loss.item() == 0
+
+
+def test_the_trunk_alone_can_be_resized() -> None:
+    trunk = tiny_generator(1).model
+    trunk.resize_token_embeddings(VOCABULARY + 3)
+    assert trunk(torch.tensor([[VOCABULARY + 2]])).last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_empty_cache_joins_no_documents(stage: int) -> None:
+    model, tokens = tiny_generator(stage), random_tokens(1, 12)
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]])
+    with torch.no_grad():
+        plain = model(tokens, position_ids=positions).logits
+        cached = model(tokens, position_ids=positions, past_key_values=DynamicCache(config=model.config)).logits
+    assert torch.equal(plain, cached)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_mask_as_long_as_a_static_cache_counts_positions_from_its_start(stage: int) -> None:
+    model, tokens = tiny_generator(stage), random_tokens(1, 12)
+    cache = StaticCache(config=model.config, max_cache_len=20)
+    mask = torch.zeros(1, 20, dtype=torch.long)
+    with torch.no_grad():
+        whole = model(tokens).logits
+        for start, end in ((0, 8), (8, 12)):
+            mask[:, :end] = 1
+            part = model(tokens[:, start:end], attention_mask=mask, past_key_values=cache).logits
+            torch.testing.assert_close(part, whole[:, start:end], atol=1e-4, rtol=0)
+
+
+def test_several_documents_in_a_row_are_refused_where_they_would_see_each_other() -> None:
+    model = tiny_generator(0).model
+    model.config._attn_implementation = "flash_attention_2"
+    documents = torch.tensor([[1, 1, 2, 2]])
+    with pytest.raises(ValueError, match="several documents need attn_implementation eager"):
+        model._refuse_blind_attention(documents, None)
+    model._refuse_blind_attention(documents, torch.tensor([[0, 0, 1, 1]]))  # padding before the only document
 
 
 def test_only_the_wanted_logits_are_made() -> None:
