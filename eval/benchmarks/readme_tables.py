@@ -74,6 +74,11 @@ def text_ablation_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def text_probe_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Accuracies of the frozen encoders and of what stands beside them."""
+    return [["encoder", "accuracy"], *([name, f"{value:.3f}"] for name, value in record["accuracy"].items())]
+
+
 def staged_quickstart_rows(record: dict[str, Any]) -> list[list[str]]:
     """Stages of one chain of runs, beside the guessers."""
     rows = [["", "perplexity", "per word", "bits per byte", "greedy accuracy", "leak gap, nats"]]
@@ -89,6 +94,7 @@ def staged_quickstart_rows(record: dict[str, Any]) -> list[list[str]]:
 
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "staged_quickstart": staged_quickstart_rows,
+    "text_probe": text_probe_rows,
     "text_twin": text_twin_rows,
     "text_ablation": text_ablation_rows,
 }
