@@ -5,18 +5,17 @@ after a number of steps.
 """
 
 import hashlib
-import resource
-import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from eval.benchmarks.bert_anchor import BertAnchor, bert_config, sparse_scorer
+from eval.benchmarks.examiner import Examiner
 from eval.benchmarks.text_arms import parse_run
 from eval.scorers.text_jepa import BlankAnswers, Scores, score_rows
 from training.arguments import Run
@@ -62,83 +61,49 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     family = load_family(run.family)
     prepared = prepare_data(run, family)
     model = _build(run, family, prepared, is_bert=settings["model"] == "bert")
-    watch = Examiner(exam, prepared)
+    score, look = partial(_score, prepared, exam.split, exam.max_rows), partial(_look, exam, prepared)
+    watch = Examiner(exam.marks, exam.eval_steps, score, look)
     trainer = _trainer(run, family, prepared, model, watch)
     trainer.train()
     if "keep" in settings:
         _keep(model, prepared, Path(f"{settings['keep']}-seed{seed}"))
     return {
-        **watch.result(),
+        **_results(exam, watch),
         "training_row": next((row for row in reversed(trainer.state.log_history) if "loss" in row), None),
         "num_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
 
 
-@dataclass
-class Examiner(TrainerCallback):
-    """Scores at the marks and along the curve, and counts the CPU seconds of what lies between."""
+def _results(exam: Exam, watch: Examiner) -> dict[str, Any]:
+    """The examined part of the cell."""
+    last = watch.scores[exam.marks[-1]]
+    answers = last.answers
+    return {
+        "metrics": last.metrics,
+        "baselines": last.baselines,
+        "num_examples": last.num_examples,
+        "split": exam.split,
+        "marks": {str(step): scores.metrics for step, scores in watch.scores.items()},
+        "ranks": {str(step): scores.answers.ranks.tolist() for step, scores in watch.scores.items()},
+        "clusters": np.unique(answers.row_ids, return_inverse=True)[1].tolist(),
+        "blanks": blanks_hash(answers),
+        "curve": watch.curve,
+        "training_cpu_seconds": watch.cpu_seconds,
+        "training_peak_memory_bytes": watch.peak_memory_bytes,
+    }
 
-    exam: Exam
-    prepared: Prepared
-    cpu_seconds: float = 0.0
-    peak_memory_bytes: int | None = None
-    curve: list[dict[str, float]] = field(default_factory=list)
-    scores: dict[int, Scores] = field(default_factory=dict)
-    _started: float = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The clock starts."""
-        self._started = time.process_time()
+def _score(prepared: Prepared, split: str, max_rows: int | None, model: PreTrainedModel) -> Scores:
+    rows = getattr(prepared, split)
+    scorer = sparse_scorer(model) if isinstance(model, BertAnchor) else None
+    with full_precision(model):
+        return score_rows(model, prepared.tokenizer, rows, prepared.counts, max_rows=max_rows, scorer=scorer)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Score what is due, with the clock stopped."""
-        step, last = state.global_step, self.exam.marks[-1]
-        is_mark, is_curve = step in self.exam.marks, step % self.exam.eval_steps == 0 or step == last
-        if not (is_mark or is_curve):
-            return
-        self.cpu_seconds += time.process_time() - self._started
-        if self.peak_memory_bytes is None:  # of training alone: nothing was scored yet
-            self.peak_memory_bytes = _peak_memory()
-        if is_curve:
-            figures = self._score(model, "valid", self.exam.eval_rows).metrics
-            self.curve.append({"step": step, "cpu_seconds": self.cpu_seconds, **_headline(figures)})
-        if is_mark:
-            self.scores[step] = self._score(model, self.exam.split, self.exam.max_rows)
-        self._started = time.process_time()
 
-    def result(self) -> dict[str, Any]:
-        """The examined part of the cell."""
-        last = self.scores[self.exam.marks[-1]]
-        answers = last.answers
-        return {
-            "metrics": last.metrics,
-            "baselines": last.baselines,
-            "num_examples": last.num_examples,
-            "split": self.exam.split,
-            "marks": {str(step): scores.metrics for step, scores in self.scores.items()},
-            "ranks": {str(step): scores.answers.ranks.tolist() for step, scores in self.scores.items()},
-            "clusters": np.unique(answers.row_ids, return_inverse=True)[1].tolist(),
-            "blanks": blanks_hash(answers),
-            "curve": self.curve,
-            "training_cpu_seconds": self.cpu_seconds,
-            "training_peak_memory_bytes": self.peak_memory_bytes,
-        }
-
-    def _score(self, model: PreTrainedModel, split: str, max_rows: int | None) -> Scores:
-        rows = getattr(self.prepared, split)
-        scorer = sparse_scorer(model) if isinstance(model, BertAnchor) else None
-        counts = self.prepared.counts
-        with full_precision(model):
-            return score_rows(model, self.prepared.tokenizer, rows, counts, max_rows=max_rows, scorer=scorer)
+def _look(exam: Exam, prepared: Prepared, model: PreTrainedModel) -> dict[str, float]:
+    """A point of the curve on valid."""
+    metrics = _score(prepared, "valid", exam.eval_rows, model).metrics
+    return {name: metrics[name] for name in ("top1", "mrr", "median_rank")}
 
 
 def blanks_hash(answers: BlankAnswers) -> str:
@@ -166,15 +131,6 @@ def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedMode
     return JepaTrainer(model, arguments, prepared.tokenizer, parts, state, [*follow, watch])
 
 
-def _headline(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: metrics[name] for name in ("top1", "mrr", "median_rank")}
-
-
 def _keep(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None:
     model.save_pretrained(folder)
     prepared.tokenizer.save_pretrained(folder)
-
-
-def _peak_memory() -> int:
-    """Bytes this process has held at most; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

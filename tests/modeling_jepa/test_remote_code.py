@@ -95,7 +95,7 @@ def test_stock_pipelines_work_for_a_stranger(family: Family, opened: Opened) -> 
 
 def test_generation_defaults_travel(family: Family, opened: Opened) -> None:
     if "text-generation" not in family.tasks:
-        pytest.skip(f"{family.name} generates nothing")
+        pytest.skip(f"{family.name} generates nothing")  # so it has no generation_config.json
     for folder in (opened.checkpoint, opened.saved_again):
         defaults = json.loads((folder / "generation_config.json").read_text())
         assert (defaults["do_sample"], defaults["top_k"], defaults["temperature"]) == (True, 50, 0.7)
