@@ -20,6 +20,7 @@ from training.cards import TEMPLATES, CardStyle, max_rows_flag
 from training.credit import CreditRules
 from training.data.families import FAMILIES
 from training.data.prepared import Prepared
+from training.examples import count_examples, unknown_size
 from training.families import Family
 from training.generator_settings import credit_mode
 from training.optimizers import MuonWithAdamW, grouped_adamw
@@ -72,7 +73,7 @@ def _facts(run: Run, config: StagedGeneratorConfig, prepared: Prepared, rows_per
         learning_rate=run.training.learning_rate,
         logging_steps=run.training.logging_steps,
         rows_per_step=rows_per_step,
-        holes_per_row=_predictions(prepared) / max(1, len(prepared.train)),
+        holes_per_row=count_examples(prepared) / max(1, len(prepared.train)),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         table_head=False,
@@ -84,26 +85,18 @@ def _facts(run: Run, config: StagedGeneratorConfig, prepared: Prepared, rows_per
     )
 
 
-def _predictions(prepared: Prepared) -> int:
-    """Tokens of the training part that are predicted in one pass over it."""
-    return int(prepared.counts.sum())
-
-
 def _data_lines(run: Run, prepared: Prepared) -> list[str]:
     line = (
-        f"data        {readable(_predictions(prepared))} tokens to predict in {len(prepared.train):,} blocks of "
+        f"data        {readable(count_examples(prepared))} tokens to predict in {len(prepared.train):,} blocks of "
         f"{prepared.max_length:,}: {len(prepared.tokenizer):,} tokens in the vocabulary"
     )
-    if not run.data.streaming:
-        return [line]
-    sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
-    return [line, f"{sample}are not judged"]
+    return [line, *unknown_size(run)]
 
 
 def _passes_line(run: Run, prepared: Prepared, rows_per_step: int) -> str:
     steps = run.training.max_steps
     passes = passes_over_data(steps, rows_per_step, len(prepared.train))
-    tokens = readable(rows_per_step * _predictions(prepared) / max(1, len(prepared.train)))
+    tokens = readable(rows_per_step * count_examples(prepared) / max(1, len(prepared.train)))
     return (
         f"passes      {readable_ratio(passes)} (every block is seen so often): {steps:,} steps of {rows_per_step:,} "
         f"blocks, {tokens} tokens"
@@ -111,7 +104,7 @@ def _passes_line(run: Run, prepared: Prepared, rows_per_step: int) -> str:
 
 
 def _judge(run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
-    return judge_generator_size(trainable, _predictions(prepared))
+    return judge_generator_size(trainable, count_examples(prepared))
 
 
 def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[str, Any]:

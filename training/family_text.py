@@ -24,7 +24,7 @@ from training.cards import TEMPLATES, CardStyle, max_rows_flag
 from training.data.errors import InputError
 from training.data.families import FAMILIES
 from training.data.prepared import Prepared
-from training.examples import count_examples, holes_per_row, mean_length
+from training.examples import count_examples, holes_per_row, mean_length, unknown_size
 from training.families import Family
 
 
@@ -57,10 +57,7 @@ def _data_lines(run: Run, prepared: Prepared) -> list[str]:
         f"{readable(count_examples(prepared))} effective examples (row and position), "
         f"{len(prepared.tokenizer):,} tokens in the vocabulary"
     )
-    if not run.data.streaming:
-        return [line]
-    sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
-    return [line, f"{sample}are not judged"]
+    return [line, *unknown_size(run)]
 
 
 def _passes_line(run: Run, prepared: Prepared, rows_per_step: int) -> str:

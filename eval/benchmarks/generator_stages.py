@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from eval.benchmarks.cells import Arm, collect, plan_cells
 from eval.benchmarks.generator_arms import (
     METRIC_FORMATS,
@@ -34,8 +32,8 @@ from eval.benchmarks.generator_arms import (
     shown_ratio,
     tune,
 )
-from eval.benchmarks.recipe_arms import markdown, parse_changes, run_all, shown_command
-from eval.records import check_target, package_versions, write_json
+from eval.benchmarks.recipe_arms import parse_changes, publish, run_all, shown_command
+from eval.records import check_target, package_versions
 from training.data.errors import InputError
 from training.generator_settings import CREDIT_CONTROLS
 
@@ -81,10 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = f"{markdown(table_rows(record))}\n{NOTE}\n\n`{record['command']}`\n"
-    write_json(record, options.json)
-    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
-    Console(width=200).print(text)
+    publish(record, table_rows(record), [NOTE], options.json, width=200)
     return 1 if failed else 0
 
 

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from eval.benchmarks.cells import Arm, collect, plan_cells
 from eval.benchmarks.curves import reaching
 from eval.benchmarks.generator_arms import (
@@ -36,8 +34,8 @@ from eval.benchmarks.generator_arms import (
     shown_ratio,
     tune,
 )
-from eval.benchmarks.recipe_arms import markdown, parse_changes, run_all, shown_command
-from eval.records import check_target, package_versions, write_json
+from eval.benchmarks.recipe_arms import parse_changes, publish, run_all, shown_command
+from eval.records import check_target, package_versions
 from training.data.errors import InputError
 
 OURS, GPT2, LLAMA, LLAMA_MUON, OURS_ADAMW = "ours", "gpt2", "llama", "llama_muon", "ours_adamw"
@@ -76,10 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = f"{markdown(table_rows(record))}\n{checks(record)}\n\n{NOTE}\n\n`{record['command']}`\n"
-    write_json(record, options.json)
-    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
-    Console(width=220).print(text)
+    publish(record, table_rows(record), [checks(record), NOTE], options.json, width=220)
     return 1 if failed or False in record["required"].values() else 0
 
 

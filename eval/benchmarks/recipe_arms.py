@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from eval.benchmarks.cells import Cell, Outcome, run_cells
+from eval.records import write_json
 from training.arguments import Run, parse_arguments
 from training.data.errors import InputError
 
@@ -70,6 +73,16 @@ def shown_command(module: str, options: argparse.Namespace, rest: str = "") -> s
     changes = f" --set {' '.join(options.set)}" if options.set else ""
     rows = f" --max_rows {options.max_rows}" if options.max_rows else ""
     return f"python -m eval.benchmarks.{module} --data {source}{rest}{rows}{changes}"
+
+
+def publish(
+    record: dict[str, Any], rows: Sequence[Sequence[str]], notes: Sequence[str], path: str, width: int
+) -> None:
+    """Write a record to `path`, and its table, notes and command beside it as Markdown; show those, `width` wide."""
+    text = "\n\n".join([markdown(rows).rstrip("\n"), *notes, f"`{record['command']}`"]) + "\n"
+    write_json(record, path)
+    Path(path).with_suffix(".md").write_text(text, encoding="utf-8")
+    Console(width=width).print(text)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

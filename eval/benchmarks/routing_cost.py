@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from eval.benchmarks.cells import CHECKOUT
-from eval.benchmarks.recipe_arms import markdown
+from eval.benchmarks.recipe_arms import publish
 from eval.benchmarks.routing_point import Point
-from eval.records import check_target, package_versions, write_json
+from eval.records import check_target, package_versions
 from modeling_jepa import graph_routing
 from training.data.errors import InputError
 
@@ -57,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = f"{markdown(table_rows(record))}\n{conclusions(record)}\n\n{NOTE}\n\n`{record['command']}`\n"
-    write_json(record, options.json)
-    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
-    Console(width=180).print(text)
+    publish(record, table_rows(record), [conclusions(record), NOTE], options.json, width=180)
     return 1 if False in record["required"].values() else 0
 
 

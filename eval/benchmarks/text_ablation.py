@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from configuration_jepa.configuration_text_jepa import COLLAPSE_PROTECTIONS, TARGET_TABLES
 from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.recipe_arms import add_common_options, markdown, parse_changes, run_all, shown_command
+from eval.benchmarks.recipe_arms import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.text_arms import base_overrides, text_arm
-from eval.records import check_target, package_versions, write_json
+from eval.records import check_target, package_versions
 from training.data.errors import InputError
 
 MASKINGS = ("single", "rate", "span")
@@ -47,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     record = summarise({name: found[0] for name, found in collect(cells).items()}, options)
-    text = f"{markdown(table_rows(record))}\n{NOTE}\n\n`{record['command']}`\n"
-    write_json(record, options.json)
-    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
-    Console(width=160).print(text)
+    publish(record, table_rows(record), [NOTE], options.json, width=160)
     return 1 if failed else 0
 
 

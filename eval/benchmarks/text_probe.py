@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from eval.benchmarks.recipe_arms import markdown
+from eval.benchmarks.recipe_arms import publish
 from eval.loading import open_model, open_tokenizer
-from eval.records import check_target, package_versions, write_json
+from eval.records import check_target, package_versions
 from training.data.errors import InputError
 
 
@@ -59,11 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "accuracy": accuracies,
         "versions": package_versions(),
     }
-    write_json(record, options.json)
-    text = markdown([["encoder", "accuracy"], *([name, f"{value:.3f}"] for name, value in accuracies.items())])
-    text = f"{text}\n`{record['command']}`\n"
-    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
-    Console(width=140).print(text)
+    rows = [["encoder", "accuracy"], *([name, f"{value:.3f}"] for name, value in accuracies.items())]
+    publish(record, rows, [], options.json, width=140)
     return 0
 
 

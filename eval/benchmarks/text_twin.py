@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from eval.benchmarks.bootstrap import paired_interval
 from eval.benchmarks.cells import Arm, collect, plan_cells
 from eval.benchmarks.curves import mean_and_spread, reaching
-from eval.benchmarks.recipe_arms import add_common_options, markdown, parse_changes, run_all, shown_command
+from eval.benchmarks.recipe_arms import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.text_arms import RECIPES, base_overrides, text_arm
-from eval.records import check_target, package_versions, write_json
+from eval.records import check_target, package_versions
 from training.arguments import parse_arguments
 from training.data.errors import InputError
 
@@ -60,11 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = table_rows(record)
-    text = f"{markdown(rows)}\n{NOTE}\n\n`{record['command']}`\n"
-    write_json(record, options.json)
-    Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
-    Console(width=200).print(text)
+    publish(record, table_rows(record), [NOTE], options.json, width=200)
     return 1 if failed or False in record["required"].values() else 0
 
 

@@ -9,6 +9,9 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from configuration_jepa import TextJepaConfig
+from eval.benchmarks import recipe_arms
+from eval.benchmarks.cells import Outcome, run_one
+from eval.records import write_json
 from modeling_jepa import TextJepaForMaskedLM
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer, count_tokens, encode_rows
@@ -89,3 +92,21 @@ def checkpoint(tmp_path_factory, config, token_counts, tokenizer) -> Path:
     run = {"recipe": {"data": {"data": str(source), "max_vocab": 64}}}
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def cells_in_this_process(monkeypatch, repository):
+    """Cells as the runner makes them, without a process each; the list tells which ones were run."""
+    ran = []
+
+    def run_cells(cells, workers, progress):
+        outcome = Outcome(kept=[cell for cell in cells if cell.done])
+        for cell in (cell for cell in cells if not cell.done):
+            write_json(run_one(cell.arm, cell.seed, cell.key), cell.path, indent=None)
+            outcome.ran.append(cell)
+            ran.append(f"{cell.arm.name}/{cell.seed}")
+        return outcome
+
+    monkeypatch.setattr(recipe_arms, "run_cells", run_cells)
+    monkeypatch.chdir(repository)
+    return ran

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from configuration_jepa import StagedGeneratorConfig
-from eval.benchmarks import generator_arms, generator_stages, generator_twin, recipe_arms, routing_cost
-from eval.benchmarks.cells import Outcome, run_one
+from eval.benchmarks import generator_arms, generator_stages, generator_twin, routing_cost
 from eval.benchmarks.curves import first_reach
 from eval.benchmarks.generator_anchors import (
     ANCHORS,
@@ -24,7 +23,6 @@ from eval.benchmarks.generator_anchors import (
 )
 from eval.benchmarks.recipe_arms import parse_run
 from eval.benchmarks.routing_point import Point, measure
-from eval.records import write_json
 from modeling_jepa import StagedGeneratorForCausalLM
 from training.data.errors import InputError
 
@@ -56,24 +54,6 @@ def source(tmp_path_factory):
         lines = [" ".join(generator.choices(words, k=12)) for _ in range(count)]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def cells_in_this_process(monkeypatch, repository):
-    """Cells as the runner makes them, without a process each; the list tells which ones were run."""
-    ran = []
-
-    def run_cells(cells, workers, progress):
-        outcome = Outcome(kept=[cell for cell in cells if cell.done])
-        for cell in (cell for cell in cells if not cell.done):
-            write_json(run_one(cell.arm, cell.seed, cell.key), cell.path, indent=None)
-            outcome.ran.append(cell)
-            ran.append(f"{cell.arm.name}/{cell.seed}")
-        return outcome
-
-    monkeypatch.setattr(recipe_arms, "run_cells", run_cells)
-    monkeypatch.chdir(repository)
-    return ran
 
 
 def flags(source, folder, name, *more, **changed):

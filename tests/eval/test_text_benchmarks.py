@@ -10,12 +10,10 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from configuration_jepa import TextJepaConfig
-from eval.benchmarks import recipe_arms, text_ablation, text_probe, text_twin
+from eval.benchmarks import text_ablation, text_probe, text_twin
 from eval.benchmarks.bert_anchor import BertAnchor, bert_config, sparse_scorer
-from eval.benchmarks.cells import Outcome, run_one
 from eval.benchmarks.curves import first_reach
 from eval.benchmarks.text_arms import BASE_RECIPE, base_overrides, parse_run
-from eval.records import write_json
 from eval.scorers.holes import HoleBatch, make_scorer
 from modeling_jepa import TextJepaForMaskedLM
 from training.data.errors import InputError
@@ -42,24 +40,6 @@ def source(tmp_path_factory):
         lines = [" ".join(generator.choices(words, k=8)) for _ in range(count)]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def cells_in_this_process(monkeypatch, repository):
-    """Cells as the runner makes them, without a process each; the list tells which ones were run."""
-    ran = []
-
-    def run_cells(cells, workers, progress):
-        outcome = Outcome(kept=[cell for cell in cells if cell.done])
-        for cell in (cell for cell in cells if not cell.done):
-            write_json(run_one(cell.arm, cell.seed, cell.key), cell.path, indent=None)
-            outcome.ran.append(cell)
-            ran.append(f"{cell.arm.name}/{cell.seed}")
-        return outcome
-
-    monkeypatch.setattr(recipe_arms, "run_cells", run_cells)
-    monkeypatch.chdir(repository)
-    return ran
 
 
 def run_twin(source, folder, *flags):
