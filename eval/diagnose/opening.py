@@ -1,0 +1,313 @@
+"""From what a user names to what is examined: which model, of which kind, with which text."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
+
+from eval.diagnose.record import TrainingRecord, read_record
+from eval.diagnose.report import FAIL, Finding
+from eval.diagnose.sample import Sample
+from eval.diagnose.subject import Limits, Subject
+from eval.loading import checked_name, choose_device
+from training.data.documents import load_documents
+from training.data.errors import InputError
+from training.data.settings import DataSettings, GeneratorDataSettings
+from training.data.sources import load_rows, locate
+
+BUILT_IN = "builtin:sotu"
+MAX_TEXTS = 20_000  # of each part: what comparing parts may hold in memory
+LONGEST_ASKED = 512
+LARGE_MODEL = 30_000_000
+_MAPPINGS = {
+    "causal": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "masked": MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "seq2seq": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+}
+_AUTO_CLASSES = {
+    "causal": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
+_SUFFIXES = {
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+    "ForMaskedLM": "masked",
+    "ForConditionalGeneration": "seq2seq",
+    "MTModel": "seq2seq",
+}
+Texts = Sequence[str] | Mapping[str, Sequence[str]] | str
+
+
+def open_checkpoint(
+    name: str, tokenizer: str | None = None, device: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, list[Finding]]:
+    """A model in evaluation mode, its tokenizer if it has one, and what was wrong with its tensors.
+
+    Raises:
+        InputError: no model there, one of an unsupported kind, or a damaged file.
+    """
+    where, target = checked_name(name), choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        auto_class = _AUTO_CLASSES[kind_of_config(config, name)]
+        model, info = auto_class.from_pretrained(
+            where,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
+        raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
+    opened = _open_tokenizer(tokenizer or where, required=tokenizer is not None, trust_remote_code=trust_remote_code)
+    return model.to(target).eval(), opened, missing_tensors(info)
+
+
+def make_subject(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data: Texts | None = None,
+    run: str | Path | None = None,
+    trainer: Trainer | None = None,
+    *,
+    limits: Limits | None = None,
+    name: str | None = None,
+    text_column: str | None = None,
+) -> Subject:
+    """What `diagnose` examines.
+
+    Args:
+        data: texts, texts by part, or a source (`builtin:NAME`, a file, a folder, `hub:ID`); None takes the run's own
+            text, and without a run a built-in sample.
+        run: a run folder, ours or of `transformers`' Trainer.
+        text_column: of a source.
+
+    Raises:
+        InputError: a source or folder that cannot be read, or a model that gives no logits over a vocabulary.
+    """
+    record = None if run is None else read_record(run)
+    kind = kind_of_model(model, tokenizer)
+    parts, where = _find_texts(data, record, kind, text_column)
+    if tokenizer is None:
+        where = "random token ids, as there is no tokenizer"
+    sample = _make_sample(model, tokenizer, kind, _held_out(parts))
+    subject = Subject(
+        name=name or model.config._name_or_path or type(model).__name__,
+        model=model,
+        tokenizer=tokenizer,
+        kind=kind,
+        sample=sample,
+        parts=parts if tokenizer is not None else {},
+        data=where,
+        limits=limits or Limits(),
+        record=record,
+        trainer=trainer,
+    )
+    _cut_down(subject)
+    return subject
+
+
+def kind_of_config(config: PreTrainedConfig, name: str) -> str:
+    """The kind that a checkpoint was saved as; raises InputError for one that is no language model."""
+    for architecture in config.architectures or ():
+        for suffix, kind in _SUFFIXES.items():
+            if architecture.endswith(suffix):
+                return kind
+    if not config.architectures:
+        for kind in ("seq2seq",) if config.is_encoder_decoder else ("causal", "masked"):
+            if config.model_type in _MAPPINGS[kind]:
+                return kind
+    found = ", ".join(config.architectures or ()) or f"model_type {config.model_type!r}"
+    raise InputError(
+        f"{name} holds {found}: the doctor examines causal, masked and sequence-to-sequence language models "
+        "(...ForCausalLM, ...LMHeadModel, ...ForMaskedLM, ...ForConditionalGeneration)"
+    )
+
+
+def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> str:
+    """The kind of a model by what it can do: two sides, continuing, filling a mask token.
+
+    Raises:
+        InputError: it has no input table, or gives no logits.
+    """
+    if model.get_input_embeddings() is None:
+        raise InputError(f"{type(model).__name__} has no table of tokens: the doctor examines language models")
+    if model.config.is_encoder_decoder:
+        return "seq2seq"
+    if model.can_generate():
+        return "causal"
+    if tokenizer is None or tokenizer.mask_token_id is None or not _looks_ahead(model):
+        return "causal"
+    return "masked"
+
+
+def missing_tensors(info: Mapping[str, Any]) -> list[Finding]:
+    """What loading could not place: such tensors are random numbers now."""
+    fields = {"missing": "missing_keys", "unexpected": "unexpected_keys", "misshapen": "mismatched_keys"}
+    found = {kind: sorted(map(str, info[field])) for kind, field in fields.items() if info[field]}
+    threshold = "every tensor of the model stands in the file, in its shape"
+    if not found.keys() & {"missing", "misshapen"}:
+        return []
+    return [
+        Finding(
+            "parity.missing_tensors",
+            FAIL,
+            {**{kind: names[:5] for kind, names in found.items()}, **{f"num_{k}": len(n) for k, n in found.items()}},
+            threshold,
+            "the file holds another model, or a part of it was not saved: what is missing was filled with random "
+            "numbers when it was opened",
+            "save the whole model with save_pretrained, or open it with the class and config that it was saved with",
+        )
+    ]
+
+
+def _open_tokenizer(name: str, required: bool, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if required:
+            raise InputError(f"tokenizer: {name} holds none that can be opened: {_one_line(error)}") from error
+        return None
+
+
+@torch.no_grad()
+def _looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether the last token moves the logits before it."""
+    ids = torch.arange(5, 13, device=model.device)[None] % model.config.vocab_size
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 7) % model.config.vocab_size
+    first, second = (model(input_ids=each, return_dict=True).logits[:, :-1].float() for each in (ids, other))
+    return not torch.allclose(first, second, rtol=0, atol=1e-4 * float(first.std()))
+
+
+def _find_texts(
+    data: Texts | None, record: TrainingRecord | None, kind: str, text_column: str | None
+) -> tuple[dict[str, list[str]], str]:
+    """Texts by part, and where they come from."""
+    if isinstance(data, str):
+        return _read_source(data, kind, text_column), data
+    if isinstance(data, Mapping):
+        return _checked({part: list(texts) for part, texts in data.items()}), "texts that were handed over"
+    if data is not None:
+        return _checked({"all": list(data)}), "texts that were handed over"
+    if record is not None:
+        own = {"train": record.train_texts(), "valid": record.valid_texts()}
+        known = {part: texts for part, texts in own.items() if texts}
+        if known:
+            return known, f"the run's own text ({record.folder})"
+    return {"all": _read_source(BUILT_IN, kind, None)["test"]}, f"a built-in sample ({BUILT_IN}), as no data was given"
+
+
+def _read_source(data: str, kind: str, text_column: str | None) -> dict[str, list[str]]:
+    settings: Any = DataSettings if kind == "masked" else GeneratorDataSettings
+    given = settings(data=data, text_column=text_column)
+    source = locate(given)
+    splits = ("all",) if source.is_whole and data != BUILT_IN else ("train", "valid", "test")
+    read = {split: _texts_of(given, split) for split in splits}
+    return _checked(read)
+
+
+def _texts_of(settings: Any, split: str) -> list[str]:
+    if isinstance(settings, GeneratorDataSettings):
+        return load_documents(settings, split).texts[:MAX_TEXTS]
+    return list(load_rows(settings, split).dataset[:MAX_TEXTS]["text"])
+
+
+def _checked(parts: dict[str, list[str]]) -> dict[str, list[str]]:
+    for part, texts in parts.items():
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise InputError(f"data: {part} holds {type(wrong).__name__} {str(wrong)[:40]!r}; hand over strings")
+    kept = {part: [text for text in texts if text.strip()] for part, texts in parts.items()}
+    if not any(kept.values()):
+        raise InputError("data: it holds no text; hand over at least one string, or nothing for a built-in sample")
+    return {part: texts for part, texts in kept.items() if texts}
+
+
+def _held_out(parts: dict[str, list[str]]) -> list[str]:
+    """The part that the sample is drawn from: one that the model was not trained on, where there is one."""
+    return next((parts[part] for part in ("test", "valid", "all") if part in parts), next(iter(parts.values())))
+
+
+def _make_sample(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, kind: str, texts: list[str]
+) -> Sample:
+    config = model.config
+    padding = (None if tokenizer is None else tokenizer.pad_token_id, config.pad_token_id)
+    pad = next((token for token in padding if token is not None), 0)
+    start = None
+    if kind == "seq2seq":
+        start = next(token for token in (config.decoder_start_token_id, config.bos_token_id, pad) if token is not None)
+    return Sample(
+        texts=texts,
+        tokenizer=tokenizer,
+        kind=kind,
+        vocab_size=model.get_input_embeddings().weight.shape[0],
+        context=_context(model, tokenizer),
+        pad_id=pad,
+        mask_id=None if tokenizer is None else tokenizer.mask_token_id,
+        start_id=start,
+    )
+
+
+@torch.no_grad()
+def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """The longest row that the model takes, up to `LONGEST_ASKED`: what it says of itself, checked by asking."""
+    said = model.config.to_dict()
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions")
+    lengths = [said[name] for name in names if isinstance(said.get(name), int) and said[name] > 0]
+    if tokenizer is not None:
+        lengths.append(tokenizer.model_max_length)
+    wanted = int(min([LONGEST_ASKED, *lengths]))
+    for length in (wanted, wanted - 2, wanted // 2, wanted // 4):
+        if length >= 2 and _takes(model, length):
+            return length
+    raise InputError(
+        f"{type(model).__name__} gives no logits (rows, tokens, vocabulary) for {max(2, wanted // 4)} tokens: the "
+        "doctor examines language models"
+    )
+
+
+def _takes(model: PreTrainedModel, length: int) -> bool:
+    """Whether a row of so many tokens gives logits of the right shape: tables of positions end in an index error."""
+    ids = torch.arange(length, device=model.device)[None] % min(model.get_input_embeddings().weight.shape[0], 100)
+    extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), return_dict=True, **extra).get("logits")
+    except (IndexError, ValueError, RuntimeError, TypeError):
+        return False
+    return logits is not None and logits.ndim == 3 and logits.shape[1] == length
+
+
+def _cut_down(subject: Subject) -> None:
+    """Fewer and shorter rows for large models."""
+    if subject.parameters > LARGE_MODEL:
+        subject.limits.rows = max(2, subject.limits.rows // 4)
+        subject.limits.length = max(16, subject.limits.length // 2)
+        subject.notes.append(
+            f"{subject.parameters:,} parameters: looked at {subject.limits.rows} rows of {subject.limits.length} "
+            "tokens instead of 16 of 64"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
