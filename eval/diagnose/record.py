@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.loading import RUN_FILE, read_run
+from eval.loading import read_run
 from training.data.errors import InputError
 from training.data.families import FAMILIES
 from training.data.sources import load_rows
