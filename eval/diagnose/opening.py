@@ -251,12 +251,13 @@ def _held_out(parts: dict[str, list[str]]) -> list[str]:
 def _make_sample(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, kind: str, texts: list[str]
 ) -> Sample:
-    config = model.config
-    padding = (None if tokenizer is None else tokenizer.pad_token_id, config.pad_token_id)
+    said = model.config.to_dict()  # a configuration need not have every id
+    padding = (None if tokenizer is None else tokenizer.pad_token_id, said.get("pad_token_id"))
     pad = next((token for token in padding if token is not None), 0)
     start = None
     if kind == "seq2seq":
-        start = next(token for token in (config.decoder_start_token_id, config.bos_token_id, pad) if token is not None)
+        begins = (said.get("decoder_start_token_id"), said.get("bos_token_id"), pad)
+        start = next(token for token in begins if token is not None)
     return Sample(
         texts=texts,
         tokenizer=tokenizer,

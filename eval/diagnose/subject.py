@@ -211,7 +211,7 @@ class Subject:
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, IGNORED)
         if self.kind == "causal":
             return {**self.inputs(batch), "labels": labels}
-        return {"input_ids": batch.source_ids, "attention_mask": batch.source_mask, "labels": labels[:, 1:]}
+        return {"input_ids": batch.source_ids, "attention_mask": batch.source_mask, "labels": labels[:, 1:].contiguous()}
 
     def own_loss(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """The loss that a model gives itself, a scalar with its gradient."""
