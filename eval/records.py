@@ -13,12 +13,16 @@ PACKAGES = ("jepa-lm", "torch", "transformers", "datasets", "evaluate", "tokeniz
 
 def write_json(record: dict[str, Any], path: str | Path, indent: int | None = 2) -> None:
     """Write a record as JSON in one step: a reader sees the old file or the whole new one. Refuses NaN."""
+    write_text(json.dumps(record, indent=indent, allow_nan=False, ensure_ascii=False) + "\n", path)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text in one step, as `write_json`. Raises `InputError` for a place that cannot be written to."""
     target = Path(path)
-    text = json.dumps(record, indent=indent, allow_nan=False, ensure_ascii=False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.with_name(f".{target.name}.{os.getpid()}")
-        staged.write_text(text + "\n", encoding="utf-8")
+        staged.write_text(text, encoding="utf-8")
         os.replace(staged, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}; choose another place") from error

