@@ -32,6 +32,8 @@ class TextJepaConfig(JepaConfig):
         frequency_bias: a bias per token, started at the log frequency of the training part.
         alignment_weight: weight of 2 - 2 cos between prediction and target.
         auxiliary_weight: weight of 1 - cos between the encoder's own vector at the hole and the target.
+        target_gradient: whether the ranking part moves the table that it scores against. False stops the gradient at
+            its targets: then only what the encoder reads moves a tied table.
         target_table: where targets come from: `online`, the embedding table itself; `ema`, a moving-average copy;
             `contextual`, for the alignment part only, a moving-average encoder that reads the intact phrase.
         teacher_momentum: share of its old self that the moving average keeps at each step.
@@ -60,6 +62,7 @@ class TextJepaConfig(JepaConfig):
         "frequency_bias",
         "alignment_weight",
         "auxiliary_weight",
+        "target_gradient",
         "target_table",
         "teacher_momentum",
         "collapse_protection",
@@ -77,6 +80,7 @@ class TextJepaConfig(JepaConfig):
     frequency_bias: bool = True
     alignment_weight: float | int = 0.0
     auxiliary_weight: float | int = 0.1
+    target_gradient: bool = True
     target_table: str = "online"
     teacher_momentum: float = 0.996
     collapse_protection: str = "none"

@@ -358,6 +358,8 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits `(K, V)`, and the parts `ranking`, `accuracy` and, with negatives, `acc_neg`."""
         table = self._answer_table()
+        if not self.config.target_gradient:
+            table = table.detach()
         if negative_ids is None:
             logits = self.head.logits(predictions, table)
             return logits, {"ranking": ranking_loss(logits, target_ids), "accuracy": _accuracy(logits, target_ids)}

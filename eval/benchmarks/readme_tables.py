@@ -24,6 +24,7 @@ _TWIN_NAMES = {
     "bert": "`BertForMaskedLM` of this size",
     "prototype": "the first prototype's recipe",
     "prototype_tuned": "the same with its rate tuned",
+    "prototype_target_gradient": "the same with a gradient into its targets",
 }
 
 

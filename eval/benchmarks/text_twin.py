@@ -3,13 +3,15 @@
     python -m eval.benchmarks.text_twin --data PATH/TO/wikitext2 --seeds 3 --workers 2
 
 Each arm gets the same small grid of learning rates, chosen on valid by MRR in short runs with seed 0; then it is
-trained with each seed, and its test figures are taken at the marks. The prototype stands there twice: as its recipe
-is, rate included, and with the rate tuned like the others'. Stop it and give the same command again: finished
-cells are kept. `--table` collects what is there. Exit codes: 0; 1 a cell failed, or what is required does not hold;
+trained with each seed, and its test figures are taken at the marks. The prototype stands there three times: as its
+recipe is, rate included; with the rate tuned like the others'; and with a gradient into its targets. Stop it and give the same command again: finished
+cells are kept. `--table` collects what is there; `--adopt` also takes what other code made. Exit codes: 0; 1 a cell failed, or what is required does not hold;
 2 bad input.
 """
 
 import argparse
+import glob
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +28,18 @@ from eval.records import check_target, package_versions
 from training.arguments import parse_arguments
 from training.data.errors import InputError
 
-OURS, TWIN, PROTOTYPE, TUNED_PROTOTYPE, ANCHOR = "ours", "softmax", "prototype", "prototype_tuned", "bert"
+OURS, TWIN, ANCHOR = "ours", "softmax", "bert"
+PROTOTYPE, TUNED_PROTOTYPE, OPEN_PROTOTYPE = "prototype", "prototype_tuned", "prototype_target_gradient"
 ARMS: dict[str, dict[str, Any]] = {
     OURS: {},
     TWIN: {"overrides": {"head": "softmax"}},
     PROTOTYPE: {"recipe": str(RECIPES / "prototype.yaml"), "tuned": False},
     TUNED_PROTOTYPE: {"recipe": str(RECIPES / "prototype.yaml")},
+    OPEN_PROTOTYPE: {
+        "recipe": str(RECIPES / "prototype.yaml"),
+        "overrides": {"target_gradient": True},
+        "tuned": False,
+    },
     ANCHOR: {"model": "bert"},
 }
 METRICS = ("top1", "top5", "top10", "mrr", "median_rank", "effective_rank")
@@ -51,15 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_target(Path(options.json))
         rates, tuning, failed = tune(options)
+        tuning = {**tuning_of_adopted(options), **tuning}
         arms = [long_arm(name, rate, options) for name, rate in rates.items()]
         cells = plan_cells(arms, range(options.seeds), Path(options.out) / "runs")
         if not options.table:
             failed |= run_all(cells, options.workers).failed
-        record = summarise(collect(cells), rates, tuning, options)
+        results = {**collect(cells), **adopted(options.adopt)}
+        order = [name for name in ARMS if name in results]
+        record = summarise({name: results[name] for name in order}, rates, tuning, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    publish(record, table_rows(record), [NOTE], options.json, width=200)
+    publish(record, table_rows(record), [record["note"]], options.json, width=200)
     return 1 if failed or False in record["required"].values() else 0
 
 
@@ -80,6 +91,36 @@ def tune(options: argparse.Namespace) -> tuple[dict[str, float], dict[str, dict[
     best = {name: float(max(found, key=lambda rate: found[rate])) for name, found in tuning.items() if found}
     best |= {name: recipe_rate(ARMS[name]["recipe"], options) for name in options.arms if name not in tuned}
     return {name: best[name] for name in options.arms if name in best}, tuning, failed
+
+
+def adopted(given: Sequence[str]) -> dict[str, list[dict]]:
+    """Results of whole arms that other code made, from `NAME=PATTERN`: each says so in the record.
+
+    Raises:
+        InputError: an unknown arm, a pattern that fits no file, or cells of different settings.
+    """
+    results: dict[str, list[dict]] = {}
+    for one in given:
+        name, _, pattern = one.partition("=")
+        if name not in ARMS or not pattern:
+            raise InputError(f"adopt: got {one!r}; use ARM=PATTERN with ARM one of {', '.join(ARMS)}")
+        cells = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sorted(glob.glob(pattern))]
+        if not cells:
+            raise InputError(f"adopt: no file fits {pattern!r}; name the cells' JSON files of one arm")
+        settings = [{key: value for key, value in cell["arm"]["settings"].items() if key != "keep"} for cell in cells]
+        if any(other != settings[0] for other in settings):
+            raise InputError(f"adopt: the files that fit {pattern!r} are of different settings; name those of one arm")
+        results[name] = [{**cell, "other_code": True} for cell in cells]
+    return results
+
+
+def tuning_of_adopted(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """How the rates of adopted arms were chosen, as the record says that stands where this one will."""
+    if not options.adopt or not Path(options.json).is_file():
+        return {}
+    arms = json.loads(Path(options.json).read_text(encoding="utf-8"))["arms"]
+    names = {one.partition("=")[0] for one in options.adopt}
+    return {name: arm["tuning_mrr_on_valid"] for name, arm in arms.items() if name in names}
 
 
 def recipe_rate(recipe: str, options: argparse.Namespace) -> float:
@@ -109,7 +150,8 @@ def summarise(
     marks = [str(step) for step in sorted(options.marks)]
     arms = {
         name: {
-            "learning_rate": rates[name],
+            "learning_rate": cells[0]["arm"]["settings"]["overrides"]["learning_rate"],
+            "other_code": cells[0].get("other_code", False),
             "tuning_mrr_on_valid": tuning.get(name),
             **arm_figures(cells, marks, results.get(TWIN, [])),
         }
@@ -133,7 +175,7 @@ def summarise(
         "against_twin": pairs,
         "mrr_over_the_prototypes": over_the_prototypes(arms, marks[-1]),
         "required": requirements(arms, pairs, marks[-1]),
-        "note": NOTE,
+        "note": NOTE + _of_other_code(arms),
         "versions": package_versions(),
     }
 
@@ -182,7 +224,7 @@ def over_the_prototypes(arms: dict[str, Any], last: str) -> dict[str, float]:
     """Our MRR at the last mark divided by that of each prototype arm which is there."""
     if OURS not in arms:
         return {}
-    present = [name for name in (OURS, PROTOTYPE, TUNED_PROTOTYPE) if name in arms]
+    present = [name for name in (OURS, PROTOTYPE, TUNED_PROTOTYPE, OPEN_PROTOTYPE) if name in arms]
     mrr = {name: arms[name]["at"][last]["mrr"]["mean"] for name in present}
     return {name: mrr[OURS] / mrr[name] for name in present if name != OURS}
 
@@ -213,6 +255,11 @@ def _costs(arm: dict[str, Any]) -> list[str]:
     return [after, f"{seconds:,.0f}", f"{memory / 2**20:,.0f}", f"{arm['num_parameters']:,}"]
 
 
+def _of_other_code(arms: dict[str, Any]) -> str:
+    names = [name for name, arm in arms.items() if arm["other_code"]]
+    return f" Kept from an earlier version of the code: {', '.join(names)}." if names else ""
+
+
 def _number(figure: dict[str, float | None], metric: str) -> str:
     if figure["mean"] is None:
         return "-"
@@ -241,6 +288,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--marks", nargs="+", type=int, default=[2000, 8000], help="steps of the test figures")
     parser.add_argument("--rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3], help="learning rates to try")
     parser.add_argument("--tuning_steps", type=int, default=2000, help="length of the runs that choose the rate")
+    parser.add_argument(
+        "--adopt",
+        nargs="*",
+        default=[],
+        metavar="ARM=PATTERN",
+        help="cells' JSON files that other code made, taken as this arm and marked so in the record",
+    )
     parser.add_argument("--eval_steps", type=int, default=1000, help="distance of the points of the valid curve")
     return parser
 

@@ -14,6 +14,7 @@ VARIANTS = (
     {"logit_scale": "fixed", "frequency_bias": False},
     {"logit_scale": "length"},
     {"ranking": "sampled"},
+    {"target_gradient": False},
     {"ranking": "sampled", "negative_sampling": "frequency"},
     {"target_table": "ema"},
     {"target_table": "contextual", "alignment_weight": 1.0},
@@ -131,6 +132,16 @@ def test_sampled_ranking_without_negatives_takes_the_whole_vocabulary() -> None:
     del inputs["negative_ids"]
     sampled, full = (TEXT_JEPA.model(ranking=ranking)(**inputs).loss for ranking in ("sampled", "full"))
     assert torch.equal(sampled, full)
+
+
+@pytest.mark.parametrize("ranking", ["full", "sampled"])
+def test_targets_get_a_gradient_only_where_they_should(ranking: str) -> None:
+    for wanted in (True, False):
+        model = TEXT_JEPA.model(target_gradient=wanted, ranking=ranking, tie_word_embeddings=False)
+        model(**TEXT_JEPA.learning_inputs(model.config)).loss.backward()
+        gradient = model.head.decoder.weight.grad
+        assert (gradient is not None and bool(gradient.any())) == wanted
+        assert model.model.embed_tokens.weight.grad.any()
 
 
 def test_acc_neg_of_an_untrained_model_is_near_chance() -> None:
