@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from training.data.errors import InputError
 
@@ -26,6 +29,17 @@ def write_text(text: str, path: str | Path) -> None:
         os.replace(staged, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}; choose another place") from error
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold: numbers of NumPy as Python's own, names as text, None for what is not finite."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def package_versions() -> dict[str, str | None]:

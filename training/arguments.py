@@ -44,6 +44,8 @@ class Run:
     dry_run: bool = False
     device: str = "auto"
     threads: str = "auto"
+    diagnose: bool = False
+    diagnose_steps: int | None = None
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -205,6 +207,8 @@ def _validate(run: Run) -> None:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
     if run.threads != "auto" and not (run.threads.isdecimal() and int(run.threads) > 0):
         raise InputError(f"threads: got {run.threads!r}; use auto, or a whole number of at least 1")
+    if run.diagnose_steps is not None and run.diagnose_steps < 1:
+        raise InputError(f"diagnose_steps: got {run.diagnose_steps}; use a whole number of at least 1")
     try:
         if run.output_dir.exists() and not run.output_dir.is_dir():
             raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
@@ -285,15 +289,20 @@ _UNIVERSAL = {
     "stage": "stage to train, for families that grow by stages",
     "device": "auto, cpu, cuda or mps [auto]",
     "threads": "threads of each process on a CPU; auto: OMP_NUM_THREADS, else every core [auto]",
+    "diagnose_steps": "as --diagnose, and every so many steps",
 }
+_WHOLE_NUMBERS = ("stage", "diagnose_steps")
 
 
 def _add_universal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a YAML file")
     for name, text in _UNIVERSAL.items():
-        parser.add_argument(f"--{name}", help=text, metavar="X", type=int if name == "stage" else str)
+        parser.add_argument(f"--{name}", help=text, metavar="X", type=int if name in _WHOLE_NUMBERS else str)
     parser.add_argument("--extend", action="store_true", help="go on with a finished run to a longer max_steps")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and time, and end")
+    parser.add_argument(
+        "--diagnose", action="store_true", help="let the doctor look before step 1 and after the last one"
+    )
 
 
 def _shown(default: Any) -> str:

@@ -20,6 +20,7 @@ from training.arguments import Run
 from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, ShowSamples, TeacherUpdate
 from training.data.errors import InputError
 from training.data.prepared import Prepared
+from training.diagnosing import Diagnose, never, refuse_sharded
 from training.families import Family
 from training.generator_settings import GeneratorEvaluationSettings
 from training.growing import check_origin, take_weights
@@ -88,6 +89,10 @@ def build_trainer(
         trainer.add_callback(ShowSamples(run.evaluation.sample_steps, phrases, trainer.window.stop_clock))
     if run.data.streaming:
         trainer.add_callback(StreamReport(run_state))
+    if run.diagnose or run.diagnose_steps is not None:
+        refuse_sharded(trainer)
+        stopping = watch.told_to_stop if watch is not None else never
+        trainer.add_callback(Diagnose(trainer, run.diagnose_steps, stopping, from_nothing=run.init_from is None))
     if watch is not None:
         trainer.add_callback(SaveOnSignal(watch, any_process=_any_process(trainer)))
     return trainer

@@ -5,8 +5,10 @@ windows are masked on the device, so that the loss is averaged over all holes of
 as exact means; a number that is not finite stops the run; and checkpoints are whole or do not exist.
 """
 
+import copy
 import itertools
 import math
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -141,6 +143,28 @@ class JepaTrainer(Trainer):
         batches = [self.parts.masker(batch, progress) for batch in batches]
         self._step_inputs = batches
         return batches, self._get_num_items_in_batch(batches, device)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Batches and losses may be asked for inside, and leave no trace: not in the log window, the stream's cursor,
+        the library's list of loaders or the random state.
+        """
+        kept = (self.window, self.run_state, self._step_loss, self._step_inputs)
+        loaders, gradient_state = len(self.accelerator._dataloaders), self.accelerator.gradient_state
+        active, syncs = gradient_state.dataloader_references, gradient_state.sync_gradients
+        self.window, self.run_state = LogWindow(), copy.deepcopy(self.run_state)
+        self._step_loss = torch.zeros_like(self._step_loss)  # it is added to in place
+        python, numpy = random.getstate(), np.random.get_state()
+        device = self.args.device
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device.index or 0]):
+            try:
+                yield
+            finally:
+                self.window, self.run_state, self._step_loss, self._step_inputs = kept
+                del self.accelerator._dataloaders[loaders:]
+                gradient_state.dataloader_references, gradient_state.sync_gradients = active, syncs
+                random.setstate(python)
+                np.random.set_state(numpy)
 
     # ---- the optimizer ----
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from eval.diagnose.report import Report
 from eval.diagnose.subject import Limits
 from eval.diagnose.text import print_report
 from eval.loading import quiet_libraries
-from eval.records import check_target, write_json, write_text
+from eval.records import check_target, plain, write_json, write_text
 from training.data.errors import InputError
 
 
@@ -50,17 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print_report(report)
     return report.exit_code
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold: numbers of other libraries as Python's own, None for what is not finite."""
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.ndim == 0):
-        return plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def newest_model(name: str) -> str:

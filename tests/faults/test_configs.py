@@ -268,6 +268,8 @@ def test_a_misspelt_universal_flag_is_refused(recipe: Path, flag: str, data: st.
         ("threads", words().filter(lambda text: text != "auto")),
         ("threads", st.integers(max_value=0)),
         ("threads", st.floats()),
+        ("diagnose_steps", words()),
+        ("diagnose_steps", st.integers(max_value=0)),
     ],
 )
 @few
