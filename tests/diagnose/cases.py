@@ -1,0 +1,120 @@
+"""What is handed to the doctor: a model, its tokenizer, its data, and its run and Trainer where a user has them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, Trainer
+
+from eval.diagnose import Limits, Report, diagnose
+from tests.diagnose.tiny_training import (
+    NO_MISTAKE,
+    PARTS,
+    Lesson,
+    Mistake,
+    learn,
+    learn_ours,
+    text_folder,
+    texts_of,
+    untrained,
+)
+
+Change = Callable[[PreTrainedModel], PreTrainedModel]
+Parts = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of `diagnose`."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    data: Parts | str | None
+    run: Path | None = None
+    trainer: Trainer | None = None
+
+    def examine(self, limits: Limits | None = None, only: tuple[str, ...] = ()) -> Report:
+        """The doctor's report."""
+        return diagnose(
+            self.model, self.tokenizer, self.data, self.run, self.trainer, limits=limits, only=only, name="model"
+        )
+
+
+# What a healthy tiny model of each architecture is taught: enough to know more than how often each token occurs.
+LESSONS = {
+    "gpt2": Lesson("gpt2"),
+    "llama": Lesson("llama"),
+    "neox": Lesson("neox"),
+    "opt": Lesson("opt"),
+    "bloom": Lesson("bloom"),
+    "mamba": Lesson("mamba", steps=150, batch_size=8, learning_rate=1e-2),
+    "bert_decoder": Lesson("bert_decoder", steps=200),
+    "bert": Lesson("bert", steps=900, batch_size=24),
+    "roberta": Lesson("roberta", steps=900, batch_size=24),
+    "modernbert": Lesson("modernbert", steps=700),
+    "t5": Lesson("t5"),
+    "bart": Lesson("bart"),
+}
+# The recipes of our own families are as long as a laptop is patient; these are enough to be past frequencies.
+_TEXT = ("--hidden_size", "64", "--max_vocab", "900", "--max_steps", "1200", "--eval_steps", "400")
+_GENERATOR = (
+    *("--hidden_size", "64", "--embedding_size", "64", "--num_hidden_layers", "2", "--max_vocab", "900"),
+    *("--max_steps", "300", "--eval_steps", "150", "--time_dim", "16", "--per_device_train_batch_size", "16"),
+)
+
+
+def data() -> Parts:
+    """The parts of the built-in text that the tiny models are trained with."""
+    return {part: texts_of(part) for part in PARTS}
+
+
+def changed_data(change: Callable[[Parts], Parts]) -> Parts:
+    """The same after something was done to it."""
+    folder = text_folder(change)
+    return {part: texts_of(part, folder) for part in PARTS}
+
+
+def healthy(architecture: str, **lesson: Any) -> Case:
+    """A trained model of a stock architecture."""
+    learnt = learn(replace(LESSONS[architecture], **lesson))
+    return Case(learnt.model.eval(), learnt.tokenizer, data())
+
+
+def healthy_run(architecture: str, mistake: Mistake = NO_MISTAKE, **lesson: Any) -> Case:
+    """A trained model with its run folder and its Trainer; after a mistake in training, that one."""
+    learnt = learn(replace(LESSONS[architecture], **lesson), mistake)
+    return Case(learnt.model.eval(), learnt.tokenizer, data(), learnt.folder, learnt.trainer())
+
+
+def trained_with(change: Change, architecture: str, seed: int, **lesson: Any) -> Case:
+    """A model that was built wrong and trained so."""
+    taught = replace(LESSONS[architecture], seed=seed, **lesson)
+    learnt = learn(taught, Mistake(model=change))
+    return Case(learnt.model.eval(), learnt.tokenizer, data())
+
+
+def damaged(change: Change, architecture: str, **lesson: Any) -> Case:
+    """A healthy model to which something happened."""
+    case = healthy(architecture, **lesson)
+    return replace(case, model=change(case.model).eval())
+
+
+def ours(family: str, *flags: str, seed: int = 0, stop_teacher: bool = False) -> Case:
+    """A model of this package with its run folder."""
+    own = _TEXT if family == "text_jepa" else _GENERATOR
+    run = learn_ours(family, [*own, *flags], seed, stop_teacher)
+    auto = AutoModelForMaskedLM if family == "text_jepa" else AutoModelForCausalLM
+    return Case(auto.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run), data(), run)
+
+
+def generator(stage: int, seed: int = 0) -> Case:
+    """Stage `stage` of the staged generator, grown from those before it."""
+    before = () if stage == 0 else ("--init_from", str(generator(stage - 1, seed).run))
+    return ours("staged_generator", "--stage", str(stage), *before, seed=seed)
+
+
+def fresh(architecture: str, seed: int = 0, **changes: Any) -> Case:
+    """An untrained model."""
+    model, tokenizer = untrained(architecture, seed, **changes)
+    return Case(model, tokenizer, data())
