@@ -33,8 +33,56 @@ SYMMETRIC_UNITS_FAIL = 0.1
 SAME_GRADIENT = 1e-4
 
 # --- gradient (X3) ---
+# A layer whose output differs from its input by less than this share of it does nothing: float32 rounding is 1e-7, and
+# layers of trained models change their input by percents.
+LAYER_DOES_NOTHING = 1e-5
+# A layer of which this share of the weights is zero was zeroed, not pruned (pruning keeps 1 in 20 or more).
+LAYER_IS_ZERO = 0.99
+# A loss that moves by this much when weights are shaken hangs on them: float32 rounds a loss of 5 by 5e-7.
+LOSS_MOVES = 1e-5
+# The loss falls along the gradient as the gradient says, to this share (curvature beside it is measured and allowed
+# for): a stop in the way takes at least a branch out.
+SLOPE_DIFFERS = 0.1
+# Between the layers with the most and the least gradient per weight. Untrained stock models of 12 layers: below 100.
+GRADIENT_RATIO_NOTE = 1e4
+GRADIENT_RATIO_FAIL = 1e7
+# Of all gradients together. Trained models have 0.1 to 10, untrained ones up to 30; clipping at 1 is the rule.
+GRADIENT_NORM_NOTE = 1e3
+# An AdamW step moves a weight by about the learning rate; a healthy step is 1e-4 to 1e-2 of the weights, and with the
+# largest sensible rates on new small weights 0.3 (Karpathy, A Recipe for Training Neural Networks, has 1e-3).
+UPDATE_RATIO_FAIL = 1.0
+UPDATE_RATIO_TOO_SMALL = 1e-7
+# After so many steps on one batch its loss is below the start at any rate that can train.
+UPDATE_STEPS = 8
+# The same steps at this share of the rate tell a rate that is too large from a model that cannot learn.
+SMALLER_RATE = 0.01
 
 # --- memorise (X4) ---
+# "Memorised": prediction loss above its floor, in nats, and (nearly) every answer is the true token.
+MEMORISED_LOSS, MEMORISED_RIGHT = 0.1, 0.99
+SENTENCE_STEPS, BATCH_STEPS, SAMPLE_PASSES, SAMPLES = 100, 200, 50, 100
+# Long enough that most tokens differ, short enough for 10M parameters; the row with most different tokens is taken.
+SENTENCE_LENGTH, SENTENCES_TO_CHOOSE_FROM = 24, 32
+# Of the tokens: several in one sentence, so that a model that cannot tell positions apart cannot learn them.
+HOLES_SHARE = 0.3
+# AdamW. Untrained models of 0.1M to 10M parameters memorise a sentence at 3e-3 or 1e-3 in 15 to 60 steps; the outer
+# two are for very wide and very narrow ones.
+RATES = (3e-3, 1e-3, 1e-2, 3e-4)
+WARM_UP_STEPS = 10
+LOOK_EVERY = 5
+# A guess that ignores the input reaches the entropy of the true tokens: above half of it nothing was learnt.
+BROKEN_SHARE_OF_ENTROPY = 0.5
+# A rate within these factors of the one that served is not tried: nothing is proved by it. A rate below that at which
+# 100 steps take off less than a thousandth of the loss moves nothing.
+RATE_TOO_HIGH, RATE_TOO_LOW, RATE_MOVES_NOTHING = 5.0, 100.0, 1e-3
+# Under 100 steps a hundred samples say nothing; after them a model that learns has lost a tenth of its loss.
+SAMPLE_STEPS_TO_JUDGE, SAMPLES_FALL = 100, 0.1
+# A cosine head whose scale is the prediction's own length has no floor for long ones.
+LONG_PREDICTION = 100.0
+# Of the report's 60 s, and how they are shared out.
+MEMORISE_SECONDS, REPORT_SECONDS = 14.0, 60.0
+SENTENCE_SHARE, RATE_SHARE = 0.5, 0.2
+MEMORY_SHARE = 0.5  # of what is free
 
 # --- distribution (X5) ---
 # Of ln V: what the context must be worth at the best temperature, beside this many standard errors. Untrained models
