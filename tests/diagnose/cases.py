@@ -57,7 +57,7 @@ LESSONS = {
     "bart": Lesson("bart"),
 }
 # The recipes of our own families are as long as a laptop is patient; these are enough to be past frequencies.
-_TEXT = ("--hidden_size", "64", "--max_vocab", "900", "--max_steps", "1200", "--eval_steps", "400")
+_TEXT = ("--hidden_size", "64", "--max_vocab", "900", "--max_steps", "600", "--eval_steps", "300")
 _GENERATOR = (
     *("--hidden_size", "64", "--embedding_size", "64", "--num_hidden_layers", "2", "--max_vocab", "900"),
     *("--max_steps", "300", "--eval_steps", "150", "--time_dim", "16", "--per_device_train_batch_size", "16"),

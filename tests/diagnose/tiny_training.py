@@ -8,8 +8,9 @@ import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -170,20 +171,24 @@ def _surroundings() -> list[str]:
 
 
 def _sentences() -> dict[str, list[str]]:
-    """Parts of whole addresses, taken in turn from all of them."""
-    documents: dict[str, list[str]] = {}
+    """Parts of whole addresses: the first sentences of each that are neither short nor long."""
+    addresses: dict[str, list[str]] = {}
     for row in read_builtin("sotu"):
-        for text in row.texts:
-            taken = [found for found in split_sentences(text) if len(found.split()) in WORDS]
-            documents.setdefault(row.group, []).extend(taken)
-    groups = [documents[name] for name in sorted(documents)]
-    shares = {"valid": groups[4::40], "test": groups[24::40], "train": groups[1::2]}
+        addresses.setdefault(row.group, []).extend(row.texts)
+    groups = [addresses[name] for name in sorted(addresses)]
+    shares = {"train": groups[1::2], "valid": groups[4::40], "test": groups[24::40]}
     return {name: _equal_shares(shares[name], count) for name, count in PARTS.items()}
 
 
-def _equal_shares(groups: list[list[str]], count: int) -> list[str]:
-    share = -(-count // len(groups))
-    return [text for group in groups for text in group[:share]][:count]
+def _equal_shares(addresses: list[list[str]], count: int) -> list[str]:
+    share = -(-count // len(addresses))
+    taken = [text for paragraphs in addresses for text in islice(_fitting(paragraphs), share)]
+    return taken[:count]
+
+
+def _fitting(paragraphs: list[str]) -> Iterator[str]:
+    found = (sentence for text in paragraphs for sentence in split_sentences(text))
+    return (sentence for sentence in found if len(sentence.split()) in WORDS)
 
 
 def _train_into(folder: Path, lesson: Lesson, mistake: Mistake) -> None:
