@@ -9,6 +9,7 @@ be examined.
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from eval.diagnose.text import print_report
 from eval.loading import quiet_libraries
 from eval.records import check_target, plain, write_json, write_text
 from training.data.errors import InputError
+
+_REPEATED = ("data", "text_column", "run", "tokenizer", "seed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +98,18 @@ def _examine(arguments: argparse.Namespace) -> Report:
         if name != arguments.model:
             subject.notes.append(f"{arguments.model} holds no model itself: its newest checkpoint was examined")
         subject.sample = replace(subject.sample, texts=turned(subject.sample.texts, arguments.seed))
-        return examine(subject, groups, found, progress)
+        report = examine(subject, groups, found, progress)
+    report.findings = [replace(one, again=_as_asked(one.again, name, arguments)) for one in report.findings]
+    return report
+
+
+def _as_asked(again: str, name: str, arguments: argparse.Namespace) -> str:
+    """The command that shows a finding again, with the flags that decide what is looked at."""
+    program = "python -m eval.diagnose"
+    given = vars(arguments)
+    flags = [part for flag in _REPEATED if given[flag] for part in (f"--{flag}", str(given[flag]))]
+    flags += ["--trust_remote_code"] * arguments.trust_remote_code
+    return again.replace(f"{program} {name}", f"{program} {shlex.join([arguments.model, *flags])}", 1)
 
 
 @contextmanager

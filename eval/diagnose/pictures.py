@@ -133,7 +133,8 @@ def _loss_curve(axes: Axes, series: dict[str, list], figures: dict[str, Series])
         axes.axhline(ln_v, color=_BAD, linestyle="--", linewidth=1, label="ln V")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.legend()
+    if train or held_out:
+        axes.legend()
     return bool(train or held_out)
 
 
@@ -239,7 +240,7 @@ def _most_telling(series: Sequence[tuple[str, float]]) -> list[tuple[str, float]
 
 def _short(name: str) -> str:
     """The end of a name, from the first dot at which it is short enough; it tells more than its beginning."""
-    name = name.removesuffix(".weight")
+    name = name.removesuffix(".weight").lstrip("_").replace("$", r"\$")  # else left out of legends, or formulas
     while len(name) > _NAME_LENGTH and "." in name:
         name = name.split(".", 1)[1]
     return name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"

@@ -1,0 +1,201 @@
+"""`python -m eval.diagnose`: what it prints and writes, its exit codes, and what it refuses."""
+
+import importlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from eval.diagnose.__main__ import main, newest_model, turned
+from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
+from eval.diagnose.subject import Subject
+from tests.diagnose.own_model import train_tokenizer
+
+examine = importlib.import_module("eval.diagnose.examine")  # the package's own `examine` is the function
+TEXTS = ["The people of the United States want peace and work.", "The state of the union is strong."] * 20
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GPT-2 with its tokenizer and a text, untrained. Copy it before changing it."""
+    folder = tmp_path_factory.mktemp("gpt2") / "model"
+    tokenizer = train_tokenizer(TEXTS)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder.parent / "text.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def text(checkpoint: Path) -> str:
+    return str(checkpoint.parent / "text.txt")
+
+
+def look(subject: Subject) -> list[Finding]:
+    """One of each verdict, with figures of all kinds and a series for a plot."""
+    subject.figures["loss_vs_lnv"] = {"loss": 5.0, "ln_v": 6.0, "unigram": float("nan")}
+    subject.notes.append("one thing was cut down")
+    return [
+        passed("fake.right", {"loss": 0.5}, "below 1"),
+        Finding("fake.odd", NOTE, {"shares": [0.25, 0.5]}, "above 0.9", "a <b>bold</b> guess", "look again"),
+        Finding("fake.broken", FAIL, {"rank": np.int64(7), "nan": float("nan")}, "rank 1", "it is broken", "mend it"),
+    ]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor has one check."""
+    set_checks(monkeypatch, [Check("look", look)])
+
+
+def set_checks(monkeypatch: pytest.MonkeyPatch, checks: Sequence[Check]) -> None:
+    monkeypatch.setitem(examine.GROUPS, "leak", "")
+    monkeypatch.setattr(examine, "checks_of", lambda group: tuple(checks) if group == "leak" else ())
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_report_leads_with_the_verdict_and_the_fails_then_the_notes_then_one_line_of_passes(
+    fake: None, checkpoint: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), "--data", text, "--device", "cpu"]) == 1
+    lines = printed(capsys)
+    joined = "\n".join(lines)
+    assert ": fail (1 fail, 1 note, 1 pass)" in joined
+    assert "causal, " in joined
+    places = [
+        next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("fail ", "note ", "pass ")
+    ]
+    assert places == sorted(places)
+    for said in ("rank 7", "rank 1", "it is broken", "mend it", "shares [0.25, 0.5]", "one thing was cut down"):
+        assert said in joined
+    assert f"python -m eval.diagnose {checkpoint} --data {text} --only fake" in " ".join(joined.split())
+
+
+def test_json_holds_the_agreed_keys_the_worst_first_and_never_nan(
+    fake: None, checkpoint: Path, text: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "deep" / "report.json"
+    assert main([str(checkpoint), "--data", text, "--json", str(target)]) == 1
+    report = json.loads(target.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert (report["model"], report["verdict"], report["kind"]) == (str(checkpoint), "fail", "causal")
+    assert [finding["verdict"] for finding in report["findings"]] == ["fail", "note", "pass"]
+    keys = {"check", "verdict", "evidence", "threshold", "cause", "remedy", "again"}
+    assert all(set(finding) == keys for finding in report["findings"])
+    assert report["findings"][0]["evidence"] == {"rank": 7, "nan": None}
+
+
+def test_html_is_written(fake: None, checkpoint: Path, text: str, tmp_path: Path) -> None:
+    assert main([str(checkpoint), "--data", text, "--html", str(tmp_path / "report.html")]) == 1
+    assert "fake.broken" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(NOTE, 0), (FAIL, 1)])
+def test_only_a_fail_makes_the_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, text: str, verdict: str, code: int
+) -> None:
+    finding = Finding("fake.one", verdict, {}, "none", "because", "do that")
+    set_checks(monkeypatch, [Check("one", lambda subject: finding)])
+    assert main([str(checkpoint), "--data", text]) == code
+
+
+def test_the_folder_of_a_run_brings_its_log_and_its_newest_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    for step in (5, 10):
+        folder = shutil.copytree(checkpoint, run / f"checkpoint-{step}")
+        log = [{"step": step, "loss": 4.0, "learning_rate": 1e-3}]
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": log}))
+    seen = []
+
+    def remember(subject: Subject) -> Finding:
+        seen.append(subject.record)
+        return passed("fake.run", {}, "none")
+
+    set_checks(monkeypatch, [Check("run", remember, needs="record")])
+    assert newest_model(str(run)) == str(run / "checkpoint-10")
+    assert main([str(run), "--data", text]) == 0
+    assert seen[0].learning_rate == 1e-3
+    assert "its newest checkpoint was examined" in " ".join(printed(capsys))
+
+
+def test_another_seed_looks_at_other_passages(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "other.txt"
+    source.write_text("\n".join(f"text number {number} of many" for number in range(50)), encoding="utf-8")
+    seen = []
+
+    def remember(subject: Subject) -> Finding:
+        seen.append(subject.batch(2, 16).input_ids.tolist())
+        return passed("fake.text", {}, "none")
+
+    set_checks(monkeypatch, [Check("text", remember)])
+    for seed in ("0", "1", "1"):
+        assert main([str(checkpoint), "--data", str(source), "--seed", seed]) == 0
+    assert seen[0] != seen[1] == seen[2]
+    assert turned(TEXTS, 0) == TEXTS
+    assert turned([], 3) == []
+
+
+def test_without_data_a_built_in_sample_serves_and_the_report_says_so(
+    fake: None, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint)]) == 1
+    assert "a built-in sample (builtin:sotu), as no data was given" in " ".join(printed(capsys))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{tmp}/nowhere/at-all"], "no checkpoint"),
+        (["{tmp}"], "holds no config.json"),
+        (["{tmp}/encoder"], "the doctor examines causal, masked and sequence-to-sequence language models"),
+        (["{checkpoint}", "--data", "{tmp}/missing.txt"], "missing.txt"),
+        (["{checkpoint}", "--data", "{tmp}/empty.txt"], "empty.txt"),
+        (["{checkpoint}", "--run", "{tmp}"], "run: "),
+        (["{checkpoint}", "--json", "{tmp}"], "cannot be written"),
+        (["{checkpoint}", "--html", "{tmp}"], "cannot be written"),
+        (["{checkpoint}", "--only", "leaks"], "leaks"),
+        (["{checkpoint}", "--tokenizer", "{tmp}"], "holds no config.json|tokenizer"),
+        (["{checkpoint}", "--device", "abacus"], "abacus"),
+        (["{checkpoint}", "--seconds", "0"], "--seconds"),
+        (["{checkpoint}", "--seconds", "soon"], "--seconds"),
+        (["{checkpoint}", "--seed", "-1"], "--seed"),
+        (["{checkpoint}", "--sed", "1"], "--sed"),
+        ([], "MODEL"),
+    ],
+)
+def test_bad_input_ends_with_one_line_that_names_it_and_code_2(
+    arguments: list[str], named: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
+    (tmp_path / "empty.txt").write_text("")
+    assert main([argument.format(tmp=tmp_path, checkpoint=checkpoint) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(named, error), error
+
+
+def test_out_of_memory_is_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("eval.diagnose.__main__.open_checkpoint", full)
+    assert main([str(checkpoint)]) == 2
+    assert capsys.readouterr().err == "error: out of memory while opening the model: no room\n"
