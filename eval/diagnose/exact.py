@@ -29,23 +29,27 @@ class Yardstick:
         spread: standard deviation of the logits over the vocabulary, mean over positions.
         repeat: largest change between two passes over the same batch: 0 for a model without chance.
         rounding: largest change of a row when copies of itself stand beside it.
-        eps: of the dtype that the model computes in.
+        digit: what the dtype cannot tell apart at the largest logit.
     """
 
     spread: float
     repeat: float
     rounding: float
-    eps: float
+    digit: float
 
     @property
     def tolerance(self) -> float:
         """The largest change that is none.
 
-        Rounding is believed up to a multiple of the dtype's own only: what a row's copies do to it may be a fault.
+        What a row's copies do to it may be a fault: it is believed to be rounding up to a few digits only.
         """
-        believed = thresholds.BELIEVED_ROUNDING * self.eps * self.spread
-        rounding = min(thresholds.ABOVE_NOISE * self.rounding, believed)
-        return max(thresholds.SAME_LOGITS * self.spread, thresholds.ABOVE_NOISE * self.repeat, rounding)
+        rounding = min(thresholds.ABOVE_NOISE * self.rounding, thresholds.BELIEVED_ROUNDING * self.digit)
+        return max(self.exact, thresholds.ABOVE_NOISE * self.repeat, rounding)
+
+    @property
+    def exact(self) -> float:
+        """The same without chance, and for passes of the same shape."""
+        return max(thresholds.SAME_LOGITS * self.spread, thresholds.SURE_ROUNDING * self.digit)
 
     def evidence(self, change: float) -> dict[str, Any]:
         """A change beside what it is held against."""
@@ -63,19 +67,20 @@ def yardstick(subject: Subject, batch: Batch) -> Yardstick | None:
         spread=float(first.std(-1).mean()),
         repeat=float((first - second).abs().max()),
         rounding=float((beside - first).abs().max()),
-        eps=torch.finfo(subject.model.dtype).eps,
+        digit=float(first.abs().max()) * torch.finfo(subject.model.dtype).eps,
     )
 
 
-def changes(subject: Subject, first: Batch, second: Batch) -> Tensor:
+def changes(subject: Subject, first: Batch, second: Batch, singly: bool = False) -> Tensor:
     """Largest change of a logit at each position, (rows, length), on the CPU; as many rows at once as limits allow.
 
     Both batches are asked in the same pieces, so that nothing but their content differs.
+
+    Args:
+        singly: every row in a pass of its own, where no other row can matter.
     """
-    found = [
-        (clean(subject.logits(one)) - clean(subject.logits(other))).abs().amax(-1).cpu()
-        for one, other in pieces(subject, first, second)
-    ]
+    asked = zip(first.split(1), second.split(1), strict=True) if singly else pieces(subject, first, second)
+    found = [(clean(subject.logits(one)) - clean(subject.logits(other))).abs().amax(-1).cpu() for one, other in asked]
     return torch.cat(found)
 
 
@@ -130,13 +135,20 @@ def shortened(batch: Batch, length: int) -> Batch:
     )
 
 
-def not_finite(check: str) -> Finding:
-    """Nothing can be compared where logits are NaN or infinite."""
-    return Finding(
-        check,
-        NOTE,
-        {"finite_logits": False},
-        "logits are finite",
-        "the logits hold NaN or infinity, so nothing can be compared",
-        "see gradient.non_finite, which locates the first of them; then run this check again",
-    )
+def not_finite(subject: Subject, check: str) -> list[Finding]:
+    """Nothing can be compared where logits are NaN or infinite: said once for a group of checks."""
+    group = check.split(".")[0]
+    said = f"{group}: what compares logits was left out, as they are not finite"
+    if said in subject.notes:
+        return []
+    subject.notes.append(said)
+    return [
+        Finding(
+            check,
+            NOTE,
+            {"finite_logits": False},
+            "logits are finite",
+            "the logits hold NaN or infinity, so nothing can be compared",
+            "see gradient.non_finite, which locates the first of them; then run this check again",
+        )
+    ]

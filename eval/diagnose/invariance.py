@@ -29,13 +29,13 @@ _EXTRA = 5
 _ORDERS = 4
 
 
-def batch_mates(subject: Subject) -> Finding:
+def batch_mates(subject: Subject) -> Finding | list[Finding]:
     """A row says the same whoever stands beside it."""
     name = "leak.batch_mates"
     batch = subject.batch(_MATES, fitting_length(subject, _LENGTH, rows=2 * _MATES))
     bar = yardstick(subject, batch)
     if bar is None:
-        return not_finite(name)
+        return not_finite(subject, name)
     others = _other_mates(subject, batch)
     by_content = float(changes(subject, batch, others)[0].max())
     alone = clean(subject.logits(batch.take([0])))
@@ -56,14 +56,14 @@ def batch_mates(subject: Subject) -> Finding:
     )
 
 
-def padding(subject: Subject) -> Finding:
+def padding(subject: Subject) -> Finding | list[Finding]:
     """Rows of different lengths say in a batch what each says alone, padded on either side."""
     name = "leak.padding"
     rows = subject.sentences(_PADDED_ROWS, fitting_length(subject, _LENGTH, rows=2 * _PADDED_ROWS) - _EXTRA)
     alone = [clean(subject.logits(_padded(subject, [row], number, "right", None))) for number, row in enumerate(rows)]
     bar = yardstick(subject, _padded(subject, rows[:1], 0, "right", None))
     if bar is None or not all(logits.isfinite().all() for logits in alone):
-        return not_finite(name)
+        return not_finite(subject, name)
     length = max(map(len, rows)) + _EXTRA
     right, left = (_padded(subject, rows, 0, side, length) for side in ("right", "left"))
     evidence: dict[str, Any] = {
@@ -77,17 +77,21 @@ def padding(subject: Subject) -> Finding:
         evidence["left_with_position_ids"] = _against_alone(subject, left, alone, position_ids=positions)
     if min(evidence["left"], evidence.get("left_with_position_ids", evidence["left"])) > bar.tolerance:
         evidence["left_content"] = _moved_by_padding(subject, left)
+    if _mates_move(subject, evidence, rows, alone, length, bar):
+        return _mates_instead(name, evidence)
     return _padding_judged(subject, name, evidence, bar)
 
 
-def position_ignored(subject: Subject) -> Finding:
+def position_ignored(subject: Subject) -> Finding | list[Finding]:
     """The order of the tokens counts."""
     name = "leak.position_ignored"
     batch = subject.batch(_ORDERS, fitting_length(subject, 24, rows=2 * _ORDERS))
     bar = yardstick(subject, batch)
     if bar is None:
-        return not_finite(name)
-    limit = max(thresholds.ORDER_MATTERS, thresholds.ABOVE_NOISE * bar.repeat / max(bar.spread, 1e-30))
+        return not_finite(subject, name)
+    limit = thresholds.ORDER_MATTERS
+    if bar.repeat > bar.exact:
+        return _chance_hides(name)
     evidence: dict[str, Any] = {"limit": limit}
     if subject.kind == "masked":
         evidence["moved_by_order"] = _order_moves_hole(subject, batch)
@@ -102,7 +106,8 @@ def position_ignored(subject: Subject) -> Finding:
     threshold = f"another order of the tokens moves what is computed by more than {limit:.0e} of its spread"
     counts = max(evidence["moved_by_order"], evidence.get("moved_by_position_ids", 0.0)) > limit
     blind = [] if counts else ["the decoder" if subject.kind == "seq2seq" else "the model"]
-    blind += ["the encoder"] if evidence.get("moved_by_order_of_source", 1.0) <= limit else []
+    if subject.kind == "seq2seq" and evidence["moved_by_order_of_source"] <= limit:
+        blind.append("the encoder")
     if not blind:
         return passed(name, evidence, threshold)
     return Finding(
@@ -168,6 +173,33 @@ def _moved_by_padding(subject: Subject, batch: Batch) -> float:
         ids = torch.where(batch.source_mask.bool(), batch.source_ids, other_tokens(subject, batch.source_ids))
         other = replace(batch, source_ids=ids)
     return float(changes(subject, batch, other).masked_fill(batch.attention_mask.cpu() == 0, 0.0).max())
+
+
+def _mates_move(
+    subject: Subject, evidence: dict[str, Any], rows: list[list[int]], alone: list[Tensor], length: int, bar: Yardstick
+) -> bool:
+    """Whether it is the other rows, and not the padding, that move a padded row: alone it is right, padded or not."""
+    if evidence["right"] <= bar.tolerance:
+        return False
+    batch = subject.batch(_MATES, fitting_length(subject, _LENGTH, rows=2 * _MATES))
+    if float(changes(subject, batch, _other_mates(subject, batch))[0].max()) <= bar.tolerance:
+        return False
+    singly = [_padded(subject, [row], number, "right", length) for number, row in enumerate(rows)]
+    return all(
+        _against_alone(subject, one, [logits]) <= bar.tolerance for one, logits in zip(singly, alone, strict=True)
+    )
+
+
+def _mates_instead(name: str, evidence: dict[str, Any]) -> Finding:
+    return Finding(
+        name,
+        NOTE,
+        evidence,
+        "padding moves no logit at a token",
+        "other rows of the batch move a row, so what padding does in a batch cannot be seen; in a row alone it does "
+        "nothing",
+        "see leak.batch_mates, mend that first, and run this again",
+    )
 
 
 def _padding_judged(subject: Subject, name: str, evidence: dict[str, Any], bar: Yardstick) -> Finding:
@@ -266,6 +298,17 @@ def _order_moves_answer(subject: Subject, batch: Batch, bar: Yardstick) -> float
     order = _orders(batch.source_ids.shape[1], len(batch.source_ids), batch.source_ids.device)
     mixed = replace(batch, source_ids=batch.source_ids.gather(1, order))
     return float(changes(subject, batch, mixed).max()) / max(bar.spread, 1e-30)
+
+
+def _chance_hides(name: str) -> Finding:
+    return Finding(
+        name,
+        NOTE,
+        {"random_in_evaluation": True},
+        "another order of the tokens moves what is computed",
+        "the model says something else in every pass, so what order does cannot be seen",
+        "see parity.random_in_evaluation, mend that first, and run this again",
+    )
 
 
 def _reads_no_past(name: str, evidence: dict[str, Any]) -> Finding:

@@ -22,13 +22,13 @@ _AHEAD = (0, 1, 2, 3)
 _AROUND = (-1, 0, 1)
 
 
-def offset(subject: Subject) -> Finding:
+def offset(subject: Subject) -> Finding | list[Finding]:
     """The token that the logits know best is the one that they should give: the next one, or the hole's own."""
     name = "parity.offset"
     right = _right(subject)
     nats = _nats_by_offset(subject, subject.model, _offset_batch(subject))
     if not all(values.isfinite().all() for values in nats.values()):
-        return not_finite(name)
+        return not_finite(subject, name)
     means = {key: float(values.mean()) for key, values in nats.items()}
     best = min(means, key=lambda key: means[key])
     evidence: dict[str, Any] = {
@@ -45,17 +45,16 @@ def offset(subject: Subject) -> Finding:
     return Finding(name, FAIL, evidence, threshold, *_offset_reason(best, right))
 
 
-def own_loss(subject: Subject) -> Finding:
+def own_loss(subject: Subject) -> Finding | list[Finding]:
     """The loss that the model gives itself is the cross entropy of its logits at the right offset."""
     name, right = "parity.own_loss", _right(subject)
     batch = subject.batch(_ROWS, _LENGTH)
     batch = subject.holes(batch, share=0.25) if subject.kind == "masked" else batch
     rows = batch.split(1)
-    with torch.no_grad():
-        own = [float(subject.own_loss(subject.model, subject.learning_inputs(row))) for row in rows]
+    own = [_asked_loss(subject, row) for row in rows]
     expected = _cross_entropies(subject, rows)
     if not torch.tensor([own, *expected.values()]).isfinite().all():
-        return not_finite(name)
+        return not_finite(subject, name)
     evidence: dict[str, Any] = {
         "own_loss": sum(own) / len(own),
         "cross_entropy_by_offset": {str(key): sum(values) / len(values) for key, values in expected.items()},
@@ -72,6 +71,10 @@ def own_loss(subject: Subject) -> Finding:
         at = (exact or scaled)[0]
         evidence |= {"offset_of_own_loss": at, "factor": factors[at]}
         return Finding(name, FAIL, evidence, threshold, *_offset_reason(at, right, inside=True))
+    counts = [_predicted_tokens(subject, row) for row in rows]
+    summed = _factor(own, [mean * count for mean, count in zip(expected[right], counts, strict=True)])
+    if summed is not None and max(counts) > 1 and abs(summed - 1) <= thresholds.SAME_LOSS:
+        return _sum(name, {**evidence, "predicted_tokens": counts}, threshold)
     if right in scaled:
         return _scaled(name, {**evidence, "factor": factors[right]}, threshold)
     return _unlike(name, evidence, threshold, own, expected, right)
@@ -153,10 +156,17 @@ def _was_trained(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
+def _asked_loss(subject: Subject, row: Batch) -> float:
+    torch.manual_seed(0)  # a model that drops out even now drops the same in both passes
+    return float(subject.own_loss(subject.model, subject.learning_inputs(row)))
+
+
+@torch.no_grad()
 def _cross_entropies(subject: Subject, rows: list[Batch]) -> dict[int, list[float]]:
     """Mean nats of each row at every offset at which a loss might ask."""
     found: dict[int, list[float]] = {key: [] for key in (-1, *_AHEAD)}
     for row in rows:
+        torch.manual_seed(0)
         logits = clean(subject.logits(row))[0]
         for key, values in found.items():
             values.append(float(_row_loss(subject, row, logits, key)))
@@ -185,15 +195,34 @@ def _factor(own: list[float], expected: list[float]) -> float | None:
     return mean if alike and mean else None
 
 
+def _predicted_tokens(subject: Subject, row: Batch) -> int:
+    """Labels of a row that have logits to be predicted from: the first one of a causal model has none."""
+    labels = subject.learning_inputs(row)["labels"]
+    return int((labels[:, 1:] if subject.kind == "causal" else labels).ne(IGNORED).sum())
+
+
+def _sum(name: str, evidence: dict[str, Any], threshold: str) -> Finding:
+    return Finding(
+        name,
+        FAIL,
+        evidence,
+        threshold,
+        "the loss is the sum over the predicted tokens, not their mean: longer rows and larger batches give larger "
+        "losses and gradients",
+        "divide by the number of predicted tokens (reduction='mean'; under a Trainer by num_items_in_batch)",
+    )
+
+
 def _scaled(name: str, evidence: dict[str, Any], threshold: str) -> Finding:
     return Finding(
         name,
         NOTE,
         evidence,
         threshold,
-        f"the loss is {evidence['factor']:.4g} times the mean cross entropy: a sum instead of a mean, or a weight",
-        "learning rate and clipping were chosen for a mean in nats: divide by the number of predicted tokens, or say "
-        "that the scale is meant",
+        f"the loss is {evidence['factor']:.4g} times the mean cross entropy: a weight, or divided by another count "
+        "than that of the predicted tokens",
+        "learning rates and clipping are chosen for a mean in nats: divide by the number of predicted tokens, or "
+        "leave it if the weight is meant",
     )
 
 

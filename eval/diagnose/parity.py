@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from eval.diagnose import thresholds
 from eval.diagnose.exact import (
+    Yardstick,
     changes,
     clean,
     fitting_length,
@@ -22,7 +23,7 @@ from eval.diagnose.exact import (
 )
 from eval.diagnose.offsets import offset, own_loss
 from eval.diagnose.reloading import fits_twice, reload
-from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
+from eval.diagnose.report import FAIL, NOTE, PASS, Check, Finding, passed
 from eval.diagnose.sample import Batch
 from eval.diagnose.subject import Subject
 
@@ -33,19 +34,22 @@ _LENGTH = 32
 def train_eval(subject: Subject) -> list[Finding]:
     """Two passes in evaluation mode are equal, and training mode without dropout equals them."""
     batch = subject.batch(_ROWS, fitting_length(subject, _LENGTH, rows=4 * _ROWS))
-    steady = _repeats(subject, batch)
-    if steady.verdict != "pass" or not fits_twice(subject, "parity.train_eval"):
+    bar = yardstick(subject, batch)
+    if bar is None:
+        return not_finite(subject, "parity.train_eval")
+    steady = _repeats(subject, batch, bar)
+    if steady.verdict != PASS or not fits_twice(subject, "parity.train_eval"):
         return [steady]
     return [steady, _training_mode(subject, batch)]
 
 
-def length(subject: Subject) -> Finding:
+def length(subject: Subject) -> Finding | list[Finding]:
     """The first half of a row says the same alone as before the other half."""
     name = "parity.length"
     row = subject.batch(1, fitting_length(subject, 2 * _LENGTH))
     bar = yardstick(subject, row)
     if bar is None:
-        return not_finite(name)
+        return not_finite(subject, name)
     half = row.input_ids.shape[1] // 2
     whole = clean(subject.logits(row))[:, :half]
     change = float((clean(subject.logits(shortened(row, half))) - whole).abs().max())
@@ -84,7 +88,7 @@ def dtype(subject: Subject) -> Finding | list[Finding]:
     with torch.no_grad():
         full = clean(subject.ask(twin, batch).logits)
         if not full.isfinite().all():
-            return not_finite(name)
+            return not_finite(subject, name)
         half = clean(subject.ask(twin.to(torch.bfloat16), batch).logits)
     threshold = f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32"
     finite = bool(half.isfinite().all())
@@ -151,17 +155,14 @@ def tokenizer_size(subject: Subject) -> Finding:
 # ---- training and evaluation mode ----
 
 
-def _repeats(subject: Subject, batch: Batch) -> Finding:
+def _repeats(subject: Subject, batch: Batch, bar: Yardstick) -> Finding:
     """Two passes over the same rows, and one more after other rows."""
     name = "parity.random_in_evaluation"
-    bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(name)
     first, second = clean(subject.logits(batch)), clean(subject.logits(batch))
     subject.logits(with_tokens(batch, other_tokens(subject, batch.input_ids)))
     third = clean(subject.logits(batch))
     again, after = float((first - second).abs().max()), float((first - third).abs().max())
-    limit = thresholds.SAME_LOGITS * bar.spread
+    limit = bar.exact
     evidence = {"again": again, "after_other_rows": after, "limit": limit, "logit_spread": bar.spread}
     threshold = "in evaluation mode the same rows give the same logits, up to 1e-4 of their spread"
     if max(again, after) <= limit:
@@ -183,7 +184,8 @@ def _training_mode(subject: Subject, batch: Batch) -> Finding:
     without_dropout(twin).train()
     busy, again = (clean(subject.ask(twin, batch).logits) for _ in range(2))
     spread = float(calm.std(-1).mean())
-    limit = thresholds.SAME_LOGITS * spread
+    digit = float(calm.abs().max()) * torch.finfo(torch.float32).eps
+    limit = max(thresholds.SAME_LOGITS * spread, thresholds.SURE_ROUNDING * digit)
     change, chance = float((busy - calm).abs().max()), float((busy - again).abs().max())
     evidence: dict[str, Any] = {"largest_change": change, "tolerance": limit, "logit_spread": spread}
     evidence |= {f"nats_in_{mode}": float(_loss(subject, each, batch)) for mode, each in _modes(calm, busy)}

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from eval.diagnose import thresholds
 from eval.diagnose.exact import Yardstick, clean, fitting_length, yardstick
-from eval.diagnose.report import FAIL, Finding, passed
+from eval.diagnose.report import FAIL, NOTE, Finding, passed
 from eval.diagnose.sample import Batch
 from eval.diagnose.subject import Subject
 
@@ -76,7 +76,24 @@ def _compared(
         moved = change > bar.tolerance
     if not differ and not moved:
         return passed(_NAME, evidence, _THRESHOLD)
+    changed = _other_parts(subject.model, again)
+    if not differ and changed:
+        return Finding(
+            _NAME,
+            NOTE,
+            {**evidence, "parts_of_another_class": changed[:_SHOWN]},
+            _THRESHOLD,
+            f"parts of this object are not what its class builds, and so are not there after opening: "
+            f"{', '.join(changed[:_SHOWN])}",
+            "build such parts in __init__ of the model's own class, from its configuration",
+        )
     return Finding(_NAME, FAIL, evidence, _THRESHOLD, *_reason(differ, missing, moved))
+
+
+def _other_parts(model: PreTrainedModel, again: PreTrainedModel) -> list[str]:
+    """Names of the modules that have another class after opening."""
+    after = dict(again.named_modules())
+    return [name for name, part in model.named_modules() if name and type(part) is not type(after.get(name))]
 
 
 def _reason(differ: list[str], missing: list[str], moved: bool) -> tuple[str, str]:

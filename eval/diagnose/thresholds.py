@@ -9,7 +9,9 @@ They are ratios wherever a ratio can be had, so that they hold for any width, de
 SAME_LOGITS = 1e-4
 # Measured noise is a maximum over few numbers; the maximum over all that are compared may be some times larger.
 ABOVE_NOISE = 10.0
-# Noise between batch shapes is believed up to this many roundings of the model's own dtype.
+# In last digits of the largest logit: changes below the first are rounding whatever is measured, and noise between
+# batch shapes is believed up to the second. They matter for half precision, and for logits far from 0.
+SURE_ROUNDING = 4.0
 BELIEVED_ROUNDING = 32.0
 # A first layer that knows positions changes when its past is put in another order. Without positions only the order
 # of a sum differs: below 1e-6 of the spread. An untrained rotary layer, the weakest known, moves by 1e-4 and more.
@@ -81,7 +83,9 @@ SAMPLE_STEPS_TO_JUDGE, SAMPLES_FALL = 100, 0.1
 LONG_PREDICTION = 100.0
 # Of the report's 60 s, and how they are shared out.
 MEMORISE_SECONDS, REPORT_SECONDS = 14.0, 60.0
-SENTENCE_SHARE, RATE_SHARE = 0.5, 0.2
+SENTENCE_SHARE, RATE_SHARE, BATCH_SHARE = 0.5, 0.2, 0.4
+# Seconds are the processor's, so that a busy machine changes no verdict; it may take so many times as long.
+PATIENCE = 2.0
 MEMORY_SHARE = 0.5  # of what is free
 
 # --- distribution (X5) ---
