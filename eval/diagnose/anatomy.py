@@ -64,9 +64,8 @@ def matrix_layers(model: nn.Module) -> Named:
     return {name: module for name, module in model.named_modules() if isinstance(module, MATRIX_LAYERS)}
 
 
-def incoming_rows(layer: nn.Module) -> Tensor:
-    """(units, inputs) weights of a matrix layer, one row per unit."""
-    weight = layer.get_parameter("weight")
+def in_rows(layer: nn.Module, weight: Tensor) -> Tensor:
+    """(units, inputs): the weight of a matrix layer, or its gradient, with one row per unit."""
     return weight.T if isinstance(layer, Conv1D) else weight
 
 

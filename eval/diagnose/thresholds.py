@@ -132,6 +132,26 @@ BFLOAT16_LOSS = 0.02
 COPIED_BYTES = 2 * 2**30
 
 # --- data (X9) ---
+# Unknown tokens: word vocabularies of a few thousand have 2 to 8 %; a tokenizer of other text has most.
+UNKNOWN_NOTE, UNKNOWN_FAIL, TOKENS_PER_WORD = 0.1, 0.3, 4.0
+TEXTS_TO_TOKENIZE, CHARACTERS_TO_TOKENIZE = 2_000, 2_000
+# Shorter rows repeat in every corpus, by nature. Of longer ones web corpora repeat 3 to 14 % (Lee et al., 2022,
+# arXiv:2107.06499, table 2: near-duplicates), curated ones under 1 %.
+SHORTEST_ROW = 6
+REPEATED_NOTE, REPEATED_FAIL = 0.02, 0.15
+# Held-out rows in training: by chance few rows of six words and more; 8-grams as in the overlap studies of PaLM
+# (Chowdhery et al., 2022, arXiv:2204.02311, section 8: 70 % of a row's 8-grams).
+OVERLAP_NOTE, OVERLAP_FAIL = 0.01, 0.05
+NGRAM, NEAR_SHARE = 8, 0.7
+WORDS_TO_COMPARE, HELD_OUT_ROWS, ROWS_TO_DECODE = 1_000_000, 2_000, 20_000
+# The library's masks leave 10 % of the labelled positions as they are; with a share above a third most of what the
+# loss counts was never hidden.
+VISIBLE_NOTE, VISIBLE_FAIL = 0.2, 0.34
+BATCHES_TO_LOOK_AT, FEWEST_LABELS = 8, 50
+# Figures that should be equal differ by float rounding only: a loss moves by less than this share of itself.
+LOSS_ROUNDING = 1e-4
+MORE_PADDING = 8
+UNKNOWN_TARGETS = 0.1
 
 # --- sampling (X10) ---
 
