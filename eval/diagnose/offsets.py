@@ -75,7 +75,7 @@ def own_loss(subject: Subject) -> Finding | list[Finding]:
     summed = _factor(own, [mean * count for mean, count in zip(expected[right], counts, strict=True)])
     if summed is not None and max(counts) > 1 and abs(summed - 1) <= thresholds.SAME_LOSS:
         return _sum(name, {**evidence, "predicted_tokens": counts}, threshold)
-    if right in scaled:
+    if right in scaled and not _added(own, expected[right]):
         return _scaled(name, {**evidence, "factor": factors[right]}, threshold)
     return _unlike(name, evidence, threshold, own, expected, right)
 
@@ -193,6 +193,12 @@ def _factor(own: list[float], expected: list[float]) -> float | None:
     mean = sum(ratios) / len(ratios)
     alike = max(abs(ratio - mean) for ratio in ratios) <= thresholds.SAME_LOSS * abs(mean)
     return mean if alike and mean else None
+
+
+def _added(own: list[float], expected: list[float]) -> bool:
+    """Whether something is added to the cross entropy, the same in all rows, rather than multiplied with it."""
+    mine, theirs = (torch.tensor(values, dtype=torch.float64) for values in (own, expected))
+    return bool((mine - theirs).std() < (mine / theirs).std() * theirs.mean())
 
 
 def _predicted_tokens(subject: Subject, row: Batch) -> int:
