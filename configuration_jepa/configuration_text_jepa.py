@@ -12,6 +12,7 @@ HEADS = ("cosine", "softmax")
 RANKINGS = ("full", "sampled")
 NEGATIVE_SAMPLINGS = ("uniform", "frequency")
 LOGIT_SCALES = ("fixed", "learned", "length")
+TARGET_GRADIENTS = ("all", "positive", "none")
 TARGET_TABLES = ("online", "ema", "contextual")
 COLLAPSE_PROTECTIONS = ("none", "vicreg", "sigreg")
 
@@ -32,8 +33,9 @@ class TextJepaConfig(JepaConfig):
         frequency_bias: a bias per token, started at the log frequency of the training part.
         alignment_weight: weight of 2 - 2 cos between prediction and target.
         auxiliary_weight: weight of 1 - cos between the encoder's own vector at the hole and the target.
-        target_gradient: whether the ranking part moves the table that it scores against. False stops the gradient at
-            its targets: then only what the encoder reads moves a tied table.
+        target_gradient: which rows of the table that it scores against the ranking part moves: `all`; `positive`, that
+            of the true token alone, and not those of the sampled negatives; `none`, so that only what the encoder
+            reads moves a tied table.
         target_table: where targets come from: `online`, the embedding table itself; `ema`, a moving-average copy;
             `contextual`, for the alignment part only, a moving-average encoder that reads the intact phrase.
         teacher_momentum: share of its old self that the moving average keeps at each step.
@@ -80,7 +82,7 @@ class TextJepaConfig(JepaConfig):
     frequency_bias: bool = True
     alignment_weight: float | int = 0.0
     auxiliary_weight: float | int = 0.1
-    target_gradient: bool = True
+    target_gradient: str = "all"
     target_table: str = "online"
     teacher_momentum: float = 0.996
     collapse_protection: str = "none"
@@ -100,6 +102,7 @@ class TextJepaConfig(JepaConfig):
         require_choice(self, "ranking", RANKINGS)
         require_choice(self, "negative_sampling", NEGATIVE_SAMPLINGS)
         require_choice(self, "logit_scale", LOGIT_SCALES)
+        require_choice(self, "target_gradient", TARGET_GRADIENTS)
         require_choice(self, "target_table", TARGET_TABLES)
         require_choice(self, "collapse_protection", COLLAPSE_PROTECTIONS)
 
@@ -120,6 +123,11 @@ class TextJepaConfig(JepaConfig):
         if not self.ranking_weight and not self.alignment_weight:
             raise ValueError(
                 "ranking_weight=0 and alignment_weight=0 leave nothing to learn: set one of them above 0."
+            )
+        if self.target_gradient == "positive" and self.ranking != "sampled":
+            raise ValueError(
+                "target_gradient='positive' needs ranking='sampled': over the whole vocabulary all rows are scored. "
+                "Use 'all' or 'none'."
             )
         if self.head == "softmax" and self.target_table == "ema":
             raise ValueError("target_table='ema' needs head='cosine': a softmax head scores against its own table.")

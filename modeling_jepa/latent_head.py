@@ -73,9 +73,16 @@ class LatentHead(nn.Module):
         bias = None if self.decoder.bias is None else self.decoder.bias.float()
         return nn.functional.linear(self._query(predictions), unit(table), bias)
 
-    def logits_of(self, predictions: torch.Tensor, token_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Scores of some tokens only: predictions `(K, H)`, ids `(K, M)` -> `(K, M)`."""
+    def logits_of(
+        self, predictions: torch.Tensor, token_ids: torch.Tensor, table: torch.Tensor, negatives_learn: bool = True
+    ) -> torch.Tensor:
+        """Scores of some tokens only: predictions `(K, H)`, ids `(K, M)`, the true ones first -> `(K, M)`.
+
+        Without `negatives_learn` the other tokens' rows get no gradient.
+        """
         rows = table[token_ids]
+        if not negatives_learn:
+            rows = torch.cat((rows[:, :1], rows[:, 1:].detach()), dim=1)
         if self.config.head == "softmax":
             query = predictions
         else:

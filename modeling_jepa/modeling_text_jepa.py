@@ -358,7 +358,7 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits `(K, V)`, and the parts `ranking`, `accuracy` and, with negatives, `acc_neg`."""
         table = self._answer_table()
-        if not self.config.target_gradient:
+        if self.config.target_gradient == "none":
             table = table.detach()
         if negative_ids is None:
             logits = self.head.logits(predictions, table)
@@ -366,7 +366,9 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
 
         candidates = torch.cat((target_ids[:, None], negative_ids), dim=1)
         if self.config.ranking == "sampled":
-            parts = self._sampled_parts(self.head.logits_of(predictions, candidates, table), candidates)
+            negatives_learn = self.config.target_gradient == "all"
+            scores = self.head.logits_of(predictions, candidates, table, negatives_learn)
+            parts = self._sampled_parts(scores, candidates)
             with torch.set_grad_enabled(not self.training):  # in training the vocabulary is for the figures only
                 logits = self.head.logits(predictions, table)
         else:

@@ -24,7 +24,8 @@ _TWIN_NAMES = {
     "bert": "`BertForMaskedLM` of this size",
     "prototype": "the first prototype's recipe",
     "prototype_tuned": "the same with its rate tuned",
-    "prototype_target_gradient": "the same with a gradient into its targets",
+    "prototype_all_gradients": "the same with a gradient into the negatives' rows",
+    "prototype_no_gradient": "the same without any gradient into its targets",
 }
 
 

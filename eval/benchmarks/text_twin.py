@@ -3,10 +3,10 @@
     python -m eval.benchmarks.text_twin --data PATH/TO/wikitext2 --seeds 3 --workers 2
 
 Each arm gets the same small grid of learning rates, chosen on valid by MRR in short runs with seed 0; then it is
-trained with each seed, and its test figures are taken at the marks. The prototype stands there three times: as its
-recipe is, rate included; with the rate tuned like the others'; and with a gradient into its targets. Stop it and give the same command again: finished
-cells are kept. `--table` collects what is there; `--adopt` also takes what other code made. Exit codes: 0; 1 a cell failed, or what is required does not hold;
-2 bad input.
+trained with each seed, and its test figures are taken at the marks. The prototype stands there as its recipe is, rate
+included, and in variants: its rate tuned, a gradient into the negatives' rows of its table, and none at all. Stop it
+and give the same command again: finished cells are kept. `--table` collects what is there; `--adopt` also takes what
+other code made. Exit codes: 0; 1 a cell failed, or what is required does not hold; 2 bad input.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from training.arguments import parse_arguments
 from training.data.errors import InputError
 
 OURS, TWIN, ANCHOR = "ours", "softmax", "bert"
-PROTOTYPE, TUNED_PROTOTYPE, OPEN_PROTOTYPE = "prototype", "prototype_tuned", "prototype_target_gradient"
+PROTOTYPE, TUNED_PROTOTYPE = "prototype", "prototype_tuned"
+OPEN_PROTOTYPE, CLOSED_PROTOTYPE = "prototype_all_gradients", "prototype_no_gradient"
 ARMS: dict[str, dict[str, Any]] = {
     OURS: {},
     TWIN: {"overrides": {"head": "softmax"}},
@@ -37,11 +38,17 @@ ARMS: dict[str, dict[str, Any]] = {
     TUNED_PROTOTYPE: {"recipe": str(RECIPES / "prototype.yaml")},
     OPEN_PROTOTYPE: {
         "recipe": str(RECIPES / "prototype.yaml"),
-        "overrides": {"target_gradient": True},
+        "overrides": {"target_gradient": "all"},
+        "tuned": False,
+    },
+    CLOSED_PROTOTYPE: {
+        "recipe": str(RECIPES / "prototype.yaml"),
+        "overrides": {"target_gradient": "none"},
         "tuned": False,
     },
     ANCHOR: {"model": "bert"},
 }
+PROTOTYPES = (PROTOTYPE, TUNED_PROTOTYPE, OPEN_PROTOTYPE, CLOSED_PROTOTYPE)
 METRICS = ("top1", "top5", "top10", "mrr", "median_rank", "effective_rank")
 NOTE = (
     "Test blanks: up to four a row, one at a time. The early figures are those of the long runs on their way, with "
@@ -224,7 +231,7 @@ def over_the_prototypes(arms: dict[str, Any], last: str) -> dict[str, float]:
     """Our MRR at the last mark divided by that of each prototype arm which is there."""
     if OURS not in arms:
         return {}
-    present = [name for name in (OURS, PROTOTYPE, TUNED_PROTOTYPE, OPEN_PROTOTYPE) if name in arms]
+    present = [name for name in (OURS, *PROTOTYPES) if name in arms]
     mrr = {name: arms[name]["at"][last]["mrr"]["mean"] for name in present}
     return {name: mrr[OURS] / mrr[name] for name in present if name != OURS}
 

@@ -41,6 +41,7 @@ IMPOSSIBLE_FOR_TEXT = (
     ({"alignment_weight": -1.0}, "alignment_weight=-1.0"),
     ({"predictor_layers": -1}, "predictor_layers=-1"),
     ({"ranking_weight": 0.0}, "nothing to learn"),
+    ({"target_gradient": "positive"}, "target_gradient='positive' needs ranking='sampled'"),
     ({"head": "softmax", "target_table": "ema"}, "target_table='ema' needs head='cosine'"),
     ({"tie_word_embeddings": False, "target_table": "ema"}, "target_table='ema' needs tie_word_embeddings=True"),
 )

@@ -89,13 +89,13 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
     assert set(record["mrr_over_the_prototypes"]) == {"prototype", "prototype_tuned"}
     assert text_twin.main(["--data", str(source), "--table", "--json", str(tmp_path / "empty.json")]) == 0
 
-    kept = f"prototype_target_gradient={tmp_path}/cells/runs/prototype-seed*.json"
+    kept = f"prototype_all_gradients={tmp_path}/cells/runs/prototype-seed*.json"
     assert run_twin(source, tmp_path, "--arms", "ours", "--adopt", kept) in (0, 1)
     record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
     assert {name: arm["other_code"] for name, arm in record["arms"].items()} == {
-        "ours": False, "prototype_target_gradient": True
+        "ours": False, "prototype_all_gradients": True
     }  # fmt: skip
-    assert "earlier version of the code: prototype_target_gradient." in record["note"]
+    assert "earlier version of the code: prototype_all_gradients." in record["note"]
     assert run_twin(source, tmp_path, "--arms", "ours", "--adopt", "ours=nowhere*.json") == 2
 
 
@@ -108,9 +108,9 @@ def test_prototype_and_ours_differ_in_objective_and_share_trunk_and_data(source,
     assert {**prototype.model, "head": "cosine"} == ours.model
     assert prototype.masking.masking == "single"
     assert prototype.loss["ranking"] == "sampled"
-    assert prototype.loss["target_gradient"] is False
-    opened = {**overrides, **text_twin.ARMS["prototype_target_gradient"]["overrides"]}
-    assert parse_run(text_twin.ARMS["prototype"]["recipe"], opened, 0, 200, tmp_path).loss["target_gradient"] is True
+    assert prototype.loss["target_gradient"] == "positive"
+    opened = {**overrides, **text_twin.ARMS["prototype_all_gradients"]["overrides"]}
+    assert parse_run(text_twin.ARMS["prototype"]["recipe"], opened, 0, 200, tmp_path).loss["target_gradient"] == "all"
 
 
 def test_the_anchor_has_the_size_of_ours_within_two_percent():

@@ -64,7 +64,16 @@ RANGES = {
     "stage": (0, 3, True, True),
 }
 CHOICES = (
-    *("hidden_act", "head", "ranking", "negative_sampling", "logit_scale", "target_table", "collapse_protection"),
+    *(
+        "hidden_act",
+        "head",
+        "ranking",
+        "negative_sampling",
+        "logit_scale",
+        "target_table",
+        "collapse_protection",
+        "target_gradient",
+    ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
     *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
 )

@@ -14,7 +14,8 @@ VARIANTS = (
     {"logit_scale": "fixed", "frequency_bias": False},
     {"logit_scale": "length"},
     {"ranking": "sampled"},
-    {"target_gradient": False},
+    {"ranking": "sampled", "target_gradient": "positive"},
+    {"target_gradient": "none"},
     {"ranking": "sampled", "negative_sampling": "frequency"},
     {"target_table": "ema"},
     {"target_table": "contextual", "alignment_weight": 1.0},
@@ -136,12 +137,18 @@ def test_sampled_ranking_without_negatives_takes_the_whole_vocabulary() -> None:
 
 @pytest.mark.parametrize("ranking", ["full", "sampled"])
 def test_targets_get_a_gradient_only_where_they_should(ranking: str) -> None:
-    for wanted in (True, False):
+    moved = {}
+    for wanted in ("all", "positive", "none") if ranking == "sampled" else ("all", "none"):
         model = TEXT_JEPA.model(target_gradient=wanted, ranking=ranking, tie_word_embeddings=False)
-        model(**TEXT_JEPA.learning_inputs(model.config)).loss.backward()
+        inputs = TEXT_JEPA.learning_inputs(model.config)
+        model(**inputs).loss.backward()
         gradient = model.head.decoder.weight.grad
-        assert (gradient is not None and bool(gradient.any())) == wanted
+        moved[wanted] = set() if gradient is None else set(gradient.any(1).nonzero().flatten().tolist())
         assert model.model.embed_tokens.weight.grad.any()
+    positives = set(inputs["labels"][inputs["labels"] != -100].tolist())
+    assert moved["none"] == set()
+    assert moved["all"] > positives
+    assert moved.get("positive", positives) == positives
 
 
 def test_acc_neg_of_an_untrained_model_is_near_chance() -> None:
