@@ -59,6 +59,12 @@ def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.ndim > 1}
 
 
+def share_of_zeros(module: nn.Module) -> float:
+    """Of the entries of its matrices."""
+    held = list(matrices(module).values())
+    return sum(int((p == 0).sum()) for p in held) / max(1, sum(p.numel() for p in held))
+
+
 def matrix_layers(model: nn.Module) -> Named:
     """Every layer that multiplies by a matrix."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MATRIX_LAYERS)}

@@ -13,8 +13,8 @@ from eval.diagnose.anatomy import (
     blocks,
     first_tensor,
     learning_batch,
-    matrices,
     remembered,
+    share_of_zeros,
     trainable,
     watching,
 )
@@ -73,8 +73,8 @@ class Slope:
 
     Attributes:
         said: length of the gradient.
-        tried: by two losses, a step ahead and a step back.
-        error: of `tried`, by a quarter of the step and by the noise of the loss.
+        tried: by the losses a small step ahead and a small step back.
+        error: of `tried`, by other steps and by the noise of the loss.
     """
 
     said: float
@@ -136,22 +136,33 @@ def slope(subject: Subject, seen: Backward, names: list[str]) -> Slope | None:
     step = min(WANTED_CHANGE / said, STEP * weight)
     if step * said < 100 * max(seen.noise, 1e-7 * max(1.0, abs(seen.loss))):
         return None
+    found = _measured(subject, seen, parameters, said, (step, step / 8))
+    if not found.differs:
+        return found
+    # Weights that saturate what follows make the loss bend within the smallest of steps.
+    return _measured(subject, seen, parameters, said, (step, step / 8, step / 64))
+
+
+def _measured(
+    subject: Subject, seen: Backward, parameters: dict[str, nn.Parameter], said: float, steps: tuple[float, ...]
+) -> Slope:
+    """The slope by the smallest of some steps, and by how much the others differ from it."""
     put_back = remembered(list(parameters.values()))
     tried = []
     try:
-        for length in (step, step / 4):
+        for step in steps:
             ends = []
             for sign in (1, -1):
                 put_back()
                 with torch.no_grad():
                     for name, parameter in parameters.items():
-                        parameter += seen.gradients[name].to(parameter.dtype) * (sign * length / said)
+                        parameter += seen.gradients[name].to(parameter.dtype) * (sign * step / said)
                 ends.append(_loss(subject, seen.inputs))
-            tried.append((ends[0] - ends[1]) / (2 * length))
+            tried.append((ends[0] - ends[1]) / (2 * step))
     finally:
         put_back()
-    rounding = 4 * max(seen.noise, 1e-7 * max(1.0, abs(seen.loss))) / step
-    return Slope(said, tried[1], abs(tried[0] - tried[1]) + rounding)
+    rounding = max(seen.noise, 1e-7 * max(1.0, abs(seen.loss))) / steps[-1]
+    return Slope(said, tried[-1], max(abs(one - tried[-1]) for one in tried) + rounding)
 
 
 @dataclass
@@ -192,7 +203,7 @@ def look_at_blocks(subject: Subject) -> dict[str, Block]:
         if left.shape == entered.shape and entered.any():
             change = float((left - entered).double().norm() / entered.double().norm())
         constant = _is_constant(left) and not _is_constant(entered)
-        found[name] = Block(change, _share_of_zeros(modules[name]), constant)
+        found[name] = Block(change, share_of_zeros(modules[name]), constant)
 
     with watching(modules, see):
         subject.ask(subject.model, subject.batch(max(2, subject.limits.rows // 4), subject.limits.length))
@@ -202,11 +213,6 @@ def look_at_blocks(subject: Subject) -> dict[str, Block]:
 def _is_constant(states: Tensor) -> bool:
     flat = states.detach().double().flatten(0, -2)
     return bool((flat - flat.mean(0)).norm() <= limit.LAYER_DOES_NOTHING * flat.norm())
-
-
-def _share_of_zeros(module: nn.Module) -> float:
-    held = list(matrices(module).values())
-    return sum(int((p == 0).sum()) for p in held) / max(1, sum(p.numel() for p in held))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""X3, gradient flow: what every part gets back from the loss, the first number that is none, and the size of a step."""
+"""X3, gradient flow: what every part gets back from the loss, the first NaN, and the size of a step."""
 
 import statistics
 from typing import Any
@@ -54,8 +54,8 @@ def _idle_layers(subject: Subject) -> list[Finding]:
     return [
         _failed(
             evidence,
-            f"{', '.join(list(idle)[:SHOWN])}: {next(iter(idle.values()))}, so the layer does nothing: its weights were "
-            "zeroed, lost when they were saved, or its branches are not added",
+            f"{', '.join(list(idle)[:SHOWN])}: {next(iter(idle.values()))}, so the layer does nothing: its weights "
+            "were zeroed, lost when they were saved, or its branches are not added",
             "load its weights again, or start the layer anew; new layers that begin at zero on purpose need training",
         )
     ]
@@ -84,8 +84,8 @@ def _detached(detached: dict[str, list[str]], moves: dict[str, float], subject: 
     }
     return _failed(
         evidence,
-        f"the loss hangs on {names[0]}{' and others' if len(names) > 1 else ''} in {part}, and no gradient reaches it: "
-        "a branch is detached (.detach(), torch.no_grad(), .data, .item()) on the way to the loss",
+        f"the loss hangs on {names[0]}{' and others' if len(names) > 1 else ''} in {part}, and no gradient reaches "
+        "it: a branch is detached (.detach(), torch.no_grad(), .data, .item()) on the way to the loss",
         "take the detach out; where a stop is wanted, set requires_grad to False, so that it can be seen",
     )
 
@@ -102,8 +102,8 @@ def _never_reached(subject: Subject, seen: Backward, waiting: list[str]) -> list
     return [
         _noted(
             {"unused": same[:SHOWN], "num_unused": len(same), "steps": limit.STEPS_TO_COME_ALIVE},
-            f"{same[0]}{' and others' if len(same) > 1 else ''} never got a gradient, and the loss does not hang on it: "
-            "a head or an expert that this loss does not use, or a part behind one that is zero",
+            f"{same[0]}{' and others' if len(same) > 1 else ''} never got a gradient, and the loss does not hang on "
+            "it: a head or an expert that this loss does not use, or a part behind one that is zero",
             "leave it, if it serves another task; else look at what it is connected to",
         )
     ]
@@ -153,7 +153,7 @@ def _sizes(seen: Backward, parts: dict[str, list[str]]) -> list[Finding]:
 
 
 def non_finite(subject: Subject) -> Finding:
-    """Where the first NaN or infinity stands: in a parameter, in the output of a module, in the loss, in a gradient."""
+    """Where the first NaN or infinity stands: in a parameter, a module's output, the loss or a gradient."""
     held = {name: _bad(parameter) for name, parameter in subject.model.named_parameters()}
     held = {name: number for name, number in held.items() if number}
     inputs = learning_batch(subject)
@@ -213,10 +213,8 @@ def update_ratio(subject: Subject) -> Finding:
     """An AdamW step at the rate of the training against the weights, and what some such steps do to the loss."""
     rate = _rate(subject)
     seen = look_back(subject)
-    threshold = (
-        f"a step of {limit.UPDATE_RATIO_TOO_SMALL:g} to {limit.UPDATE_RATIO_FAIL:g} of the weights' size, that "
-    )
-    threshold += "brings the loss of its own batch down"
+    allowed = f"{limit.UPDATE_RATIO_TOO_SMALL:g} to {limit.UPDATE_RATIO_FAIL:g}"
+    threshold = f"a step of {allowed} of the weights' size, that brings the loss of its own batch down"
     if not seen.finite:
         evidence = {"finite": False}
         return _step(NOTE, evidence, threshold, "a gradient is no number", "see gradient.non_finite")

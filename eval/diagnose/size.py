@@ -2,17 +2,18 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eval.diagnose import thresholds as limit
 from eval.diagnose.anatomy import (
+    blocks,
     in_rows,
     learning_batch,
     matrix_layers,
     random_tokens,
+    share_of_zeros,
     trained_copy,
     untouched,
     watching,
@@ -176,7 +177,10 @@ def _silent_shares(subject: Subject, model: PreTrainedModel) -> tuple[dict[str, 
         loudest[name] = torch.maximum(loudest[name], found) if name in loudest else found
 
     batch = subject.batch(subject.limits.rows, subject.limits.length)
-    with watching(matrix_layers(model), see):
+    # A block of zeros is dead as a whole, which gradient.flow names.
+    zeroed = tuple(f"{name}." for name, block in blocks(model).items() if share_of_zeros(block) > limit.LAYER_IS_ZERO)
+    layers = {name: layer for name, layer in matrix_layers(model).items() if not name.startswith(zeroed)}
+    with watching(layers, see):
         for asked in (batch, random_tokens(subject, batch)):
             for piece in asked.split(max(1, subject.limits.rows // 4)):
                 subject.ask(model, piece)
@@ -195,18 +199,26 @@ def _worst(shares: dict[str, float]) -> dict[str, float]:
 
 
 def _copies(layer: nn.Module) -> list[list[int]]:
-    """Groups of units with the same weights, other than zero, and the same bias."""
-    rows = in_rows(layer, layer.get_parameter("weight")).detach().float()
+    """Groups of units with the same weights and bias to `SAME_ROWS`, other than zero.
+
+    Rows that are alike lie beside each other when all are sorted along one random direction.
+    """
+    rows = in_rows(layer, layer.get_parameter("weight")).detach().double().cpu()
     bias = dict(layer.named_parameters()).get("bias")
     if bias is not None:
-        rows = torch.cat([rows, bias.detach().float()[:, None]], 1)
-    kept = (rows != 0).any(1).nonzero()[:, 0].cpu().numpy()
-    data = np.ascontiguousarray(rows.cpu().numpy()[kept])
-    if len(data) < 2:
-        return []
-    as_bytes = data.view(np.dtype((np.void, data.dtype.itemsize * data.shape[1])))[:, 0]
-    _, inverse, counts = np.unique(as_bytes, return_inverse=True, return_counts=True)
-    return [kept[inverse == group].tolist() for group in np.flatnonzero(counts > 1)]
+        rows = torch.cat([rows, bias.detach().double().cpu()[:, None]], 1)
+    direction = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+    order = (rows @ direction).argsort()
+    order = order[(rows[order] != 0).any(1)]
+    beside = (rows[order[1:]] - rows[order[:-1]]).norm(dim=1) <= limit.SAME_ROWS * rows[order[1:]].norm(dim=1)
+    groups: list[list[int]] = []
+    for place in beside.nonzero()[:, 0].tolist():
+        first, second = int(order[place]), int(order[place + 1])
+        if groups and groups[-1][-1] == first:
+            groups[-1].append(second)
+        else:
+            groups.append([first, second])
+    return groups
 
 
 def _gradients(subject: Subject, layers: dict[str, nn.Module]) -> dict[str, Tensor]:

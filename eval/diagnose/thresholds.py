@@ -3,6 +3,8 @@
 They are ratios wherever a ratio can be had, so that they hold for any width, depth, vocabulary and seed.
 """
 
+import re
+
 # --- leak (X1) ---
 # Changes below this share of the logits' spread are rounding: float32 has 1e-7, a deep model multiplies it by tens, and
 # a leak that teaches anything moves logits by percents. Held with the model's own noise beside it (exact.Yardstick).
@@ -31,8 +33,10 @@ STEPS_TO_COME_ALIVE = 4
 COME_ALIVE_RATE = 1e-3
 # Units with the same weights that also get the same gradient stay one unit for ever; a random matrix has none.
 SYMMETRIC_UNITS_FAIL = 0.1
-# Two gradients are the same below this share of their length: the order of a sum in float32.
-SAME_GRADIENT = 1e-4
+# Shares of their length below which weights, and gradients, are the same: training lets float32 rounding grow a little,
+# while two random rows, or two copies that are read differently, differ by their whole length.
+SAME_ROWS = 1e-3
+SAME_GRADIENT = 1e-2
 
 # --- gradient (X3) ---
 # A layer whose output differs from its input by less than this share of it does nothing: float32 rounding is 1e-7, and
@@ -62,7 +66,7 @@ SMALLER_RATE = 0.01
 # --- memorise (X4) ---
 # "Memorised": prediction loss above its floor, in nats, and (nearly) every answer is the true token.
 MEMORISED_LOSS, MEMORISED_RIGHT = 0.1, 0.95
-SENTENCE_STEPS, BATCH_STEPS, SAMPLE_PASSES, SAMPLES = 100, 200, 20, 100
+SENTENCE_STEPS, BATCH_STEPS, SAMPLE_STEPS, SAMPLES = 100, 200, 200, 100
 # Long enough that most tokens differ, short enough for 10M parameters; the row with most different tokens is taken.
 SENTENCE_LENGTH, SENTENCES_TO_CHOOSE_FROM = 24, 32
 # Of the tokens: several in one sentence, so that a model that cannot tell positions apart cannot learn them.
@@ -72,6 +76,8 @@ HOLES_SHARE = 0.3
 RATES = (3e-3, 1e-3, 1e-2, 3e-4)
 WARM_UP_STEPS = 10
 LOOK_EVERY = 5
+# Who has not lost 3 % of the loss in the last 20 of at least 40 steps is not on the way to memorise it at this rate.
+STEPS_TO_GIVE_UP, STANDING_STILL = 40, 0.97
 # A guess that ignores the input reaches the entropy of the true tokens: above half of it nothing was learnt.
 BROKEN_SHARE_OF_ENTROPY = 0.5
 # A rate within these factors of the one that served is not tried: nothing is proved by it. A rate below that at which
@@ -85,7 +91,7 @@ LONG_PREDICTION = 100.0
 MEMORISE_SECONDS, REPORT_SECONDS = 14.0, 60.0
 SENTENCE_SHARE, RATE_SHARE, BATCH_SHARE = 0.5, 0.2, 0.4
 # Seconds are the processor's, so that a busy machine changes no verdict; it may take so many times as long.
-PATIENCE = 2.0
+PATIENCE = 4.0
 MEMORY_SHARE = 0.5  # of what is free
 
 # --- distribution (X5) ---
@@ -112,8 +118,42 @@ FEWEST_POSITIONS = 50
 CALIBRATION_NOTE = 0.15
 
 # --- collapse (X6) ---
+# Spread of a typical dimension over different tokens, as a share of its root mean square; below it 99 % of the square
+# is the same for every token. Trained models have 0.3 (a BERT that knows frequencies only) to 1, untrained ones 0.8.
+# The median over dimensions, since a few dimensions of healthy pretrained models are nearly constant and very large.
+SPREAD_COLLAPSED = 0.1
+# Effective rank of the last vectors as a share of that of the embeddings of the same tokens: what is left of the
+# directions that came in. Trained models keep 0.4 to 1; latent models whose loss a constant would satisfy 0.1 to 0.27.
+RANK_KEPT_LATENT = 1 / 3
+# Models that learn by next or hidden tokens may be narrow while they are young: only this little is a collapse.
+RANK_KEPT = 0.05
+# Fewer different tokens say nothing about directions.
+FEWEST_VECTORS = 64
+# Mean cosine of what a predictor gives with what it got. A trained or random layer is far from it.
+PREDICTOR_SAME = 0.999
+# Variation of what it gives over that of what it got, each as a share of the square: below it, it is a constant.
+PREDICTOR_CONSTANT = 1e-3
+# Share of its way to the student that a teacher has gone between two checkpoints, at least so many steps apart.
+TEACHER_MOVED = 1e-3
+TEACHER_STEPS = 100
+# Share of a teacher that cannot be its start any more, by its updates: below, its momentum keeps it where it began.
+TEACHER_RENEWED = 0.01
+# Largest singular value over that of random numbers of the same shape and size: 1 +- 0.05 for fresh weights, and more
+# for trained ones. The student must be above random by this before the teacher's share of it is looked at.
+ABOVE_RANDOM = 0.1
+TEACHER_ABOVE_RANDOM = 0.25
 
 # --- ranking (X7) ---
+# acc_neg that anybody would call good: 32 uniform negatives give it at rank 170 of 8,000 already.
+GOOD_ACC_NEG = 0.5
+# Standard errors by which top-1 must beat the most frequent token to be more than a guess by frequency.
+ABOVE_UNIGRAM_ERRORS = 2.0
+POOR_MEDIAN_RANK = 20.0
+# Cosine of a token's row with its nearest neighbour from which no prediction can tell the two apart.
+TWIN_COSINE = 0.99
+# Share of the tokens of the text with such a neighbour: names and numbers come in pairs; a tenth is no accident, and
+# half a table is not one any more.
+TWINS_NOTE, TWINS_FAIL = 0.1, 0.5
 
 # --- parity (X8) ---
 # The token that a trained model predicts is the one it gives the least loss: by this share of the loss of the next
@@ -154,5 +194,16 @@ MORE_PADDING = 8
 UNKNOWN_TARGETS = 0.1
 
 # --- sampling (X10) ---
+PROMPTS, PROMPT_LENGTH, NEW_TOKENS, GRAM = 4, 16, 32, 4
+# Drawn from the 50 best, healthy models repeat under a tenth of their 4-grams; greedy small ones most of them.
+REPEATING = 0.5
+# acc_neg in the field, and in our latent models: against 32 uniform negatives.
+NEGATIVES = 32
+ACCURACY_NAME = re.compile(r"(^|[_/ -])(acc|accuracy)$", re.IGNORECASE)
+# A claim is measured on other text than ours: accuracies of neighbouring texts lie within some points. It is named
+# as another figure where that lies at least three times nearer than the accuracy does.
+CLAIM_APART, CLAIM_NEARER = 0.1, 1 / 3
+# Made-up answers: an exact figure has no noise, a drawn one over a thousand positions about 0.015.
+METRIC_ROUNDING, METRIC_NOISE = 1e-3, 0.05
 
 # --- training (the log of a run) ---
