@@ -110,7 +110,7 @@ def learn(subject: Subject, lesson: Lesson) -> Attempt:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / limits.WARM_UP_STEPS))
     clock = Clock(lesson.seconds)
     start, taken = _examined(twin, lesson.batches), 0
-    state, own = start, math.nan
+    state, own, seen = start, math.nan, [start.loss]
     with torch.enable_grad():
         while math.isfinite(state.loss) and taken < lesson.steps and not clock.over:
             batch = lesson.batches[taken % len(lesson.batches)]
@@ -123,7 +123,8 @@ def learn(subject: Subject, lesson: Lesson) -> Attempt:
             taken += 1
             if taken % max(limits.LOOK_EVERY, len(lesson.batches)) == 0:
                 state = _examined(twin, lesson.batches)
-                if state.loss < limits.MEMORISED_LOSS and state.right >= limits.MEMORISED_RIGHT:
+                seen.append(state.loss)
+                if state.knows_all or (taken >= limits.STEPS_TO_GIVE_UP and _stands_still(seen)):
                     break
         finished = taken >= lesson.steps or not clock.over
     end = _examined(twin, lesson.batches)
@@ -139,6 +140,16 @@ class _State:
     loss: float
     floor: float
     right: float
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether they are memorised."""
+        return self.loss < limits.MEMORISED_LOSS and self.right >= limits.MEMORISED_RIGHT
+
+
+def _stands_still(seen: Sequence[float]) -> bool:
+    """Whether the last four looks at the loss took nothing worth naming off it."""
+    return len(seen) > 4 and seen[-1] > limits.STANDING_STILL * seen[-5]
 
 
 @torch.no_grad()
@@ -168,9 +179,9 @@ def _answers(twin: Subject, batch: Batch) -> tuple[Tensor, Tensor]:
 def _floor(twin: Subject, batch: Batch) -> float:
     """The smallest cross entropy that the head can give, in nats; 0 where it scores by more than directions.
 
-    Cosines at a scale s over V tokens have about ln(1 + (V - 1) exp(-s)). The scale is what turning the prediction from
-    the true token's row to its opposite does to that token's logit, by half; where the prediction's length is part of
-    it, a long one has no floor.
+    Cosines at a scale s over V tokens have about ln(1 + (V - 1) exp(-s)). The scale is half of what turning the
+    prediction from the true token's row to its opposite does to that token's logit; where the prediction's length is
+    part of it, a long one has no floor.
     """
     latent = twin.latent
     if latent is None or not latent.uses_cosine or not isinstance(latent.predictor, nn.Module):

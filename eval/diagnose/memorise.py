@@ -214,7 +214,7 @@ def _samples(subject: Subject, rate: float, seconds: float) -> Finding:
     step = max(1, subject.limits.rows)
     pieces = [rows[start : start + step] for start in range(0, len(rows), step)]
     batches = [_learnable(subject, subject.padded(piece)) for piece in pieces]
-    attempt = learn(subject, Lesson(batches, rate / 3, limits.SAMPLE_PASSES * len(batches), seconds))
+    attempt = learn(subject, Lesson(batches, rate / 3, limits.SAMPLE_STEPS, seconds))
     evidence = {**attempt.evidence, "samples": len(rows), "passes": attempt.steps / len(batches)}
     threshold = (
         f"the loss of {len(rows)} samples falls by a tenth in {limits.SAMPLE_STEPS_TO_JUDGE} steps or more; "
