@@ -242,7 +242,7 @@ def test_a_masked_model_that_learned_the_neighbour_is_found() -> None:
     rows = torch.tensor(tokenizer(CYCLE[0])["input_ids"])[:48]
     ids = torch.stack([rows.roll(shift) for shift in range(8)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(250):
         holes = torch.rand(ids.shape) < 0.15
         optimizer.zero_grad()
         labels = ids.roll(-1, 1).masked_fill(~holes, -100)
