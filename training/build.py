@@ -23,7 +23,7 @@ from training.data.prepared import Prepared
 from training.diagnosing import Diagnose, never, refuse_sharded
 from training.families import Family
 from training.generator_settings import GeneratorEvaluationSettings
-from training.growing import check_origin, take_weights
+from training.growing import check_origin, own_start, take_weights
 from training.memory import TrimMemory
 from training.processes import wants_cpu
 from training.run_state import RunState
@@ -37,7 +37,7 @@ def prepare_data(run: Run, family: Family) -> Prepared:
     """The run's rows as token ids; with `init_from`, by that checkpoint's tokenizer. Raises `InputError`."""
     check_origin(run, family)
     max_length = family.config_class(**run.config_fields).max_position_embeddings
-    tokenizer = None if run.init_from is None else open_tokenizer(run.init_from)
+    tokenizer = None if run.init_from is None else open_tokenizer(own_start(run) or run.init_from)
     prepared = family.data.prepare(run.data, max_length, tokenizer)
     if run.evaluation.final_score:
         _ = prepared.test  # a test part that cannot be used should not come to light after the last step
@@ -60,7 +60,7 @@ def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any)
     set_seed(run.training.seed)
     model = family.model_class(config)
     model.set_token_counts(torch.as_tensor(token_counts))
-    if run.init_from is not None:
+    if run.init_from is not None and own_start(run) is None:
         take_weights(model, family, run)
         # The counts are of this run's data, whatever the weights learnt from.
         model.token_counts.copy_(torch.as_tensor(token_counts))

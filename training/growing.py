@@ -17,6 +17,7 @@ from configuration_jepa import JepaConfig
 from configuration_jepa.configuration_base import own_fields
 from eval.loading import checked_name, open_model, read_run
 from training.arguments import Run
+from training.checkpoints import find_resumable
 from training.data.errors import InputError
 from training.data.prepared import Prepared
 from training.families import Family
@@ -62,13 +63,26 @@ class Growth:
         return asdict(self)
 
 
+def own_start(run: Run) -> Path | None:
+    """The checkpoint that a run goes on from whose origin is no longer there: it has all that was taken from it.
+
+    None where the origin is there, or is needed because nothing was trained yet.
+
+    Raises:
+        NoWholeCheckpointError: all that was trained is damaged.
+    """
+    if run.init_from is None or run.resume == "never" or Path(run.init_from).exists():
+        return None
+    return find_resumable(run.output_dir).path if run.resume == "auto" else Path(run.resume)
+
+
 def check_origin(run: Run, family: Family) -> None:
     """Refuse a checkpoint that this run cannot start from, before data and model are touched.
 
     Raises:
         InputError: `init_from` is no checkpoint, or of another family, a later stage, another size or tokenizer.
     """
-    if run.init_from is None:
+    if run.init_from is None or own_start(run) is not None:
         return
     origin = _config_of(run.init_from)
     if origin.model_type != run.family:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks.generator_arms import shown_number, shown_ratio
 from eval.benchmarks.recipe_arms import markdown
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,14 @@ _TWIN_NAMES = {
     "prototype_tuned": "the same with its rate tuned",
     "prototype_all_gradients": "the same with a gradient into the negatives' rows",
     "prototype_no_gradient": "the same without any gradient into its targets",
+}
+
+_GENERATOR_NAMES = {
+    "ours": "ours, stage 0 (Muon)",
+    "ours_adamw": "the same with AdamW",
+    "gpt2": "`GPT2LMHeadModel` (AdamW)",
+    "llama": "`LlamaForCausalLM` (AdamW)",
+    "llama_muon": "the same with Muon",
 }
 
 
@@ -94,12 +103,56 @@ def staged_quickstart_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def generator_twin_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Arms at the end of their runs, means over seeds."""
+    header = ["arm", "seeds", "rate", "perplexity", "per word", "bits per byte", "greedy accuracy"]
+    rows = [[*header, "times GPT-2's", "times Llama's", "tokens per CPU s", "MiB", "leak gap, nats"]]
+    last = str(record["steps"])
+    for name, arm in record["arms"].items():
+        figures = arm["at"][last]
+        versus = [
+            shown_ratio(record["ratios"].get(other, {}).get(name, {}).get(last, {}).get("perplexity"))
+            for other in ("gpt2", "llama")
+        ]
+        costs = [f"{arm['tokens_per_second']['mean']:,.0f}"]
+        costs += [f"{arm['training_peak_memory_bytes']['mean'] / 2**20:,.0f}", f"{figures['leak_gap']['mean']:.1e}"]
+        rate = f"{arm['learning_rate']:g}"
+        rows.append([_GENERATOR_NAMES[name], str(len(arm["seeds"])), rate, *_language(figures), *versus, *costs])
+    return rows
+
+
+def generator_stages_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Branches at the end of their runs, means over seeds."""
+    header = ["branch", "seeds", "loss, nats", "perplexity", "per word", "bits per byte", "greedy accuracy"]
+    rows = [[*header, "times stage 0's", "times stage 1's", "tokens per CPU s", "MiB"]]
+    last = str(record["steps"])
+    for name, arm in record["arms"].items():
+        figures = arm["at"][last]
+        versus = [
+            shown_ratio(record["ratios"].get(other, {}).get(name, {}).get(last, {}).get("perplexity"))
+            for other in ("stage 0", "stage 1")
+        ]
+        costs = [f"{arm['tokens_per_second']['mean']:,.0f}"]
+        costs += [f"{arm['training_peak_memory_bytes']['mean'] / 2**20:,.0f}"]
+        loss = shown_number(figures["loss"], ".3f")
+        rows.append([name, str(len(arm["seeds"])), loss, *_language(figures), *versus, *costs])
+    return rows
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
+    "generator_stages": generator_stages_rows,
+    "generator_twin": generator_twin_rows,
     "staged_quickstart": staged_quickstart_rows,
     "text_probe": text_probe_rows,
     "text_twin": text_twin_rows,
     "text_ablation": text_ablation_rows,
 }
+
+
+def _language(figures: dict[str, dict[str, float | None]]) -> list[str]:
+    """What language models are compared by."""
+    forms = {"perplexity": ",.1f", "word_perplexity": ",.0f", "bits_per_byte": ".3f", "greedy_accuracy": ".3f"}
+    return [shown_number(figures[name], form) for name, form in forms.items()]
 
 
 def _spread(figure: dict[str, float | None]) -> str:

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -292,10 +293,15 @@ def test_a_killed_run_from_a_stream_goes_on_to_the_same_bits(recipe: Path, tmp_p
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_a_killed_run_that_grew_goes_on_to_the_same_bits(recipe: Path, stages, tmp_path: Path) -> None:
+def test_a_killed_run_that_grew_goes_on_to_the_same_bits_even_where_its_origin_is_gone(
+    recipe: Path, stages, tmp_path: Path
+) -> None:
     folders, _ = stages
-    flags = f"--stage 1 --init_from {folders[0]} --final_score true"
+    origin = tmp_path / folders[0].name
+    shutil.copytree(folders[0], origin)
+    flags = f"--stage 1 --init_from {origin} --final_score true"
     assert train(recipe, tmp_path / "run", flags, before_step(10, die)).code == -9
+    shutil.rmtree(origin)
     ending = train(recipe, tmp_path / "run", flags)
     assert ending.code == 0, ending
     assert_same_run(folders[1], tmp_path / "run")
