@@ -1,0 +1,178 @@
+"""X6, collapse: vectors that are the same for every token, a predictor that does nothing, a teacher that stands still.
+
+All of it is looked at where it shows: in the vectors of real text, not in settings.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from eval.diagnose import thresholds as limit
+from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
+from eval.diagnose.subject import Latent, Subject
+from eval.diagnose.teachers import teacher_frozen
+from eval.representation import effective_rank, mean_pairwise_cosine, uniformity
+
+ROWS, LENGTH = 16, 32
+SINGULAR_VALUES_SHOWN = 256
+MAX_VECTORS = 1024  # uniformity compares all pairs, and a singular value decomposition grows with the square
+
+
+def representation(subject: Subject) -> Finding | list[Finding]:
+    """Whether the vectors of different tokens differ, and in how many directions."""
+    sides = _layers(subject)
+    found = []
+    for side, layers in sides.items():
+        if len(layers[-1]) < limit.FEWEST_VECTORS or not all(torch.isfinite(layer).all() for layer in layers):
+            subject.notes.append(f"collapse.representation: the {side}'s vectors are too few or not finite")
+            continue
+        found.append(_judge_representation(subject, side, layers))
+    if not sides:
+        subject.notes.append("collapse.representation: the model shows no hidden states")
+    _keep_series(subject, sides)
+    return max(found, key=lambda finding: (finding.verdict == FAIL, finding.verdict == NOTE)) if found else []
+
+
+def representation_of(vectors: Tensor, inputs: Tensor) -> dict[str, Any]:
+    """Figures of how much of its space a set of vectors uses.
+
+    Args:
+        vectors: (N, width) at different tokens.
+        inputs: (N, any width), the embeddings at the same places.
+
+    Returns:
+        `spread_share`: median over the dimensions of standard deviation / root mean square, 0 where nothing varies.
+        `effective_rank`, `effective_rank_of_inputs`: of the dimensions at unit variance (Roy & Vetterli, 2007), so
+        that a few huge dimensions, which healthy models have, do not hide the others; and `rank_kept`, their ratio.
+        `mean_pairwise_cosine` and `uniformity` of the vectors as they are.
+    """
+    spread = vectors.std(dim=0, correction=0)
+    size = vectors.square().mean(dim=0).sqrt()
+    rank, rank_of_inputs = effective_rank(_standard(vectors)), effective_rank(_standard(inputs))
+    return {
+        "spread_share": float((spread / size.clamp_min(1e-30)).median()),
+        "effective_rank": rank,
+        "effective_rank_of_inputs": rank_of_inputs,
+        "rank_kept": rank / max(rank_of_inputs, 1.0),
+        "width": vectors.shape[1],
+        "vectors": len(vectors),
+        "mean_pairwise_cosine": mean_pairwise_cosine(vectors),
+        "uniformity": uniformity(vectors),
+    }
+
+
+def predictor_idle(subject: Subject) -> Finding:
+    """Whether the predictor of a latent model changes what it is given, and differently for different inputs."""
+    latent = subject.latent
+    assert latent is not None
+    figures = _predictor_figures(subject, latent)
+    threshold = (
+        f"a mean cosine of its output with its input below {limit.PREDICTOR_SAME:g}, and an output that varies with "
+        f"the input (more than {limit.PREDICTOR_CONSTANT:g} of its variation)"
+    )
+    if figures["cosine_with_input"] > limit.PREDICTOR_SAME:
+        cause = (
+            "the predictor hands its input on: encoder and target share one space, so nothing keeps the encoder's "
+            "vectors from becoming the targets (predictor_layers 0, or a predictor that is bypassed)"
+        )
+        remedy = "give the predictor a hidden layer (predictor_layers 1), and see that forward calls it"
+        return Finding("collapse.predictor_idle", FAIL, figures, threshold, cause, remedy)
+    if figures["variation_kept"] < limit.PREDICTOR_CONSTANT:
+        cause = "the predictor says the same of every context: its input is lost on the way, or its weights are zero"
+        remedy = "see what reaches the predictor in forward; train it again from fresh weights with a lower rate"
+        return Finding("collapse.predictor_idle", FAIL, figures, threshold, cause, remedy)
+    return passed("collapse.predictor_idle", figures, threshold)
+
+
+def _layers(subject: Subject) -> dict[str, list[Tensor]]:
+    """Side -> embeddings and the output of every layer, each (vectors, width) float64, of intact text."""
+    batch = subject.batch(ROWS, LENGTH)
+    with torch.no_grad():
+        output = subject.logits_with(batch, output_hidden_states=True)
+    if subject.kind == "seq2seq":
+        sides = {"encoder": output.get("encoder_hidden_states"), "decoder": output.get("decoder_hidden_states")}
+    else:
+        sides = {"model": output.get("hidden_states")}
+    return {side: [_flat(layer) for layer in layers] for side, layers in sides.items() if layers is not None}
+
+
+def _flat(layer: Tensor) -> Tensor:
+    return layer.flatten(0, 1)[:MAX_VECTORS].double().cpu()
+
+
+def _judge_representation(subject: Subject, side: str, layers: list[Tensor]) -> Finding:
+    figures = {"side": side, **representation_of(layers[-1], layers[0])}
+    figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in _some(layers)]
+    least = limit.RANK_KEPT if subject.latent is None else limit.RANK_KEPT_LATENT
+    threshold = (
+        f"a typical dimension varies by more than {limit.SPREAD_COLLAPSED:g} of its size over different tokens, and "
+        f"more than {least:.2g} of the directions of the embeddings are left"
+    )
+    if figures["spread_share"] < limit.SPREAD_COLLAPSED:
+        cause = (
+            "the vectors of different tokens are nearly the same: the encoder has collapsed (a target that a constant "
+            "satisfies, a learning rate far too high, or a last norm that lets nothing through)"
+        )
+    elif figures["rank_kept"] < least:
+        cause = (
+            "the vectors use few of the directions that their tokens had: the loss does not ask the encoder to tell "
+            "them apart (alignment alone, no ranking, no protection against collapse), or the rate was far too high"
+        )
+    else:
+        return passed("collapse.representation", figures, threshold)
+    remedy = (
+        "start again with a lower learning rate; of a latent model also raise ranking_weight, set collapse_protection "
+        "to vicreg or sigreg, or take the online or ema table as target"
+    )
+    return Finding("collapse.representation", FAIL, figures, threshold, cause, remedy)
+
+
+def _keep_series(subject: Subject, sides: dict[str, list[Tensor]]) -> None:
+    """Singular values of the last vectors, largest first, each as a share of the largest."""
+    for side, layers in sides.items():
+        if torch.isfinite(layers[-1]).all():
+            values = torch.linalg.svdvals(layers[-1])
+            shares = (values / values[0].clamp_min(1e-30))[:SINGULAR_VALUES_SHOWN]
+            name = "last layer" if side == "model" else f"last layer of the {side}"
+            subject.figures.setdefault("singular_values", {})[name] = shares.tolist()
+
+
+@torch.no_grad()
+def _predictor_figures(subject: Subject, latent: Latent) -> dict[str, Any]:
+    given = latent.encode(subject.batch(ROWS, LENGTH)).flatten(0, -2)[:MAX_VECTORS]
+    made = latent.predictor(given)
+    kept = _variation(made.double()) / max(_variation(given.double()), 1e-30)
+    return {
+        "cosine_with_input": float(cosine_similarity(given.double(), made.double(), dim=-1).mean()),
+        "variation_kept": kept,
+        "vectors": len(given),
+    }
+
+
+def _variation(vectors: Tensor) -> float:
+    """Mean square about the mean of unit vectors, 0 (all point one way) to 1."""
+    unit = normalize(vectors, dim=-1)
+    return float((unit - unit.mean(dim=0)).square().sum(dim=-1).mean())
+
+
+def _standard(vectors: Tensor) -> Tensor:
+    """Each dimension at mean 0 and variance 1; one that does not vary beyond rounding at 0."""
+    spread = vectors.std(dim=0, correction=0)
+    noise = 1e-6 * vectors.square().mean().sqrt()
+    return torch.where(spread > noise, (vectors - vectors.mean(dim=0)) / spread.clamp_min(1e-300), 0.0)
+
+
+def _some(layers: list[Tensor], most: int = 8) -> list[Tensor]:
+    """First, last, and a few between."""
+    if len(layers) <= most:
+        return layers
+    return [layers[number * (len(layers) - 1) // (most - 1)] for number in range(most)]
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("representation", representation),
+    Check("predictor_idle", predictor_idle, needs="latent"),
+    Check("teacher_frozen", teacher_frozen, needs="latent"),
+)
