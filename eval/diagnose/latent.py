@@ -27,6 +27,7 @@ def find_latent(model: PreTrainedModel) -> Latent | None:
         teacher=None if teacher is None else teacher.target,
         student=student,
         num_updates=None if teacher is None else int(teacher.num_updates),
+        momentum=None if teacher is None else teacher.momentum,
     )
 
 

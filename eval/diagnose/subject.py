@@ -53,6 +53,7 @@ class Latent:
         token_counts: (V,) of the training part, zeros where unknown.
         teacher, student: the moving average and what it follows; None without one.
         num_updates: of the teacher.
+        momentum: share of its old self that the teacher keeps at each update.
     """
 
     encode: Callable[[Batch], Tensor]
@@ -64,6 +65,7 @@ class Latent:
     teacher: nn.Module | None
     student: nn.Module | None
     num_updates: int | None
+    momentum: float | None
 
 
 @dataclass
