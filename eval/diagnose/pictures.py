@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 WIDTH, HEIGHT = 4.6, 2.9  # inches of 72 points; a phone shows about 330 points
 _MOST_ROWS = 24  # of a plot with a row per layer
@@ -162,6 +163,7 @@ def _histogram(label: str) -> Callable[[Axes, dict[str, list], dict[str, Series]
         axes.stairs([count / total for count in counts], edges, fill=True, color=_SERIES)
         if edges[0] > 0 and edges[-1] / edges[0] > 100:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(label)
         axes.set_ylabel("share of predictions")
@@ -198,6 +200,7 @@ def _singular_values(axes: Axes, series: dict[str, list[float]], figures: dict[s
             )
             drawn += 1
     axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the directions")
     axes.set_ylabel("singular value / largest")
     if drawn:
@@ -221,6 +224,10 @@ def _dots(axes: Axes, series: Sequence[tuple[str, float]]) -> bool:
         if not good:
             axes.annotate("0" if value == 0 else "not finite", (edge, place), (6, -3), textcoords="offset points")
     axes.set_xscale("log")
+    # Whole decades, labelled alone: labels between them run into one another.
+    lowest, highest = edge or min(drawable), max(drawable)
+    axes.set_xlim(10 ** math.floor(math.log10(lowest)) / 1.3, 10 ** math.ceil(math.log10(highest)) * 1.3)
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(rows)), [_short(name) for name, _ in rows], fontsize=7.5)
     axes.invert_yaxis()
     axes.margins(y=0.6 / len(rows))
