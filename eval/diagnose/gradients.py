@@ -51,12 +51,14 @@ def _idle_layers(subject: Subject) -> list[Finding]:
         "layers": len(seen),
         "changes": {name: block.change for name, block in list(seen.items())[:SHOWN]},
     }
+    layers, why = ", ".join(list(idle)[:SHOWN]), next(iter(idle.values()))
     return [
         _failed(
             evidence,
-            f"{', '.join(list(idle)[:SHOWN])}: {next(iter(idle.values()))}, so the layer does nothing: its weights "
-            "were zeroed, lost when they were saved, or its branches are not added",
-            "load its weights again, or start the layer anew; new layers that begin at zero on purpose need training",
+            f"{layers}: {why}, so the layer does nothing: its weights were zeroed or not saved, its branches are not "
+            "added, or weights that exploded saturate it",
+            "load its weights again, or start the layer anew with a lower learning rate; new layers that begin at "
+            "zero on purpose need training",
         )
     ]
 

@@ -12,6 +12,8 @@ from eval.diagnose.subject import Subject
 # Powers of two: what is looked for is a scale that is wrong by more than a factor of ten.
 TEMPERATURES = tuple(2.0**power for power in range(-10, 15))
 MAX_POSITIONS = 1024
+# Tokens above which the temperatures are tried on a part of the positions: they cost as much as all the rest.
+FEWER_ABOVE = 16_384
 UNIGRAM_ROWS = 128
 UNSEEN = 0.1  # of the unigram guess's mass is spread over the whole vocabulary, so that no token is impossible
 
@@ -122,7 +124,7 @@ class _Seen:
     truth: Tensor
     spreads: Tensor
     above_others: Tensor
-    tempered: Tensor
+    tempered: Tensor  # at each temperature, and at last the number of positions tried
     cross: Tensor
     mass: Tensor
 
@@ -134,7 +136,8 @@ def _look(logits: Tensor, truth: Tensor, counts: Tensor) -> _Seen:
     own = logits.gather(1, truth[:, None])[:, 0]
     elsewhere = logits[:, truth]
     unigram = _unigram(counts, logits.shape[1]).to(logits)
-    tempered = [(logits / heat).logsumexp(-1).sum() - (own / heat).sum() for heat in TEMPERATURES]
+    some = slice(None, None, 1 + logits.shape[1] // FEWER_ABOVE)
+    tempered = [((logits[some] / heat).logsumexp(-1) - own[some] / heat).sum() for heat in TEMPERATURES]
     return _Seen(
         losses=-log_p.gather(1, truth[:, None])[:, 0],
         entropies=torch.special.entr(p).sum(-1),
@@ -143,7 +146,7 @@ def _look(logits: Tensor, truth: Tensor, counts: Tensor) -> _Seen:
         truth=truth,
         spreads=logits.std(-1),
         above_others=own - (elsewhere.sum(1) - own) / max(len(truth) - 1, 1),
-        tempered=torch.stack(tempered),
+        tempered=torch.stack([*tempered, own.new_tensor(len(own[some]))]),
         cross=-(p * unigram.log()).sum(-1),
         mass=p.sum(0),
     )
@@ -165,12 +168,12 @@ def _together(pieces: list[_Seen], counts: Tensor) -> Predictions:
     truth, choices, above = joint("truth").long(), joint("choices").long(), joint("above_others")
     mass = sum(piece.mass.double().cpu() for piece in pieces)
     mean = mass / mass.sum()
-    tempered = torch.stack([piece.tempered.double().cpu() for piece in pieces]).sum(0) / len(truth)
-    best = int(tempered.argmin())
-    heat = TEMPERATURES[best]
+    *sums, tried = torch.stack([piece.tempered.double().cpu() for piece in pieces]).sum(0).tolist()
+    heat, lowest = min(zip(TEMPERATURES, sums, strict=True), key=lambda pair: pair[1])
+    loss = float(joint("losses").mean())
     entropies = joint("entropies")
     return Predictions(
-        loss=float(joint("losses").mean()),
+        loss=loss,
         ln_v=math.log(len(mean)),
         unigram=float(_left_out(counts.cpu(), len(mean))[truth].mean()),
         averaged=float(-mean[truth].clamp_min(1e-30).log().mean()),
@@ -180,7 +183,7 @@ def _together(pieces: list[_Seen], counts: Tensor) -> Predictions:
         most_predicted=float(torch.bincount(choices).max() / len(choices)),
         spread=float(joint("spreads").mean()),
         best_temperature=heat,
-        best_loss=float(tempered[best]),
+        best_loss=loss - (sums[TEMPERATURES.index(1.0)] - lowest) / tried,
         context=float(above.mean() / heat),
         context_error=float(above.std() / heat / math.sqrt(len(above))),
         kl_to_unigram=float((joint("cross") - entropies).mean()),
