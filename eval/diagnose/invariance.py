@@ -102,11 +102,12 @@ def position_ignored(subject: Subject) -> Finding | list[Finding]:
     if evidence["moved_by_order"] <= limit and subject.kind != "masked":
         evidence |= _positions_given(subject, batch, bar)
     if subject.kind == "seq2seq":
-        evidence["moved_by_order_of_source"] = _order_moves_answer(subject, batch, bar)
+        evidence |= _order_moves_answer(subject, batch, bar)
     threshold = f"another order of the tokens moves what is computed by more than {limit:.0e} of its spread"
     counts = max(evidence["moved_by_order"], evidence.get("moved_by_position_ids", 0.0)) > limit
     blind = [] if counts else ["the decoder" if subject.kind == "seq2seq" else "the model"]
-    if subject.kind == "seq2seq" and evidence["moved_by_order_of_source"] <= limit:
+    reads = evidence.get("moved_by_other_source", 0.0) > thresholds.READS
+    if reads and evidence["moved_by_order_of_source"] <= limit:
         blind.append("the encoder")
     if not blind:
         return passed(name, evidence, threshold)
@@ -251,7 +252,7 @@ def _order_moves_hole(subject: Subject, batch: Batch) -> float | None:
     other = other_tokens(subject, ids)
     other[:, -1] = ids[:, -1]
     first, second, third = (clean(subject.logits(with_tokens(batch, each)))[:, -1] for each in (ids, mixed, other))
-    return _share(first, second) if _share(first, third) > thresholds.ORDER_MATTERS else None
+    return _share(first, second) if _share(first, third) > thresholds.READS else None
 
 
 def _order_moves_last(subject: Subject, batch: Batch) -> float | None:
@@ -266,7 +267,7 @@ def _order_moves_last(subject: Subject, batch: Batch) -> float | None:
     mixed = ids.gather(1, _orders(ids.shape[1], len(ids), ids.device))
     plain, replaced, shuffled = (_last_of_layers(subject, with_tokens(batch, each)) for each in (ids, other, mixed))
     for first, second, third in zip(plain, replaced, shuffled, strict=True):
-        if _share(first, second) > thresholds.ORDER_MATTERS:
+        if _share(first, second) > thresholds.READS:
             return _share(first, third)
     return None
 
@@ -292,12 +293,19 @@ def _positions_given(subject: Subject, batch: Batch, bar: Yardstick) -> dict[str
     return {"moved_by_position_ids": float(moved.abs().max()) / max(bar.spread, 1e-30)}
 
 
-def _order_moves_answer(subject: Subject, batch: Batch, bar: Yardstick) -> float:
-    """Share of the spread by which the decoder's logits move when the source's tokens change places."""
+def _order_moves_answer(subject: Subject, batch: Batch, bar: Yardstick) -> dict[str, float]:
+    """Shares of the spread by which the decoder moves when the source's tokens are others, or change places."""
     assert batch.source_ids is not None
     order = _orders(batch.source_ids.shape[1], len(batch.source_ids), batch.source_ids.device)
-    mixed = replace(batch, source_ids=batch.source_ids.gather(1, order))
-    return float(changes(subject, batch, mixed).max()) / max(bar.spread, 1e-30)
+    sources = {
+        "moved_by_other_source": other_tokens(subject, batch.source_ids),
+        "moved_by_order_of_source": batch.source_ids.gather(1, order),
+    }
+    spread = max(bar.spread, 1e-30)
+    return {
+        name: float(changes(subject, batch, replace(batch, source_ids=ids)).max()) / spread
+        for name, ids in sources.items()
+    }
 
 
 def _chance_hides(name: str) -> Finding:

@@ -101,7 +101,7 @@ def _reason(differ: list[str], missing: list[str], moved: bool) -> tuple[str, st
     shown = ", ".join(differ[:_SHOWN])
     if missing:
         return (
-            f"not saved, and random after opening: {', '.join(missing[:_SHOWN])}",
+            f"not saved, or not found again, and so random after opening: {', '.join(missing[:_SHOWN])}",
             "make them parameters or persistent buffers of the model, and where they share memory with others say so "
             "in _tied_weights_keys and config.tie_word_embeddings",
         )

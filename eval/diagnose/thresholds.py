@@ -6,8 +6,8 @@ They are ratios wherever a ratio can be had, so that they hold for any width, de
 import re
 
 # --- leak (X1) ---
-# Changes below this share of the logits' spread are rounding: float32 has 1e-7, a deep model multiplies it by tens, and
-# a leak that teaches anything moves logits by percents. Held with the model's own noise beside it (exact.Yardstick).
+# Changes below this share of the logits' spread are rounding: float32 has 1e-7, a deep model multiplies it by tens,
+# and a leak that teaches anything moves logits by percents. Held with the model's own noise beside it (exact.Yardstick).
 SAME_LOGITS = 1e-4
 # Measured noise is a maximum over few numbers; the maximum over all that are compared may be some times larger.
 ABOVE_NOISE = 10.0
@@ -18,6 +18,9 @@ BELIEVED_ROUNDING = 32.0
 # A first layer that knows positions changes when its past is put in another order. Without positions only the order
 # of a sum differs: below 1e-6 of the spread. An untrained rotary layer, the weakest known, moves by 1e-4 and more.
 ORDER_MATTERS = 1e-5
+# Order is asked for only where other tokens move the same thing by this share of its spread: what hardly reads them (a
+# decoder that learned to do without its source) cannot show their order above rounding.
+READS = 1e-3
 
 # --- size (X2) ---
 # Logits that spread by s around a guess cost about s^2 / 2 nats; stock initialisations start 0.0 to 0.9 above ln V.
