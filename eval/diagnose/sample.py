@@ -123,7 +123,9 @@ class Sample:
 
     def _encode(self, text: str, length: int) -> list[int]:
         assert self.tokenizer is not None
-        return list(self.tokenizer(text[: 40 * length], truncation=True, max_length=length)["input_ids"])
+        ids = self.tokenizer(text[: 40 * length], truncation=True, max_length=length)["input_ids"]
+        # A tokenizer may be larger than the table, which has a check of its own: the others go on with the last row.
+        return [min(token, self.vocab_size - 1) for token in ids]
 
     def _spread(self, count: int) -> list[str]:
         """Texts from all over the sample."""
