@@ -29,10 +29,10 @@ class Attempt:
         rate: the learning rate, after a short warm-up.
         steps: optimizer steps taken.
         finished: whether it ended for another reason than the clock.
-        start, loss: prediction loss above its floor, before and after, in nats; NaN where it is not finite.
+        start, loss: prediction loss above its floor, before and at its lowest, in nats; NaN where it is not finite.
         floor: the smallest prediction loss that the head can give, in nats.
         entropy: of the true tokens: what a model that does not look at its input can reach, in nats.
-        right: share of the answers that are the true tokens.
+        right: share of the answers that are the true tokens then.
         own: the loss that the model gives itself, after; NaN where it is not finite.
     """
 
@@ -110,9 +110,9 @@ def learn(subject: Subject, lesson: Lesson) -> Attempt:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / limits.WARM_UP_STEPS))
     clock = Clock(lesson.seconds)
     start, taken = _examined(twin, lesson.batches), 0
-    state, own, seen = start, math.nan, [start.loss]
+    seen, own = [start], math.nan
     with torch.enable_grad():
-        while math.isfinite(state.loss) and taken < lesson.steps and not clock.over:
+        while math.isfinite(seen[-1].loss) and taken < lesson.steps and not clock.over:
             batch = lesson.batches[taken % len(lesson.batches)]
             loss = _loss(twin, batch, lesson.objective)
             own = float(loss.detach())
@@ -122,12 +122,12 @@ def learn(subject: Subject, lesson: Lesson) -> Attempt:
             schedule.step()
             taken += 1
             if taken % max(limits.LOOK_EVERY, len(lesson.batches)) == 0:
-                state = _examined(twin, lesson.batches)
-                seen.append(state.loss)
-                if state.knows_all or (taken >= limits.STEPS_TO_GIVE_UP and _stands_still(seen)):
+                seen.append(_examined(twin, lesson.batches))
+                if seen[-1].knows_all or (taken >= limits.STEPS_TO_GIVE_UP and _stands_still(seen)):
                     break
         finished = taken >= lesson.steps or not clock.over
-    end = _examined(twin, lesson.batches)
+    seen.append(_examined(twin, lesson.batches))
+    end = min(seen, key=lambda state: state.loss if math.isfinite(state.loss) else math.inf)
     return Attempt(
         lesson.rate, taken, finished, start.loss, end.loss, end.floor, _entropy(twin, lesson.batches), end.right, own
     )
@@ -147,9 +147,10 @@ class _State:
         return self.loss < limits.MEMORISED_LOSS and self.right >= limits.MEMORISED_RIGHT
 
 
-def _stands_still(seen: Sequence[float]) -> bool:
-    """Whether the last four looks at the loss took nothing worth naming off it."""
-    return len(seen) > 4 and seen[-1] > limits.STANDING_STILL * seen[-5]
+def _stands_still(seen: Sequence[_State]) -> bool:
+    """Whether the last four looks at the loss saw nothing worth naming taken off it."""
+    losses = [state.loss for state in seen]
+    return len(losses) > 4 and min(losses[-4:]) > limits.STANDING_STILL * min(losses[:-4])
 
 
 @torch.no_grad()

@@ -77,7 +77,8 @@ def _judge_claim(name: str, claim: float, accuracies: dict[str, float], count: i
     if abs(claim - greedy) <= allowed:
         return passed("sampling.claimed_accuracy", evidence, THRESHOLD)
     nearest = min(accuracies, key=lambda way: abs(claim - accuracies[way]))
-    if nearest != "greedy" and abs(claim - accuracies[nearest]) < limits.CLAIM_NEARER * abs(claim - greedy):
+    apart = abs(claim - accuracies[nearest])
+    if nearest != "greedy" and apart < min(limits.CLAIM_APART, limits.CLAIM_NEARER * abs(claim - greedy)):
         return Finding(
             "sampling.claimed_accuracy",
             FAIL,

@@ -211,8 +211,9 @@ def _batch(subject: Subject, rate: float, seconds: float) -> Finding:
 def _samples(subject: Subject, rate: float, seconds: float) -> Finding:
     """A hundred rows in small batches, as long as the time allows."""
     rows = subject.sentences(limits.SAMPLES, subject.limits.length // 2)
-    step = max(1, subject.limits.rows)
-    pieces = [rows[start : start + step] for start in range(0, len(rows), step)]
+    # Rows from all over in every batch: neighbours are alike, and the last of them would overwrite the first.
+    number = -(-len(rows) // max(1, subject.limits.rows))
+    pieces = [rows[start::number] for start in range(number)]
     batches = [_learnable(subject, subject.padded(piece)) for piece in pieces]
     attempt = learn(subject, Lesson(batches, rate / 3, limits.SAMPLE_STEPS, seconds))
     evidence = {**attempt.evidence, "samples": len(rows), "passes": attempt.steps / len(batches)}

@@ -48,7 +48,8 @@ def greedy_vs_topk(subject: Subject) -> list[Finding]:
     evidence = {**accuracies, "positions": count}
     claims = claims_of_record(subject, accuracies, count)
     drawn = max(accuracies["sampled"], accuracies["sampled_top_k"])
-    if accuracies["greedy"] >= drawn - error:
+    # Of a model that knows nothing, draws hit one in V and greedy answers may hit none.
+    if accuracies["greedy"] >= drawn - error or drawn < limits.ABOVE_CHANCE / logits.shape[1]:
         return [passed("sampling.greedy_vs_topk", evidence, threshold), *claims]
     cause = "the most likely token is wrong more often than a draw: the model is sure of the wrong tokens"
     remedy = (

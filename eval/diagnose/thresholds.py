@@ -200,6 +200,8 @@ UNKNOWN_TARGETS = 0.1
 PROMPTS, PROMPT_LENGTH, NEW_TOKENS, GRAM = 4, 16, 32, 4
 # Drawn from the 50 best, healthy models repeat under a tenth of their 4-grams; greedy small ones most of them.
 REPEATING = 0.5
+# Draws that hit fewer than twice as often as chance tell nothing of what is likely.
+ABOVE_CHANCE = 2.0
 # acc_neg in the field, and in our latent models: against 32 uniform negatives.
 NEGATIVES = 32
 ACCURACY_NAME = re.compile(r"(^|[_/ -])(acc|accuracy)$", re.IGNORECASE)
@@ -210,3 +212,19 @@ CLAIM_APART, CLAIM_NEARER = 0.1, 1 / 3
 METRIC_ROUNDING, METRIC_NOISE = 1e-3, 0.05
 
 # --- training (the log of a run) ---
+# Rates from 1e-4 to 5e-3 train transformers with AdamW; above twice the largest, a loss that shows no learning is its.
+LARGE_RATE = 1e-2
+# Share of the loss of guessing by frequency that a run must have got below to have learnt more than frequencies.
+MORE_THAN_FREQUENCIES = 0.97
+# Steps at full rate, and rows, before a loss says whether it falls: the first thing learnt takes tens of steps.
+FULL_RATE_STEPS, FEWEST_ROWS = 50, 4
+# A run that begins above this share of ln V began from nothing; a pretrained model may start where it stays.
+FROM_NOTHING = 0.85
+# Above the lowest loss by this factor, and by this share of the first one (a loss near 0 doubles by noise).
+DIVERGED, DIVERGED_OF_FIRST = 1.5, 0.1
+# Knowing nothing costs ln V; a loss above it by a twentieth that has hardly fallen is worse than knowing nothing.
+ABOVE_LN_V, HARDLY_FALLEN = 1.05, 0.9
+# The Trainer logs 0.0 in place of NaN; from above this, in nats, no loss falls to nothing within one row.
+LOSS_BEFORE_ZERO = 0.1
+# Held-out loss over that of guessing by frequency: the best language models known leave a sixth of it on any text.
+TOO_GOOD = 0.05

@@ -33,6 +33,12 @@ def only_sentence(monkeypatch):
     monkeypatch.setattr(thresholds, "SAMPLE_STEPS", 0)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Other tests at the same time change no verdict."""
+    monkeypatch.setattr(thresholds, "PATIENCE", 100.0)
+
+
 def gpt2(tokenizer, **changes):
     torch.manual_seed(0)
     fields = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, **changes}
@@ -52,7 +58,7 @@ def text_jepa(tokenizer, **changes):
     return TextJepaForMaskedLM(TextJepaConfig(vocab_size=len(tokenizer), **fields, **ids, **changes)).eval()
 
 
-def found(model, tokenizer, seconds=100.0, **given):
+def found(model, tokenizer, seconds=1000.0, **given):
     """Findings of the group by name."""
     subject = make_subject(model, tokenizer, TEXTS, limits=Limits(seconds=seconds, **LIMITS), **given)
     return {finding.check: finding for finding in examine(subject, ["memorise"]).findings}
@@ -67,7 +73,7 @@ def test_a_healthy_model_memorises(make, tokenizer):
     findings = found(make(tokenizer), tokenizer)
     assert {finding.verdict for finding in findings.values()} == {"pass"}
     assert findings["memorise.sentence"].evidence["loss"] < 0.1
-    assert {"memorise.batch", "memorise.samples"} <= findings.keys()
+    assert findings.keys() == {"memorise.sentence", "memorise.batch", "memorise.samples"}
 
 
 def test_the_model_at_hand_is_not_trained(tokenizer, only_sentence):
@@ -119,7 +125,7 @@ def test_a_parameter_that_is_not_finite_is_said(tokenizer):
     assert finding.evidence["loss"] is None
 
 
-def test_a_loss_with_label_smoothing_is_no_fault(tokenizer):
+def test_a_loss_with_label_smoothing_is_no_fault(tokenizer, only_sentence):
     class Smoothed(GPT2LMHeadModel):
         def forward(self, input_ids=None, labels=None, **rest):
             output = super().forward(input_ids=input_ids, **rest)
