@@ -1,7 +1,7 @@
 """X7, ranking of latent models: what acc_neg against a few random tokens hides, and whether the table is crowded.
 
-acc_neg asks whether the true token is above 32 random ones. With a vocabulary of thousands that is nearly always so for
-a model that knows only which words are frequent; the rank in the whole vocabulary tells.
+acc_neg asks whether the true token is above 32 random ones. With a vocabulary of thousands that is mostly so for a
+model that knows only which words are frequent; the rank in the whole vocabulary tells.
 """
 
 from typing import Any

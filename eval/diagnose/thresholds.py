@@ -205,9 +205,10 @@ ABOVE_CHANCE = 2.0
 # acc_neg in the field, and in our latent models: against 32 uniform negatives.
 NEGATIVES = 32
 ACCURACY_NAME = re.compile(r"(^|[_/ -])(acc|accuracy)$", re.IGNORECASE)
-# A claim is measured on other text than ours: accuracies of neighbouring texts lie within some points. It is named
-# as another figure where that lies at least three times nearer than the accuracy does.
-CLAIM_APART, CLAIM_NEARER = 0.1, 1 / 3
+# A claim is measured on another part of the text: accuracies of parts lie within two points beside their counting
+# error. It is named as another figure where that lies three times nearer than the accuracy, and only where our loss
+# is within a tenth of the one that the run logged: else the text is another one. Below ten points nothing is noted.
+CLAIM_APART, CLAIM_NEARER, OTHER_PART, TEXT_ALIKE = 0.1, 1 / 3, 0.02, 0.1
 # Made-up answers: an exact figure has no noise, a drawn one over a thousand positions about 0.015.
 METRIC_ROUNDING, METRIC_NOISE = 1e-3, 0.05
 
