@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds as limits
-from eval.diagnose.claims import claims_of_record, expected_accuracies, metric_of_trainer
+from eval.diagnose.claims import Scored, claims_of_record, metric_of_trainer
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.subject import Subject
 from eval.metrics.generation import repetition
@@ -40,16 +40,14 @@ def greedy_deterministic(subject: Subject) -> Finding:
 
 def greedy_vs_topk(subject: Subject) -> list[Finding]:
     """Accuracy of the most likely token, beside what draws and easier metrics would score; and the run's claims."""
-    logits, truth = subject.predictions(subject.batch(subject.limits.rows, subject.limits.length))
-    accuracies = expected_accuracies(logits, truth)
-    count = len(truth)
+    scored = Scored.of(subject, 2 * subject.limits.rows, min(subject.limits.length, subject.context))
+    accuracies = scored.accuracies
     threshold = "the most likely token is right at least as often as a draw, give or take three standard errors"
-    error = 3 * (max(accuracies["sampled_top_k"], 1 / count) / count) ** 0.5
-    evidence = {**accuracies, "positions": count}
-    claims = claims_of_record(subject, accuracies, count)
+    evidence = {**accuracies, "loss": scored.loss, "positions": scored.count}
+    claims = claims_of_record(subject, scored)
     drawn = max(accuracies["sampled"], accuracies["sampled_top_k"])
     # Of a model that knows nothing, draws hit one in V and greedy answers may hit none.
-    if accuracies["greedy"] >= drawn - error or drawn < limits.ABOVE_CHANCE / logits.shape[1]:
+    if accuracies["greedy"] >= drawn - scored.error(drawn) or drawn < limits.ABOVE_CHANCE / subject.vocab_size:
         return [passed("sampling.greedy_vs_topk", evidence, threshold), *claims]
     cause = "the most likely token is wrong more often than a draw: the model is sure of the wrong tokens"
     remedy = (

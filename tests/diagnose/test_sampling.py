@@ -1,5 +1,5 @@
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from eval.diagnose import sampling
-from eval.diagnose.claims import claims_of_record, expected_accuracies
+from eval.diagnose.claims import Scored, claims_of_record, expected_accuracies
 from eval.diagnose.opening import make_subject
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer
@@ -54,7 +54,12 @@ class Stuck(GPT2LMHeadModel):
 
 @dataclass
 class Record:
-    claims: dict = field(default_factory=dict)
+    claims: dict
+    eval_loss: float
+    ours: bool = False
+
+    def values(self, name):
+        return [100], [self.eval_loss]
 
 
 def subject_of(model, tokenizer, **given):
@@ -180,13 +185,30 @@ ACCURACIES = {"greedy": 0.22, "sampled": 0.08, "sampled_top_k": 0.14, "top_5": 0
 
 @pytest.mark.parametrize(
     ("claim", "verdict"),
-    [(0.22, "pass"), (0.29, "pass"), (0.8, "fail"), (0.46, "fail"), (0.64, "note"), (1.0, "note")],
+    [(0.22, "pass"), (0.29, "pass"), (0.8, "fail"), (0.46, "fail"), (0.135, "fail"), (0.64, "note"), (1.0, "note")],
 )
 def test_a_claim_of_a_run_is_held_against_what_the_model_does(gpt2, tokenizer, claim, verdict):
     subject = subject_of(gpt2, tokenizer)
-    subject.record = Record({"eval_accuracy": claim})
-    (finding,) = claims_of_record(subject, ACCURACIES, 1000)
+    subject.record = Record({"eval_accuracy": claim}, eval_loss=4.0)
+    (finding,) = claims_of_record(subject, Scored(ACCURACIES, 4.1, 1000))
     assert finding.verdict == verdict
+
+
+def test_a_claim_about_other_text_is_never_called_false(gpt2, tokenizer):
+    subject = subject_of(gpt2, tokenizer)
+    subject.record = Record({"eval_accuracy": 0.81}, eval_loss=1.0)
+    (finding,) = claims_of_record(subject, Scored(ACCURACIES, 4.1, 1000))
+    assert finding.verdict == "note"
+
+
+def test_scores_do_not_depend_on_how_many_logits_are_held_at_once(gpt2, tokenizer):
+    subject = subject_of(gpt2, tokenizer)
+    whole = Scored.of(subject, 8, 32)
+    subject.limits.max_logit_bytes = 1
+    pieces = Scored.of(subject, 8, 32)
+    assert pieces.count == whole.count == 8 * 31
+    assert pieces.accuracies == pytest.approx(whole.accuracies)
+    assert pieces.loss == pytest.approx(whole.loss)
 
 
 def test_a_sharp_model_that_is_wrong_is_noted(gpt2, tokenizer):
