@@ -177,7 +177,14 @@ _OPT = {**_ROTARY, "ffn_dim": 256, "word_embed_proj_dim": WIDTH}
 _BERT = {**_ROTARY, "intermediate_size": 256, **_NO_DROPOUT}
 _ROBERTA = {**_BERT, "max_position_embeddings": CONTEXT + 2, "type_vocab_size": 1}
 _MODERNBERT = {**_ROTARY, "intermediate_size": 128, "local_attention": 16, "global_attn_every_n_layers": 2}
-_T5 = {"d_model": WIDTH, "d_kv": WIDTH // HEADS, "d_ff": 128, "num_layers": LAYERS, "num_heads": HEADS}
+_T5 = {
+    "decoder_start_token_id": 0,
+    "d_model": WIDTH,
+    "d_kv": WIDTH // HEADS,
+    "d_ff": 128,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+}
 _BART = {
     "d_model": WIDTH,
     "encoder_layers": LAYERS,

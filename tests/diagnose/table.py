@@ -4,7 +4,8 @@
     python -m tests.diagnose.table --architectures all        # each fault in every architecture it is planted in
     python -m tests.diagnose.table --seeds 3 --only "NaN"     # other seeds; names that contain a text
     python -m tests.diagnose.table --unseen                   # faults that no check was calibrated on
-    python -m tests.diagnose.table --json doctor.json --markdown
+    python -m tests.diagnose.table --json FILE --markdown     # rows that FILE has of other tasks stay in it
+    python -m tests.diagnose.table --from FILE --markdown     # nothing is run: the tables of what FILE holds
 
 A fault is found where a finding that names it says `fail`. The models are trained at the first run, and kept.
 """
@@ -20,6 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from eval.records import package_versions
 
 SETS = ("faults", "unseen", "healthy")
 
@@ -72,18 +75,35 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 where every fault was found and no healthy model was called ill."""
     options = _parser().parse_args(argv)
-    tasks = choose(options)
-    rows = []
-    for row in run(tasks, options.workers, options.prepare):
-        rows.append(row)
-        print(told(row), file=sys.stderr, flush=True)
+    if options.source:
+        rows = read(options.source)
+    else:
+        rows = []
+        for row in run(choose(options), options.workers, options.prepare):
+            rows.append(row)
+            print(told(row), file=sys.stderr, flush=True)
     if options.prepare:
         return 0
     if options.json:
-        content = {"summary": summary(rows), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rows = write(rows, options.json)
     print(markdown(rows) if options.markdown else plain(rows))
     return 0 if all(row.right for row in rows) else 1
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of an earlier run."""
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+
+
+def write(rows: Sequence[Row], path: Path) -> list[Row]:
+    """Keep the rows, in the place of those of the same tasks, and give all that are kept."""
+    known = {_key(row): row for row in read(path)} if path.is_file() else {}
+    known.update({_key(row): row for row in rows})
+    order = {name: place for place, name in enumerate(_names())}
+    kept = sorted(known.values(), key=lambda row: (SETS.index(row.of), order.get(row.name, len(order)), row.seed))
+    content = {"summary": summary(kept), "versions": package_versions(), "rows": [asdict(row) for row in kept]}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return kept
 
 
 def choose(options: argparse.Namespace) -> list[Task]:
@@ -198,6 +218,19 @@ def _line(row: Row) -> str:
     return f"| {row.name} | {planted} | {found} | {others} | {notes} | {row.seconds:.0f} |"
 
 
+def _key(row: Row) -> tuple[str, str, str, int]:
+    return row.of, row.name, row.architecture, row.seed
+
+
+def _names() -> list[str]:
+    """Of all faults and models, in the order of the tables."""
+    from tests.diagnose.faults import FAULTS
+    from tests.diagnose.healthy import HEALTHY
+    from tests.diagnose.unseen_faults import UNSEEN
+
+    return [each.name for each in (*FAULTS, *UNSEEN, *HEALTHY)]
+
+
 def _made(task: Task) -> tuple[Sequence[str], Any]:
     """The expected findings, and what is handed to the doctor."""
     import torch
@@ -236,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="processes, each of one thread [2]")
     parser.add_argument("--prepare", action="store_true", help="train what is needed, and end")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="take what such a FILE holds")
     parser.add_argument("--markdown", action="store_true", help="print the tables of docs/doctor.md")
     return parser
 
