@@ -4,7 +4,7 @@ from html import escape
 
 from eval.diagnose.pictures import Picture, pictures
 from eval.diagnose.report import FAIL, NOTE, PASS, Finding, Report
-from eval.diagnose.text import counts, evidence_text, facts, shown
+from eval.diagnose.text import counts, evidence_text, facts, gathered, shown
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #57606a;
@@ -107,7 +107,7 @@ def _passes(findings: list[Finding]) -> str:
 
 def _details(report: Report) -> str:
     """What was cut down, and with which versions."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in gathered(report.notes))
     versions = ", ".join(f"{name} {shown(version)}" for name, version in report.versions.items())
     cut = f"<h2>How it was looked at</h2><ul>{notes}</ul>" if notes else ""
     return f'<footer>{cut}<p class="muted">{escape(versions)}</p></footer>'

@@ -1,5 +1,7 @@
 """A report as text: the verdict, what must be wrong, what may be, and one line of what is right."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -23,8 +25,19 @@ def report_text(report: Report) -> RenderableType:
     right = ", ".join(finding.check for finding in report.of(PASS))
     if right:
         parts += [Text(), Text.assemble(("pass ", STYLES[PASS]), right)]
-    parts += [Text(f"{note}", style="dim") for note in ["", *report.notes] if report.notes]
+    if report.notes:
+        parts += [Text(note, style="dim") for note in ["", *gathered(report.notes)]]
     return Group(*parts)
+
+
+def gathered(notes: Sequence[str]) -> list[str]:
+    """Notes, those that say the same of several checks as one: `left out, ...: leak.cache, leak.padding`."""
+    by_text: dict[str, list[str]] = {}
+    for note in notes:
+        name, found, text = note.partition(": ")
+        is_check = bool(found) and bool(re.fullmatch(r"[a-z]+\.\w+", name))
+        by_text.setdefault(text if is_check else note, []).extend([name] * is_check)
+    return [f"{text}: {', '.join(names)}" if names else text for text, names in by_text.items()]
 
 
 def finding_line(finding: Finding) -> str:

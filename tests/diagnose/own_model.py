@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.diagnose.own_model", description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="where model, tokenizer and log are saved")
     parser.add_argument("--right", action="store_true", help="with labels as the model wants them")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps [400]")
+    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps [1200]")
     parser.add_argument("--width", type=int, default=64, help="of the model [64]")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order [0]")
     return parser
