@@ -11,24 +11,28 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from eval.diagnose import thresholds as limit
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
+from eval.diagnose.sample import Batch
 from eval.diagnose.subject import Latent, Subject
 from eval.diagnose.teachers import teacher_frozen
 from eval.representation import effective_rank, mean_pairwise_cosine, uniformity
 
 ROWS, LENGTH = 16, 32
 SINGULAR_VALUES_SHOWN = 256
+MOST_FREQUENT = 0.08  # of the sample: a token above it is left out where tokens are told apart
 MAX_VECTORS = 1024  # uniformity compares all pairs, and a singular value decomposition grows with the square
 
 
 def representation(subject: Subject) -> Finding | list[Finding]:
     """Whether the vectors of different tokens differ, and in how many directions."""
-    sides = _layers(subject)
+    batch = subject.batch(ROWS, LENGTH)
+    sides = _layers(subject, batch)
     found = []
     for side, layers in sides.items():
         if len(layers[-1]) < limit.FEWEST_VECTORS or not all(torch.isfinite(layer).all() for layer in layers):
             subject.notes.append(f"collapse.representation: the {side}'s vectors are too few or not finite")
             continue
-        found.append(_judge_representation(subject, side, layers))
+        tokens = (batch.source_ids if side == "encoder" else batch.input_ids).flatten()[:MAX_VECTORS].cpu()
+        found.append(_judge_representation(subject, side, layers, tokens))
     if not sides:
         subject.notes.append("collapse.representation: the model shows no hidden states")
     _keep_series(subject, sides)
@@ -63,6 +67,25 @@ def representation_of(vectors: Tensor, inputs: Tensor) -> dict[str, Any]:
     }
 
 
+def told_apart(vectors: Tensor, tokens: Tensor) -> float:
+    """Share of the tokens that stand several times whose nearest other vector is one of the same token, 0 to 1.
+
+    By the cosine of vectors with every dimension at mean 0 and variance 1. Very frequent tokens are left out, as they
+    would be nearest by chance; 0 where no token stands twice.
+
+    Args:
+        vectors: (N, width).
+        tokens: (N,) ids.
+    """
+    unit = normalize(_standard(vectors), dim=-1)
+    cosines = (unit @ unit.T).fill_diagonal_(-2.0)
+    counts = tokens.bincount()[tokens]
+    counted = (counts > 1) & (counts < max(3, len(tokens) * MOST_FREQUENT))
+    if not counted.any():
+        return 0.0
+    return float((tokens[cosines.argmax(dim=1)] == tokens)[counted].double().mean())
+
+
 def predictor_idle(subject: Subject) -> Finding:
     """Whether the predictor of a latent model changes what it is given, and differently for different inputs."""
     latent = subject.latent
@@ -86,9 +109,8 @@ def predictor_idle(subject: Subject) -> Finding:
     return passed("collapse.predictor_idle", figures, threshold)
 
 
-def _layers(subject: Subject) -> dict[str, list[Tensor]]:
+def _layers(subject: Subject, batch: Batch) -> dict[str, list[Tensor]]:
     """Side -> embeddings and the output of every layer, each (vectors, width) float64, of intact text."""
-    batch = subject.batch(ROWS, LENGTH)
     with torch.no_grad():
         output = subject.logits_with(batch, output_hidden_states=True)
     if subject.kind == "seq2seq":
@@ -102,23 +124,25 @@ def _flat(layer: Tensor) -> Tensor:
     return layer.flatten(0, 1)[:MAX_VECTORS].double().cpu()
 
 
-def _judge_representation(subject: Subject, side: str, layers: list[Tensor]) -> Finding:
+def _judge_representation(subject: Subject, side: str, layers: list[Tensor], tokens: Tensor) -> Finding:
     figures = {"side": side, **representation_of(layers[-1], layers[0])}
+    figures["tokens_told_apart"] = told_apart(layers[-1], tokens) / max(told_apart(layers[0], tokens), 1e-9)
     figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in _some(layers)]
-    least = limit.RANK_KEPT if subject.latent is None else limit.RANK_KEPT_LATENT
     threshold = (
         f"a typical dimension varies by more than {limit.SPREAD_COLLAPSED:g} of its size over different tokens, and "
-        f"more than {least:.2g} of the directions of the embeddings are left"
+        f"more than {limit.RANK_KEPT:g} of the directions of the embeddings are left; of a latent model, vectors of "
+        f"the same token still find each other ({limit.TOKENS_TOLD_APART:.2g} of what the embeddings do)"
     )
+    forgets = figures["tokens_told_apart"] < limit.TOKENS_TOLD_APART and figures["rank_kept"] < limit.RANK_KEPT_LATENT
     if figures["spread_share"] < limit.SPREAD_COLLAPSED:
         cause = (
             "the vectors of different tokens are nearly the same: the encoder has collapsed (a target that a constant "
             "satisfies, a learning rate far too high, or a last norm that lets nothing through)"
         )
-    elif figures["rank_kept"] < least:
+    elif figures["rank_kept"] < limit.RANK_KEPT or (subject.latent is not None and forgets):
         cause = (
-            "the vectors use few of the directions that their tokens had: the loss does not ask the encoder to tell "
-            "them apart (alignment alone, no ranking, no protection against collapse), or the rate was far too high"
+            "the vectors have lost most of what their tokens were: the loss does not ask the encoder to tell them "
+            "apart (alignment alone, no ranking, no protection against collapse), or the rate was far too high"
         )
     else:
         return passed("collapse.representation", figures, threshold)
@@ -126,6 +150,9 @@ def _judge_representation(subject: Subject, side: str, layers: list[Tensor]) -> 
         "start again with a lower learning rate; of a latent model also raise ranking_weight, set collapse_protection "
         "to vicreg or sigreg, or take the online or ema table as target"
     )
+    if side == "encoder":  # of seq2seq: what its decoder does without shrinks, and the task may not need it
+        cause += ", or the decoder learnt to do without its source"
+        return Finding("collapse.representation", NOTE, figures, threshold, cause, remedy)
     return Finding("collapse.representation", FAIL, figures, threshold, cause, remedy)
 
 
