@@ -89,8 +89,8 @@ class Diagnose(TrainerCallback):
                 )
         except _StoppedError:
             return None
-        except InputError as error:
-            tqdm.write(f"diagnosis: not possible: {error}")
+        except Exception as error:  # hours of training must not end by a fault of who only looks
+            tqdm.write(f"diagnosis: could not be made: {type(error).__name__}: {' '.join(str(error).split())}")
             return None
 
     def _stop_when_told(self, group: str) -> None:

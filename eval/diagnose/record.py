@@ -9,14 +9,16 @@ Our own runs (`run.json`, `log.jsonl`, `results/`) and those of the plain `trans
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval.loading import read_run
+from training.data.documents import load_documents
 from training.data.errors import InputError
 from training.data.families import FAMILIES
+from training.data.settings import GeneratorDataSettings, SourceSettings
 from training.data.sources import load_rows
 
 LOG_FILE = "log.jsonl"
@@ -90,7 +92,7 @@ class TrainingRecord:
             return None
         try:
             settings = FAMILIES[self.run["family"]].data_settings(**self.run["recipe"]["data"])
-            texts = load_rows(settings, part).dataset["text"]
+            texts = _read(settings, part)
         except (InputError, KeyError, TypeError) as error:
             self.notes.append(f"the {part} texts of {self.folder} cannot be read again: {error}")
             return None
@@ -126,6 +128,13 @@ def is_run(folder: str | Path) -> bool:
 def is_finite(value: Any) -> bool:
     """Whether a logged value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read(settings: SourceSettings, part: str) -> Sequence[str]:
+    """The rows of a part, or its documents where the family reads documents."""
+    if isinstance(settings, GeneratorDataSettings):
+        return load_documents(settings, part).texts
+    return load_rows(settings, part).dataset["text"]
 
 
 # ---- our runs ----

@@ -120,6 +120,22 @@ def test_a_model_from_nothing_is_not_called_untrained_before_step_1_and_is_after
     assert [row["diagnosis"] for row in rows_of(tmp_path / "run", diagnoses=True)] == [PASS, FAIL]
 
 
+def test_a_doctor_that_fails_does_not_end_the_run(
+    greedy: None,
+    train_tiny: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(group: str) -> tuple:
+        raise AttributeError("a fault of its own")
+
+    monkeypatch.setattr(examine, "checks_of", failing)
+    assert train_tiny(tmp_path / "run", "--diagnose") == 0
+    assert "diagnosis: could not be made: AttributeError: a fault of its own" in capsys.readouterr().out
+    assert rows_of(tmp_path / "run", diagnoses=True) == []
+
+
 def test_a_signal_does_not_wait_for_the_doctor(
     greedy: None, train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
