@@ -171,12 +171,18 @@ _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _SHARED = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
 _ROTARY = {**_SHARED, "max_position_embeddings": CONTEXT}
 _LLAMA = {**_ROTARY, "intermediate_size": 128, "num_key_value_heads": 2}
+_QWEN3 = {**_LLAMA, "head_dim": 16, "tie_word_embeddings": True}
+_GEMMA2 = {**_LLAMA, "head_dim": 16, "sliding_window": 16}
+_FALCON = {**_SHARED, "alibi": False, "new_decoder_architecture": False, "ffn_hidden_size": 128}
 _NEOX = {**_ROTARY, "intermediate_size": 128}
 _BLOOM = {"hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
 _OPT = {**_ROTARY, "ffn_dim": 256, "word_embed_proj_dim": WIDTH}
 _BERT = {**_ROTARY, "intermediate_size": 256, **_NO_DROPOUT}
 _ROBERTA = {**_BERT, "max_position_embeddings": CONTEXT + 2, "type_vocab_size": 1}
 _MODERNBERT = {**_ROTARY, "intermediate_size": 128, "local_attention": 16, "global_attn_every_n_layers": 2}
+_DISTILBERT = {"dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 256, "dropout": 0.0}
+_DISTILBERT |= {"attention_dropout": 0.0, "max_position_embeddings": CONTEXT}
+_DEBERTA = {**_BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
 _T5 = {
     "decoder_start_token_id": 0,
     "d_model": WIDTH,
@@ -197,6 +203,7 @@ _BART = {
     "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
 }
+_PEGASUS = {**_BART, "decoder_start_token_id": 0, "scale_embedding": True}
 _MAMBA = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 8, "time_step_rank": 4}
 
 
@@ -273,10 +280,15 @@ ARCHITECTURES = {
     "bloom": _causal("BloomForCausalLM", _BLOOM, bytes_as_bloom),
     "opt": _causal("OPTForCausalLM", _OPT, bytes_as_opt),
     "mamba": _causal("MambaForCausalLM", _MAMBA, bytes_with_one_special),
+    "qwen3": _causal("Qwen3ForCausalLM", _QWEN3, bytes_with_one_special),
+    "gemma2": _causal("Gemma2ForCausalLM", _GEMMA2, bytes_with_begin),
+    "falcon": _causal("FalconForCausalLM", _FALCON, bytes_with_one_special),
     "bert_decoder": _causal("BertLMHeadModel", _BERT, bytes_as_roberta),
     "bert": _masked("BertForMaskedLM", _BERT, pieces_as_bert),
     "roberta": _masked("RobertaForMaskedLM", _ROBERTA, bytes_as_roberta),
     "modernbert": _masked("ModernBertForMaskedLM", _MODERNBERT, pieces_as_bert),
+    "distilbert": _masked("DistilBertForMaskedLM", _DISTILBERT, pieces_as_bert),
+    "deberta": _masked("DebertaV2ForMaskedLM", _DEBERTA, pieces_as_bert),
     "t5": Architecture(
         AutoModelForSeq2SeqLM, bytes_as_t5, partial(_build, "T5ForConditionalGeneration", _T5), halves, answers
     ),
@@ -285,6 +297,13 @@ ARCHITECTURES = {
         bytes_as_roberta,
         partial(_build, "BartForConditionalGeneration", _BART),
         damaged,
+        answers,
+    ),
+    "pegasus": Architecture(
+        AutoModelForSeq2SeqLM,
+        bytes_as_t5,
+        partial(_build, "PegasusForConditionalGeneration", _PEGASUS),
+        halves,
         answers,
     ),
 }

@@ -132,10 +132,20 @@ def _idle_predictor(how: str, seed: int) -> Case:
 
 
 def _collapsed(architecture: str, seed: int) -> Case:
-    if architecture == "text_jepa":
-        flags = ("--ranking_weight", "0", "--alignment_weight", "1", "--auxiliary_weight", "0")
-        return replace(ours("text_jepa", "--target_table", "contextual", *flags, seed=seed), run=None)
-    return damaged(models.says_the_same_everywhere, architecture)
+    """Of a latent model by its own loss: alignment alone, with a teacher that follows at once."""
+    if architecture != "text_jepa":
+        return damaged(models.says_the_same_everywhere, architecture)
+    flags = (
+        "--ranking_weight",
+        "0",
+        "--alignment_weight",
+        "1",
+        "--auxiliary_weight",
+        "0",
+        "--teacher_momentum",
+        "0.5",
+    )
+    return replace(ours("text_jepa", "--target_table", "contextual", *flags, seed=seed), run=None)
 
 
 def _data(change: Callable[..., Any]) -> Callable[[str, int], Case]:

@@ -67,6 +67,9 @@ HEALTHY = (
     Healthy("t5, untrained", lambda: fresh("t5"), UNTRAINED),
 )
 
+# Architectures that no check was calibrated on.
+STRANGERS = tuple(_alone(name) for name in ("mamba", "qwen3", "gemma2", "falcon", "distilbert", "deberta", "pegasus"))
+
 
 def pretrained(folder: Path) -> Healthy:
     """Published weights, such as those of stories260K, on the built-in text."""

@@ -3,7 +3,7 @@
     python -m tests.diagnose.table                            # each fault once, and the healthy set
     python -m tests.diagnose.table --architectures all        # each fault in every architecture it is planted in
     python -m tests.diagnose.table --seeds 3 --only "NaN"     # other seeds; names that contain a text
-    python -m tests.diagnose.table --unseen                   # faults that no check was calibrated on
+    python -m tests.diagnose.table --unseen --strangers       # faults and models that no check was calibrated on
     python -m tests.diagnose.table --json FILE --markdown     # rows that FILE has of other tasks stay in it
     python -m tests.diagnose.table --from FILE --markdown     # nothing is run: the tables of what FILE holds
 
@@ -24,7 +24,8 @@ from typing import Any
 
 from eval.records import package_versions
 
-SETS = ("faults", "unseen", "healthy")
+SETS = ("faults", "unseen", "healthy", "strangers")
+WELL = ("healthy", "strangers")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def write(rows: Sequence[Row], path: Path) -> list[Row]:
 def choose(options: argparse.Namespace) -> list[Task]:
     """The tasks that the flags ask for, in the order of the tables."""
     from tests.diagnose.faults import FAULTS, ROUND
-    from tests.diagnose.healthy import HEALTHY
+    from tests.diagnose.healthy import HEALTHY, STRANGERS
     from tests.diagnose.unseen_faults import UNSEEN
 
     sets = [name for name in SETS if getattr(options, name)] or ["faults", "healthy"]
@@ -121,10 +122,10 @@ def choose(options: argparse.Namespace) -> list[Task]:
                 tasks += [
                     Task(of, fault.name, name, fault.seed + place + ROUND * count) for place, name in enumerate(taken)
                 ]
-    if "healthy" in sets:
-        tasks += [Task("healthy", healthy.name) for healthy in HEALTHY]
-        if options.pretrained:
-            tasks.append(Task("healthy", Path(options.pretrained).name, pretrained=options.pretrained))
+    for of, models in (("healthy", HEALTHY), ("strangers", STRANGERS)):
+        tasks += [Task(of, healthy.name) for healthy in models if of in sets]
+    if "healthy" in sets and options.pretrained:
+        tasks.append(Task("healthy", Path(options.pretrained).name, pretrained=options.pretrained))
     return [task for task in tasks if options.only.lower() in task.name.lower()]
 
 
@@ -151,8 +152,8 @@ def examine(task: Task) -> Row:
     row.notes = sorted({finding.check for finding in report.of("note")})
     row.found = [name for name in row.expected if name in row.fails]
     row.noted = [name for name in row.expected if name in row.notes]
-    row.right = row.fails == row.expected if task.of == "healthy" else bool(row.found)
-    shown = set(row.fails) if task.of == "healthy" else set(row.expected)
+    row.right = row.fails == row.expected if task.of in WELL else bool(row.found)
+    shown = set(row.fails) if task.of in WELL else set(row.expected)
     row.evidence = {f.check: {"verdict": f.verdict, **f.evidence} for f in report.findings if f.check in shown}
     return row
 
@@ -194,6 +195,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "faults": ("fault", "found by"),
         "unseen": ("fault", "found by"),
         "healthy": ("healthy model", "fails"),
+        "strangers": ("healthy model", "fails"),
     }
     parts = []
     for of in SETS:
@@ -204,13 +206,13 @@ def markdown(rows: Sequence[Row]) -> str:
         lines = [f"| {first} | planted in | {second} | other fails | notes | s |", "|---|---|---|---|---|---|"]
         lines += [_line(row) for row in own]
         right = sum(row.right for row in own)
-        parts.append("\n".join(lines) + f"\n\n{right} of {len(own)} {'right' if of == 'healthy' else 'found'}.")
+        parts.append("\n".join(lines) + f"\n\n{right} of {len(own)} {'right' if of in WELL else 'found'}.")
     return "\n\n".join(parts)
 
 
 def _line(row: Row) -> str:
     found = ", ".join(f"`{name}`" for name in row.found) or "none"
-    if row.of != "healthy" and not row.found:
+    if row.of not in WELL and not row.found:
         found = f"**not found**{' (a note: ' + ', '.join(row.noted) + ')' if row.noted else ''}"
     others = ", ".join(f"`{name}`" for name in row.fails if name not in row.found)
     notes = ", ".join(f"`{name}`" for name in row.notes)
@@ -225,10 +227,10 @@ def _key(row: Row) -> tuple[str, str, str, int]:
 def _names() -> list[str]:
     """Of all faults and models, in the order of the tables."""
     from tests.diagnose.faults import FAULTS
-    from tests.diagnose.healthy import HEALTHY
+    from tests.diagnose.healthy import HEALTHY, STRANGERS
     from tests.diagnose.unseen_faults import UNSEEN
 
-    return [each.name for each in (*FAULTS, *UNSEEN, *HEALTHY)]
+    return [each.name for each in (*FAULTS, *UNSEEN, *HEALTHY, *STRANGERS)]
 
 
 def _made(task: Task) -> tuple[Sequence[str], Any]:
@@ -236,14 +238,14 @@ def _made(task: Task) -> tuple[Sequence[str], Any]:
     import torch
 
     from tests.diagnose.faults import FAULTS
-    from tests.diagnose.healthy import HEALTHY, pretrained
+    from tests.diagnose.healthy import HEALTHY, STRANGERS, pretrained
     from tests.diagnose.unseen_faults import UNSEEN
 
     torch.set_num_threads(1)
-    if task.of != "healthy":
+    if task.of not in WELL:
         fault = next(fault for fault in (*FAULTS, *UNSEEN) if fault.name == task.name)
         return fault.expected, fault.make(task.architecture, task.seed)
-    own = (*HEALTHY, *([pretrained(Path(task.pretrained))] if task.pretrained else []))
+    own = (*HEALTHY, *STRANGERS, *([pretrained(Path(task.pretrained))] if task.pretrained else []))
     healthy = next(healthy for healthy in own if healthy.name == task.name)
     return sorted(healthy.fails), healthy.make()
 

@@ -169,6 +169,22 @@ def _disguised(architecture: str, seed: int) -> Case:
     return replace(healthy(architecture), data=changed_data(trains_on_disguised_validation))
 
 
+def _few_directions(how: str, seed: int) -> Case:
+    """Alignment alone at a high rate: vectors still differ, but in a few directions only."""
+    flags = (
+        "--ranking_weight",
+        "0",
+        "--alignment_weight",
+        "1",
+        "--auxiliary_weight",
+        "0",
+        "--teacher_momentum",
+        "0.9",
+    )
+    case = ours("text_jepa", "--target_table", "contextual", *flags, "--learning_rate", "1e-2", seed=seed)
+    return replace(case, run=None)
+
+
 def _constant_predictor(how: str, seed: int) -> Case:
     case = ours("text_jepa")
     return replace(case, model=predicts_a_constant(case.model), run=None)
@@ -227,5 +243,6 @@ UNSEEN = (
         45,
     ),
     Fault("top-5 accuracy passed for accuracy", ("sampling.claimed_accuracy",), ("neox",), _claimed, 46),
+    Fault("an encoder of a few directions", ("collapse.representation",), ("text_jepa",), _few_directions, 48),
     Fault("predictor that is constant", ("collapse.predictor_idle",), ("cosine",), _constant_predictor, 47),
 )
