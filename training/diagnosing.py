@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from eval.diagnose import Limits, Report, diagnose
 from eval.diagnose.report import FAIL, NOTE, PASS, Finding
-from eval.diagnose.text import evidence_text
+from eval.diagnose.text import evidence_text, gathered
 from eval.records import plain
 from training.callbacks import append_row
 from training.data.errors import InputError
@@ -103,7 +103,7 @@ class Diagnose(TrainerCallback):
         return finding.verdict != PASS and not expected
 
     def _say(self, report: Report, findings: list[Finding], step: int) -> None:
-        """A line of counts, every fail, and notes that were not said before."""
+        """A line of counts, every fail, notes that were not said before, and what was cut down."""
         fails = sum(finding.verdict == FAIL for finding in findings)
         counted = f"{fails} fail, {len(findings) - fails} note, {len(report.of(PASS))} pass"
         tqdm.write(
@@ -113,6 +113,8 @@ class Diagnose(TrainerCallback):
             if finding.verdict == FAIL or (finding.check, finding.verdict) not in self._said:
                 tqdm.write("\n".join(finding_lines(finding)))
             self._said.add((finding.check, finding.verdict))
+        for note in gathered(report.notes):
+            tqdm.write(f"        {note}")
 
 
 def finding_lines(finding: Finding) -> list[str]:
