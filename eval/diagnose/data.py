@@ -130,12 +130,13 @@ def _judge_overlap(name: str, texts: Sequence[str], train: Words, compared: floa
     evidence = {
         "part": name,
         "rows": found.texts,
+        "rows_found": found.hits,
         "exact_share": found.exact,
         "near_share": found.near,
         "share_of_training_rows_compared": compared,
         "example": None if found.example is None else some[found.example][:80],
     }
-    if share < limits.OVERLAP_NOTE:
+    if share < limits.OVERLAP_NOTE or found.hits < limits.OVERLAPPING_ROWS:
         return passed("data.overlap", evidence, _OVERLAP)
     return Finding(
         "data.overlap",

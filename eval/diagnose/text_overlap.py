@@ -68,10 +68,14 @@ class Words:
 
 @dataclass(frozen=True)
 class Found:
-    """Shares of the words of texts with at least `shortest` words: in rows found elsewhere, exactly and nearly."""
+    """Shares of the words of texts with at least `shortest` words: in rows found elsewhere, exactly and nearly.
+
+    `hits` are the rows that were found, of `texts`.
+    """
 
     exact: float
     near: float
+    hits: int
     texts: int
     words: int
     example: int | None
@@ -106,6 +110,7 @@ def _found(words: Words, counted: np.ndarray, exact: np.ndarray, near: np.ndarra
     return Found(
         exact=float(lengths[exact].sum() / total) if total else 0.0,
         near=float(lengths[near].sum() / total) if total else 0.0,
+        hits=len(places),
         texts=len(counted),
         words=total,
         example=int(counted[places[0]]) if len(places) else None,
