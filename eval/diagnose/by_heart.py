@@ -108,13 +108,10 @@ def learn(subject: Subject, lesson: Lesson) -> Attempt:
     twin = replace(subject, model=_trainable(subject))
     optimizer = _adamw(twin.model, lesson.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / limits.WARM_UP_STEPS))
-    clock = Clock(lesson.seconds)
-    start, taken = _examined(twin, lesson.batches), 0
-    seen, own = [start], math.nan
+    clock, course, taken, own = Clock(lesson.seconds), _Course(twin, lesson.batches), 0, math.nan
     with torch.enable_grad():
-        while math.isfinite(seen[-1].loss) and taken < lesson.steps and not clock.over:
-            batch = lesson.batches[taken % len(lesson.batches)]
-            loss = _loss(twin, batch, lesson.objective)
+        while course.is_finite and taken < lesson.steps and not clock.over:
+            loss = _loss(twin, lesson.batches[taken % len(lesson.batches)], lesson.objective)
             own = float(loss.detach())
             if not math.isfinite(own) or not loss.requires_grad:
                 break
@@ -122,49 +119,78 @@ def learn(subject: Subject, lesson: Lesson) -> Attempt:
             schedule.step()
             taken += 1
             if taken % max(limits.LOOK_EVERY, len(lesson.batches)) == 0:
-                seen.append(_examined(twin, lesson.batches))
-                if seen[-1].knows_all or (taken >= limits.STEPS_TO_GIVE_UP and _stands_still(seen)):
+                course.look()
+                if course.knows_all or (taken >= limits.STEPS_TO_GIVE_UP and course.stands_still):
                     break
         finished = taken >= lesson.steps or not clock.over
-    seen.append(_examined(twin, lesson.batches))
-    end = min(seen, key=lambda state: state.loss if math.isfinite(state.loss) else math.inf)
+    course.look()
     return Attempt(
-        lesson.rate, taken, finished, start.loss, end.loss, end.floor, _entropy(twin, lesson.batches), end.right, own
+        rate=lesson.rate,
+        steps=taken,
+        finished=finished,
+        start=course.above_floor(course.losses[0]),
+        loss=course.above_floor(course.losses[course.best]),
+        floor=course.floor,
+        entropy=_entropy(twin, lesson.batches),
+        right=course.right[course.best],
+        own=own,
     )
 
 
-@dataclass(frozen=True)
-class _State:
-    """How well batches are known: loss above the floor and the floor in nats, share of right answers."""
+class _Course:
+    """How well the batches were known, look by look; the first look is taken at once.
 
-    loss: float
-    floor: float
-    right: float
+    Attributes:
+        losses: cross entropies in nats.
+        right: shares of right answers.
+        floor: the lowest that the head was found to have; a scale that is learnt lowers it.
+    """
+
+    def __init__(self, twin: Subject, batches: Sequence[Batch]) -> None:
+        self._twin, self._batches = twin, batches
+        self.losses: list[float] = []
+        self.right: list[float] = []
+        self.floor = math.inf
+        self.look()
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Ask the model as it stands."""
+        loss = right = count = 0.0
+        for batch in self._batches:
+            logits, truth = _answers(self._twin, batch)
+            loss += float(cross_entropy(logits, truth, reduction="sum"))
+            right += float((logits.argmax(-1) == truth).sum())
+            count += len(truth)
+        self.losses.append(loss / count)
+        self.right.append(right / count)
+        self.floor = min(self.floor, _floor(self._twin, self._batches[0]))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the last loss was."""
+        return math.isfinite(self.losses[-1])
+
+    @property
+    def best(self) -> int:
+        """The look at which the loss was lowest."""
+        finite = [loss if math.isfinite(loss) else math.inf for loss in self.losses]
+        return finite.index(min(finite))
 
     @property
     def knows_all(self) -> bool:
-        """Whether they are memorised."""
-        return self.loss < limits.MEMORISED_LOSS and self.right >= limits.MEMORISED_RIGHT
+        """Whether they are memorised now."""
+        memorised = self.above_floor(self.losses[-1]) < limits.MEMORISED_LOSS
+        return memorised and self.right[-1] >= limits.MEMORISED_RIGHT
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether the last four looks at the loss saw nothing worth naming taken off it."""
+        return len(self.losses) > 4 and min(self.losses[-4:]) > limits.STANDING_STILL * min(self.losses[:-4])
 
-def _stands_still(seen: Sequence[_State]) -> bool:
-    """Whether the last four looks at the loss saw nothing worth naming taken off it."""
-    losses = [state.loss for state in seen]
-    return len(losses) > 4 and min(losses[-4:]) > limits.STANDING_STILL * min(losses[:-4])
-
-
-@torch.no_grad()
-def _examined(twin: Subject, batches: Sequence[Batch]) -> _State:
-    loss = floor = right = count = 0.0
-    for batch in batches:
-        logits, truth = _answers(twin, batch)
-        lowest = _floor(twin, batch)
-        loss += float(cross_entropy(logits, truth, reduction="sum")) - lowest * len(truth)
-        floor += lowest * len(truth)
-        right += float((logits.argmax(-1) == truth).sum())
-        count += len(truth)
-    loss = max(loss, 0.0) if math.isfinite(loss) else math.nan  # the floor is an estimate
-    return _State(loss / count, floor / count, right / count)
+    def above_floor(self, loss: float) -> float:
+        """Not below 0, as the floor is an estimate; NaN where it is not finite."""
+        return max(loss - self.floor, 0.0) if math.isfinite(loss) else math.nan
 
 
 def _answers(twin: Subject, batch: Batch) -> tuple[Tensor, Tensor]:
