@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from eval.diagnose import thresholds as limit
+from eval.diagnose.course import knows_frequencies_only
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.sample import Batch
 from eval.diagnose.subject import Latent, Subject
@@ -19,6 +20,7 @@ from eval.representation import effective_rank, mean_pairwise_cosine, uniformity
 ROWS, LENGTH = 16, 32
 SINGULAR_VALUES_SHOWN = 256
 MOST_FREQUENT = 0.08  # of the sample: a token above it is left out where tokens are told apart
+MOST_RANK_KEPT = 0.5  # above it the vectors still hold what their tokens were, on a small scale
 MAX_VECTORS = 1024  # uniformity compares all pairs, and a singular value decomposition grows with the square
 
 
@@ -152,6 +154,10 @@ def _judge_representation(subject: Subject, side: str, layers: list[Tensor], tok
     )
     if side == "encoder":  # of seq2seq: what its decoder does without shrinks, and the task may not need it
         cause += ", or the decoder learnt to do without its source"
+        return Finding("collapse.representation", NOTE, figures, threshold, cause, remedy)
+    if subject.latent is None and figures["rank_kept"] > MOST_RANK_KEPT and knows_frequencies_only(subject):
+        # A constant plus little that differs is also how the way leads through guessing by frequency.
+        remedy = "train on; if the loss does not fall below that of guessing by frequency, " + remedy
         return Finding("collapse.representation", NOTE, figures, threshold, cause, remedy)
     return Finding("collapse.representation", FAIL, figures, threshold, cause, remedy)
 

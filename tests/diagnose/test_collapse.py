@@ -32,6 +32,19 @@ def test_a_last_norm_that_lets_nothing_through_is_a_collapse() -> None:
     assert found.evidence["spread_share"] < 0.1
 
 
+def test_a_young_run_that_knows_frequencies_only_is_no_collapse_yet() -> None:
+    verdicts = []
+    for loss, steps in ((5.0, 300), (5.0, 3000), (2.0, 300)):
+        subject = causal_subject()
+        with torch.no_grad():
+            subject.model.transformer.ln_f.weight *= 1e-3
+            subject.model.transformer.ln_f.bias += 1.0
+        rows = [{"step": step, "loss": loss} for step in (steps - 1, steps)]
+        subject.record = TrainingRecord(Path("run"), rows, None, {}, [], ours=False)
+        verdicts.append(representation(subject).verdict)
+    assert verdicts == ["note", "fail", "fail"]
+
+
 def test_a_few_huge_constant_dimensions_are_no_collapse() -> None:
     subject = causal_subject()
     with torch.no_grad():
