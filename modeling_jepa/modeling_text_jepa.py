@@ -34,7 +34,7 @@ from modeling_jepa.losses import (
     vicreg_penalty,
 )
 from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
-from modeling_jepa.teacher import MovingAverageTeacher
+from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 POOLINGS = ("mean", "first", "hole")
 
@@ -174,7 +174,7 @@ class TextJepaModel(TextJepaPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
-class TextJepaForMaskedLM(TextJepaPreTrainedModel):
+class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
     """The encoder with predictor, head, targets and loss: a masked language model whose answers are directions.
 
     `token_counts` `(V,)`, int64, are the counts of the training part (zeros: unknown); they travel with the weights.
@@ -191,14 +191,6 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         # Integers: a model loaded in bfloat16 must not count in it.
         self.register_buffer("token_counts", torch.zeros(config.vocab_size, dtype=torch.int64))
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the library's; the teacher is frozen again, since loading gives every parameter a gradient."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.freeze_teacher()
-        return loaded
 
     @can_return_tuple
     def forward(  # type: ignore[misc] # TransformersKwargs repeats two names
@@ -270,21 +262,6 @@ class TextJepaForMaskedLM(TextJepaPreTrainedModel):
         if self.head.decoder.bias is not None:
             smoothed = self.token_counts + 1.0
             self.head.decoder.bias.copy_(torch.log(smoothed / smoothed.sum()))
-
-    @property
-    def has_teacher(self) -> bool:
-        """Whether a moving average follows the student."""
-        return self.teacher is not None
-
-    def update_teacher(self) -> None:
-        """One step of the moving average; after each optimiser step. Nothing without a teacher."""
-        if self.teacher is not None:
-            self.teacher.update(self._student())
-
-    def freeze_teacher(self) -> None:
-        """Take the teacher out of what an optimiser may be given."""
-        if self.teacher is not None:
-            self.teacher.freeze()
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head's table, tied to the input's by default."""

@@ -1,5 +1,7 @@
 """The moving-average target network that JEPA objectives predict."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -48,3 +50,36 @@ class MovingAverageTeacher(nn.Module):
         weights = dict(student.named_parameters())
         for name, own in self.target.named_parameters():
             own.lerp_(weights[name].to(own.dtype), 1.0 - momentum)
+
+
+class TaughtMixin:
+    """For models with a teacher, or None, in `self.teacher`: what training asks of them. Before `PreTrainedModel`."""
+
+    teacher: MovingAverageTeacher | None
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; the teacher is frozen again, since loading gives every parameter a gradient."""
+        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc] # of the library's class
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_teacher()
+        return loaded
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a moving average follows the student."""
+        return self.teacher is not None
+
+    def update_teacher(self) -> None:
+        """One step of the moving average; after each optimiser step. Nothing without a teacher."""
+        if self.teacher is not None:
+            self.teacher.update(self._student())
+
+    def freeze_teacher(self) -> None:
+        """Take the teacher out of what an optimiser may be given."""
+        if self.teacher is not None:
+            self.teacher.freeze()
+
+    def _student(self) -> nn.Module:
+        """The module whose parameters the teacher follows."""
+        raise NotImplementedError

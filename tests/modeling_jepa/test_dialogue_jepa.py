@@ -1,0 +1,312 @@
+"""The dialogue model: what it reads, what its decoder sees, its teacher, its generation, both roads of loading."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForSeq2SeqLM
+
+from configuration_jepa import DialogueJepaConfig
+from modeling_jepa import DialogueJepaForConditionalGeneration, DialogueJepaModel
+from tests.families import tiny_tokenizer
+
+SCRIPT = Path(__file__).with_name("open_without_packages.py")
+GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": 97,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 97,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+VARIANTS = {
+    "both": {},
+    "latent": {"context_access": "latent", "num_latents": 3, "collapse_protection": "sigreg"},
+    "deep": {"decoder_layers": 3, "tie_word_embeddings": False},
+    "gpt2": {"decoder_config": GPT2},
+    "llama": {"decoder_config": LLAMA, "context_access": "latent", "collapse_protection": "none"},
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def dialogue(variant: str = "both", **changes) -> DialogueJepaForConditionalGeneration:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 16}
+    config = DialogueJepaConfig(**{**sizes, "max_reply_length": 12, **VARIANTS[variant], **changes})
+    return DialogueJepaForConditionalGeneration(config).eval()
+
+
+def pairs(rows: int = 4, length: int = 9, reply: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Contexts and replies of different lengths, padded on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randint(5, 97, (rows, length), generator=generator)
+    labels = torch.randint(5, 97, (rows, reply), generator=generator)
+    ends = torch.arange(rows) % 3
+    attention_mask = (torch.arange(length)[None] < (length - ends)[:, None]).long()
+    labels[torch.arange(reply)[None] >= (reply - ends)[:, None]] = -100
+    return {"input_ids": context * attention_mask, "attention_mask": attention_mask, "labels": labels}
+
+
+def asked(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+# ---- loading ----
+
+
+@every_variant
+def test_every_auto_class_opens_a_checkpoint_bitwise(variant: str, tmp_path: Path) -> None:
+    model, inputs = dialogue(variant), pairs()
+    model.save_pretrained(tmp_path)
+    opened, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert torch.equal(opened(**inputs).loss, model(**inputs).loss)
+    assert torch.equal(opened(**inputs).logits, model(**inputs).logits)
+    reader, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(reader) is DialogueJepaModel
+    assert not any(info.values()), info
+    assert torch.equal(reader(**asked(inputs)).predicted_latents, model(**inputs).predicted_latents)
+    assert not any("teacher" in name for name in reader.state_dict())
+
+
+def test_a_checkpoint_opens_where_the_packages_are_not(tmp_path: Path) -> None:
+    model, inputs = dialogue(), pairs()
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer(model.config).save_pretrained(tmp_path / "model")
+    save_file({f"input.{name}": tensor for name, tensor in asked(inputs).items()}, tmp_path / "answers.safetensors")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); from open_without_packages import Forbidden;"
+        "sys.meta_path.insert(0, Forbidden()); import torch; from safetensors.torch import load_file, save_file;"
+        "from transformers import AutoModel, AutoModelForSeq2SeqLM; import json;"
+        "given = {n.removeprefix('input.'): t for n, t in load_file('answers.safetensors').items()};"
+        "reader = AutoModel.from_pretrained('model', trust_remote_code=True);"
+        "model = AutoModelForSeq2SeqLM.from_pretrained('model', trust_remote_code=True);"
+        "said = model.generate(**given, do_sample=False); latents = reader(**given).predicted_latents.detach();"
+        "model.save_pretrained('again'); save_file({'said': said, 'latents': latents}, 'out.safetensors');"
+        "print(json.dumps([type(reader).__module__, type(model).__module__]))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert all(name.startswith("transformers_modules.") for name in json.loads(child.stdout.splitlines()[-1]))
+    out = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(out["said"], model.generate(**asked(inputs), do_sample=False))
+    assert torch.equal(out["latents"], model(**inputs).predicted_latents.detach())
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(**inputs).loss, model(**inputs).loss)
+
+
+def test_tied_tables_are_tied_after_reload(tmp_path: Path) -> None:
+    dialogue().save_pretrained(tmp_path)
+    opened = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    table = opened.get_input_embeddings().weight
+    assert opened.get_output_embeddings().weight is table
+    assert opened.decoder.embed_tokens.weight is table
+
+
+# ---- what is read, and what the decoder sees ----
+
+
+@every_variant
+def test_padding_on_either_side_and_batch_mates_change_no_answer(variant: str) -> None:
+    model, inputs = dialogue(variant), pairs()
+    logits = model(**inputs).logits
+    for row in range(4):
+        length, reply = int(inputs["attention_mask"][row].sum()), int((inputs["labels"][row] != -100).sum())
+        alone = {name: tensor[row : row + 1, :length] for name, tensor in asked(inputs).items()}
+        labels = inputs["labels"][row : row + 1, :reply]
+        torch.testing.assert_close(model(**alone, labels=labels).logits[0], logits[row, :reply], atol=1e-5, rtol=0)
+        left = {name: torch.nn.functional.pad(tensor, (3, 0)) for name, tensor in alone.items()}
+        torch.testing.assert_close(model(**left, labels=labels).logits[0], logits[row, :reply], atol=1e-5, rtol=0)
+
+
+@every_variant
+def test_a_token_that_is_said_later_moves_nothing_before(variant: str) -> None:
+    model, inputs = dialogue(variant), pairs()
+    said = torch.randint(5, 97, (4, 8), generator=torch.Generator().manual_seed(3))
+    other = said.clone()
+    other[:, 5:] = (other[:, 5:] + 11) % 90 + 5
+    first, second = (model(**asked(inputs), decoder_input_ids=tokens).logits for tokens in (said, other))
+    assert torch.equal(first[:, :5], second[:, :5])
+    assert not torch.allclose(first[:, 5:], second[:, 5:])
+
+
+@pytest.mark.parametrize(("access", "sees"), [("latent", False), ("both", True)])
+def test_with_latent_access_the_context_reaches_the_decoder_by_the_latent_alone(access: str, sees: bool) -> None:
+    model, inputs = dialogue(context_access=access), pairs()
+    read = model.model(**asked(inputs))
+    read.last_hidden_state = read.last_hidden_state + 1.0
+    said = torch.full((4, 3), 7)
+    whole = model(**asked(inputs), decoder_input_ids=said).logits
+    changed = model(attention_mask=inputs["attention_mask"], encoder_outputs=read, decoder_input_ids=said).logits
+    assert torch.equal(whole, changed) != sees
+    read.predicted_latents = read.predicted_latents.flip(-1)
+    moved = model(attention_mask=inputs["attention_mask"], encoder_outputs=read, decoder_input_ids=said).logits
+    assert not torch.allclose(changed, moved)
+
+
+@pytest.mark.parametrize(("latent", "share"), [("predicted", 0.0), ("target", 1.0), ("mixed", 0.5)])
+def test_in_training_the_decoder_sees_the_latents_that_the_recipe_says(latent: str, share: float) -> None:
+    model, inputs = dialogue(decoder_latent=latent).train(), pairs()
+    output = model(**inputs, target_share=0.5)
+    expected = share * output.target_latents + (1 - share) * output.predicted_latents
+    expected = expected * 32**0.5 / expected.norm(dim=-1, keepdim=True)
+    seen = model._decoder_latents(output.predicted_latents, output.target_latents, 0.5)
+    torch.testing.assert_close(seen, expected)
+    assert torch.equal(model.eval()._decoder_latents(output.predicted_latents, output.target_latents, 0.5),
+                       output.predicted_latents)  # fmt: skip
+
+
+def test_a_reply_that_stands_twice_in_a_batch_is_no_wrong_answer() -> None:
+    model, inputs = dialogue(), pairs(rows=2)
+    twice = {name: tensor[[0, 0]] for name, tensor in inputs.items()}
+    alone = {name: tensor[[0]] for name, tensor in inputs.items()}
+    for given in (twice, alone):
+        ranking = model(**given).loss_parts["ranking"]
+        assert float(ranking[0]) == 0.0
+    assert float(model(**inputs).loss_parts["ranking"][0]) > 0.0
+
+
+# ---- learning ----
+
+
+@every_variant
+def test_every_trainable_parameter_gets_a_gradient(variant: str) -> None:
+    model = dialogue(variant).train()
+    model(**pairs()).loss.backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+def test_without_a_gradient_into_the_encoder_the_reply_teaches_the_decoder_alone() -> None:
+    weights = {"alignment_weight": 0.0, "ranking_weight": 0.0, "collapse_protection": "none"}
+    model = dialogue("latent", decoder_gradient=False, tie_word_embeddings=False, **weights).train()
+    model(**pairs()).loss.backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"decoder", "lm_head"}
+
+
+def test_the_teacher_follows_the_reader_is_saved_and_stays_frozen(tmp_path: Path) -> None:
+    model, inputs = dialogue(teacher_momentum=0.5).train(), pairs()
+    student = dict(model.model.reader.named_parameters())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        before = {name: own.clone() for name, own in model.teacher.target.named_parameters()}
+        model.update_teacher()
+    for name, own in model.teacher.target.named_parameters():
+        torch.testing.assert_close(own, 0.5 * before[name] + 0.5 * student[name])
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert opened.teacher.num_updates == 3
+    assert not any(p.requires_grad for p in opened.teacher.parameters())
+    assert torch.equal(opened(**inputs).target_latents, model.eval()(**inputs).target_latents)
+
+
+@every_variant
+def test_one_batch_of_replies_is_memorised(variant: str) -> None:
+    model, inputs = dialogue(variant, ranking_weight=0.0, alignment_weight=0.0, collapse_weight=0.0).train(), pairs()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3, weight_decay=0.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        output = model(**inputs)
+        output.loss.backward()
+        optimizer.step()
+    total, count = output.loss_parts["reply"]
+    assert float(total / count) < 0.1
+
+
+def test_the_reply_s_loss_is_a_share_of_the_step_s_mean() -> None:
+    model, inputs = dialogue(alignment_weight=0.0, ranking_weight=0.0, collapse_protection="none"), pairs()
+    items = int((inputs["labels"] != -100).sum())
+    halves = [
+        model(**{name: tensor[rows] for name, tensor in inputs.items()}, num_items_in_batch=items).loss
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    torch.testing.assert_close(sum(halves), model(**inputs).loss)
+
+
+def test_training_makes_no_logits_and_the_same_loss() -> None:
+    model, inputs = dialogue(), pairs()
+    whole = model(**inputs)
+    trained = model.train()(**inputs)
+    assert trained.logits is None
+    torch.testing.assert_close(trained.loss, whole.loss)
+
+
+# ---- generation ----
+
+
+@every_variant
+def test_cached_greedy_equals_uncached_greedy(variant: str) -> None:
+    model, inputs = dialogue(variant), asked(pairs())
+    cached = model.generate(**inputs, do_sample=False)
+    assert torch.equal(cached, model.generate(**inputs, do_sample=False, use_cache=False))
+    assert cached.shape[1] <= model.config.max_reply_length
+    assert (cached[:, 0] == model.config.bos_token_id).all()
+
+
+@every_variant
+def test_beams_and_several_samples_work(variant: str) -> None:
+    model, inputs = dialogue(variant), asked(pairs())
+    assert len(model.generate(**inputs, num_beams=3, do_sample=False)) == 4
+    assert len(model.generate(**inputs, top_k=50, num_return_sequences=2)) == 8
+
+
+def test_generation_samples_by_default() -> None:
+    model, inputs = dialogue(), asked(pairs())
+    torch.manual_seed(1)
+    drawn = {tuple(model.generate(**inputs, top_k=50)[0].tolist()) for _ in range(5)}
+    assert len(drawn) > 1
+
+
+# ---- bad input ----
+
+
+def test_neither_what_was_said_nor_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="decoder_input_ids"):
+        dialogue()(**asked(pairs()))
+
+
+def test_a_context_longer_than_the_model_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"17 tokens .* max_position_embeddings=16"):
+        dialogue()(**pairs(length=17))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"context_access": "none"}, "context_access='none'"),
+        ({"decoder_latent": "own"}, "decoder_latent='own'"),
+        ({"num_latents": 0}, "num_latents=0"),
+        ({"temperature": 0}, "temperature=0"),
+        ({"max_reply_length": 1}, "max_reply_length=1"),
+        ({"decoder_config": {}}, "decoder_config has no model_type"),
+        ({"reply_weight": 0, "alignment_weight": 0, "ranking_weight": 0}, "leave nothing to learn"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(change: dict, said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        DialogueJepaConfig(**change)
