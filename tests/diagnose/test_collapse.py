@@ -52,6 +52,7 @@ def test_a_few_huge_constant_dimensions_are_no_collapse() -> None:
     found = representation(subject)
     assert found.verdict == "pass"
     assert found.evidence["mean_pairwise_cosine"] > 0.99
+    assert found.evidence["spread_share"] > 0.95
 
 
 def test_a_latent_encoder_that_forgets_its_tokens_has_collapsed() -> None:
