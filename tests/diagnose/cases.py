@@ -60,7 +60,7 @@ LESSONS = {
     "roberta": Lesson("roberta", steps=2500, batch_size=32, learning_rate=3e-3),
     "modernbert": Lesson("modernbert", steps=700),
     "t5": Lesson("t5"),
-    "bart": Lesson("bart"),
+    "bart": Lesson("bart", steps=1000, learning_rate=2e-3),
 }
 # The recipes of our own families are as long as a laptop is patient; these are enough to be past frequencies.
 _TEXT = ("--hidden_size", "64", "--max_vocab", "900", "--max_steps", "600", "--eval_steps", "300")

@@ -63,9 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps([asdict(verdicts) for verdicts in told], indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
-        print("\n".join(["| fault | planted in | plain Trainer | memorise one batch |", "|---|---|---|---|"]))
-        print("\n".join(map(_line, told)))
+        print(markdown(told))
     return 0
+
+
+def markdown(told: Sequence[Verdicts]) -> str:
+    """The table of docs/doctor.md."""
+    faults = [verdicts for verdicts in told if verdicts.fault != HEALTHY]
+    by_trainer = sum(bool(verdicts.trainer) for verdicts in faults)
+    by_batch = sum(bool(verdicts.memorise) for verdicts in faults)
+    lines = ["| fault | planted in | plain Trainer | memorise one batch |", "|---|---|---|---|", *map(_line, told), ""]
+    counted = f"Of {len(faults)} faults the Trainer catches {by_trainer}, memorising one batch {by_batch}."
+    return "\n".join([*lines, f"{counted} Neither says which fault it is."])
 
 
 def choose(only: str = "") -> list[tuple[str, str, int]]:

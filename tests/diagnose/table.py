@@ -26,6 +26,7 @@ from eval.records import package_versions
 
 SETS = ("faults", "unseen", "healthy", "strangers")
 WELL = ("healthy", "strangers")
+_PLACE = {False: "planted in", True: "parameters"}
 
 
 @dataclass(frozen=True)
@@ -190,24 +191,19 @@ def plain(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The tables of docs/doctor.md."""
-    titles = {
-        "faults": ("fault", "found by"),
-        "unseen": ("fault", "found by"),
-        "healthy": ("healthy model", "fails"),
-        "strangers": ("healthy model", "fails"),
-    }
-    parts = []
-    for of in SETS:
-        own = [row for row in rows if row.of == of]
-        if not own:
-            continue
-        first, second = titles[of]
-        lines = [f"| {first} | planted in | {second} | other fails | notes | s |", "|---|---|---|---|---|---|"]
-        lines += [_line(row) for row in own]
-        right = sum(row.right for row in own)
-        parts.append("\n".join(lines) + f"\n\n{right} of {len(own)} {'right' if of in WELL else 'found'}.")
-    return "\n\n".join(parts)
+    """The tables of docs/doctor.md, one for each set that has rows."""
+    return "\n\n".join(markdown_of(rows, of) for of in SETS if any(row.of == of for row in rows))
+
+
+def markdown_of(rows: Sequence[Row], of: str) -> str:
+    """The table of one set, and how many of its rows are right."""
+    own = [row for row in rows if row.of == of]
+    first, second = ("healthy model", "fails") if of in WELL else ("fault", "found by")
+    lines = [f"| {first} | {_PLACE[of in WELL]} | {second} | other fails | CPU s |", "|---|---|---|---|---|"]
+    right, longest = sum(row.right for row in own), max(row.cpu_seconds for row in own)
+    how = "have exactly the fails that they should have" if of in WELL else "found"
+    lines += [*map(_line, own), "", f"{right} of {len(own)} {how}. The longest report took {longest:.0f} CPU seconds."]
+    return "\n".join(lines)
 
 
 def _line(row: Row) -> str:
@@ -215,9 +211,8 @@ def _line(row: Row) -> str:
     if row.of not in WELL and not row.found:
         found = f"**not found**{' (a note: ' + ', '.join(row.noted) + ')' if row.noted else ''}"
     others = ", ".join(f"`{name}`" for name in row.fails if name not in row.found)
-    notes = ", ".join(f"`{name}`" for name in row.notes)
-    planted = row.architecture or f"{row.parameters:,} parameters"
-    return f"| {row.name} | {planted} | {found} | {others} | {notes} | {row.seconds:.0f} |"
+    planted = row.architecture or f"{row.parameters:,}"
+    return f"| {row.name} | {planted} | {found} | {others} | {row.cpu_seconds:.0f} |"
 
 
 def _key(row: Row) -> tuple[str, str, str, int]:

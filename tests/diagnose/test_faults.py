@@ -8,7 +8,7 @@ import pytest
 from eval.diagnose.examine import GROUPS
 from tests.diagnose import broken_models as models
 from tests.diagnose import broken_training as training
-from tests.diagnose import table
+from tests.diagnose import page, table
 from tests.diagnose.cases import Case, data
 from tests.diagnose.faults import FAULTS
 from tests.diagnose.healthy import HEALTHY
@@ -93,3 +93,8 @@ def test_a_fault_that_no_finding_names_counts_as_missed():
     counted = table.summary([missed, found])
     assert (counted["faults"]["right"], counted["faults_found_wherever_planted"]) == (1, 1)
     assert "**not found**" in table.markdown([missed, found])
+
+
+def test_the_page_has_the_tables_of_the_results():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text) == text

@@ -137,7 +137,7 @@ def trains_on_disguised_validation(parts: dict[str, list[str]]) -> dict[str, lis
 
 def _shifted_answers(architecture: str, seed: int) -> Case:
     mistake = Mistake(collator=shifts_answers_once_more)
-    case = healthy_run(architecture, mistake, seed=seed, arguments={"label_names": ["labels"]})
+    case = healthy_run(architecture, mistake, seed=seed, steps=1000, arguments={"label_names": ["labels"]})
     return replace(case, run=None, trainer=None)
 
 
