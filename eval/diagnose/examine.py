@@ -56,11 +56,10 @@ def examine(
             for check in checks_of(group):
                 if _applies(check, subject):
                     findings += _run(subject, group, check)
-    again = f"python -m eval.diagnose {subject.name}"
     return Report(
         model=subject.name,
         kind=subject.kind,
-        findings=[one if one.again else replace(one, again=f"{again} --only {one.group}") for one in findings],
+        findings=[one if one.again else replace(one, again=_again(subject, one.group)) for one in findings],
         parameters=subject.parameters,
         data=subject.data,
         notes=subject.notes,
@@ -73,6 +72,13 @@ def examine(
 def checks_of(group: str) -> tuple[Check, ...]:
     """The checks of a group, which is opened when it is needed."""
     return importlib.import_module(f"eval.diagnose.{GROUPS[group]}").CHECKS
+
+
+def _again(subject: Subject, group: str) -> str:
+    """How to see a finding again: a command where the model has a place, else a line of Python."""
+    if subject.is_opened:
+        return f"python -m eval.diagnose {subject.name} --only {group}"
+    return f"diagnose(model, tokenizer, only=[{group!r}])"
 
 
 def _applies(check: Check, subject: Subject) -> bool:

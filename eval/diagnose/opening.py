@@ -6,6 +6,7 @@ from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -76,7 +77,14 @@ def open_checkpoint(
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        ImportError,
+        StrictDataclassError,
+        safetensors.SafetensorError,
+    ) as error:
         raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
     opened = _open_tokenizer(tokenizer or where, required=tokenizer is not None, trust_remote_code=trust_remote_code)
     return model.to(target).eval(), opened, missing_tensors(info)
@@ -121,6 +129,7 @@ def make_subject(
         limits=limits or Limits(),
         record=record,
         trainer=trainer,
+        is_opened=name is not None or Path(model.config._name_or_path or " ").exists(),
     )
     _cut_down(subject)
     return subject
@@ -191,12 +200,19 @@ def _open_tokenizer(name: str, required: bool, trust_remote_code: bool) -> PreTr
 
 @torch.no_grad()
 def _looks_ahead(model: PreTrainedModel) -> bool:
-    """Whether the last token moves the logits before it."""
+    """Whether the last token moves logits before it, or no token moves any: then nothing says that it is causal."""
     ids = torch.arange(5, 13, device=model.device)[None] % model.config.vocab_size
-    other = ids.clone()
-    other[0, -1] = (ids[0, -1] + 7) % model.config.vocab_size
-    first, second = (model(input_ids=each, return_dict=True).logits[:, :-1].float() for each in (ids, other))
-    return not torch.allclose(first, second, rtol=0, atol=1e-4 * float(first.std()))
+    others = []
+    for place in (-1, 0):
+        other = ids.clone()
+        other[0, place] = (ids[0, place] + 7) % model.config.vocab_size
+        others.append(other)
+    first, later, earlier = (model(input_ids=each, return_dict=True).logits.float() for each in (ids, *others))
+    if not first.isfinite().all():
+        return True  # a broken one tells nothing; what continues text was told apart before
+    same = 1e-4 * float(first.std())
+    moves_before = not torch.allclose(first[:, :-1], later[:, :-1], rtol=0, atol=same)
+    return moves_before or torch.allclose(first, earlier, rtol=0, atol=same)
 
 
 def _find_texts(

@@ -85,6 +85,7 @@ class Subject:
         trainer: the `Trainer` that it is trained with; never changed.
         figures: series for the plots, put here by the checks.
         notes: what was cut down.
+        is_opened: whether it was opened by its name, so that a command can open it again.
     """
 
     name: str
@@ -99,7 +100,9 @@ class Subject:
     trainer: Trainer | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_opened: bool = False
     started: float = field(default_factory=time.monotonic)
+    started_cpu: float = field(default_factory=time.process_time)
 
     @property
     def parameters(self) -> int:
@@ -142,8 +145,11 @@ class Subject:
         return find_latent(self.model)
 
     def seconds_left(self) -> float:
-        """Of the report's time."""
-        return self.limits.seconds - (time.monotonic() - self.started)
+        """Of the report's time: that of the wall, or of the processor where others keep it busy."""
+        gone = time.monotonic() - self.started
+        if self.device.type == "cpu":
+            gone = min(gone, time.process_time() - self.started_cpu)
+        return self.limits.seconds - gone
 
     def batch(self, rows: int = 4, length: int = 32) -> Batch:
         """Real text, (rows, length), every row full; the length is cut to the context."""
@@ -213,7 +219,8 @@ class Subject:
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, IGNORED)
         if self.kind == "causal":
             return {**self.inputs(batch), "labels": labels}
-        return {"input_ids": batch.source_ids, "attention_mask": batch.source_mask, "labels": labels[:, 1:].contiguous()}
+        source = {"input_ids": batch.source_ids, "attention_mask": batch.source_mask}
+        return {**source, "labels": labels[:, 1:].contiguous()}
 
     def own_loss(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """The loss that a model gives itself, a scalar with its gradient."""

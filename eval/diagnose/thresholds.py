@@ -7,7 +7,8 @@ import re
 
 # --- leak (X1) ---
 # Changes below this share of the logits' spread are rounding: float32 has 1e-7, a deep model multiplies it by tens,
-# and a leak that teaches anything moves logits by percents. Held with the model's own noise beside it (exact.Yardstick).
+# and a leak that teaches anything moves logits by percents. Held with the model's own noise beside it: see
+# exact.Yardstick.
 SAME_LOGITS = 1e-4
 # Measured noise is a maximum over few numbers; the maximum over all that are compared may be some times larger.
 ABOVE_NOISE = 10.0
@@ -36,8 +37,8 @@ STEPS_TO_COME_ALIVE = 4
 COME_ALIVE_RATE = 1e-3
 # Units with the same weights that also get the same gradient stay one unit for ever; a random matrix has none.
 SYMMETRIC_UNITS_FAIL = 0.1
-# Shares of their length below which weights, and gradients, are the same: training lets float32 rounding grow a little,
-# while two random rows, or two copies that are read differently, differ by their whole length.
+# Shares of their length below which weights, and gradients, are the same: training lets float32 rounding grow a
+# little, while two random rows, or two copies that are read differently, differ by their whole length.
 SAME_ROWS = 1e-3
 SAME_GRADIENT = 1e-2
 
