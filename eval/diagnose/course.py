@@ -90,6 +90,8 @@ def loss(subject: Subject) -> Finding | list[Finding]:
     if len(losses) < 2:
         subject.notes.append(f"training.loss: the log of {record.folder} holds {len(losses)} rows with a loss")
         return []
+    if record.learning_rate == 0:
+        return []  # training.learning_rate says why it stands where it began
     lowest, lately, ln_v = min(losses), _lately(losses), math.log(subject.vocab_size)
     figures = {
         "first": losses[0],

@@ -98,6 +98,8 @@ def _shape(subject: Subject, seen: Predictions) -> Finding:
     steps = None if subject.record is None else subject.record.steps
     if name == "unigram_only" and steps is not None and steps < limit.YOUNG_STEPS:
         return Finding("distribution.unigram_only", NOTE, {**evidence, "steps": steps}, RIGHT, *_SAID["young"])
+    if subject.kind == "seq2seq" and not _is_informed(seen) and name != "untrained":
+        return Finding(f"distribution.{name}", NOTE, evidence, RIGHT, *_SAID["another_task"])
     kind = "exploded" if name == "flat" and seen.entropy < limit.FLAT_ENTROPY * seen.ln_v else name
     return Finding(f"distribution.{name}", FAIL, evidence, RIGHT, *_SAID[kind])
 
@@ -185,6 +187,11 @@ _SAID = {
     "young": (
         "the model knows how frequent tokens are and nothing else, as every model does in its first hundreds of steps",
         "train on",
+    ),
+    "another_task": (
+        "what it reads and writes in its own task is not known here, and text that follows text is nothing to it: it "
+        "may answer, translate or sum up and be healthy, or it may have learnt nothing",
+        "look at its loss on pairs of its own task, against that of answers without their questions",
     ),
     "too_few": ("too few positions to tell", "give more text with --data"),
 }

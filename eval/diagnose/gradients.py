@@ -66,7 +66,7 @@ def _idle_layers(subject: Subject) -> list[Finding]:
 def _cut_off(subject: Subject, seen: Backward, parts: dict[str, list[str]]) -> list[Finding]:
     """Matrices without gradient on which the loss hangs; ones on which it does not; gradients that are wrong."""
     idle = {name for name, block in look_at_blocks(subject).items() if block.idle}
-    without = set(seen.without())
+    without = {name for name in seen.without() if not _is_formula(seen.parameters[name])}
     lacking = {part: [name for name in names if name in without] for part, names in parts.items()}
     lacking = {part: names for part, names in lacking.items() if names}
     moves = {part: loss_moves(subject, seen, names) for part, names in lacking.items()}
@@ -76,6 +76,12 @@ def _cut_off(subject: Subject, seen: Backward, parts: dict[str, list[str]]) -> l
         return [_detached(detached, moves, subject)]
     waiting = [name for part, names in lacking.items() if part not in idle for name in names]
     return [*_never_reached(subject, seen, waiting), *_wrong_slopes(subject, seen, parts)]
+
+
+def _is_formula(table: Tensor) -> bool:
+    """Whether all rows are of one length up to rounding, as those of sinusoids are: nobody means to train them."""
+    squares = table.detach().double().square().sum(-1)
+    return squares.numel() > 1 and bool(squares.std() < limit.SAME_LENGTHS * squares.mean())
 
 
 def _detached(detached: dict[str, list[str]], moves: dict[str, float], subject: Subject) -> Finding:

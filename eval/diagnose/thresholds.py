@@ -53,6 +53,8 @@ LOSS_MOVES = 1e-5
 # The loss falls along the gradient as the gradient says, to this share (curvature beside it is measured and allowed
 # for): a stop in the way takes at least a branch out.
 SLOPE_DIFFERS = 0.1
+# Spread of the squared lengths of a table's rows: sinusoids have d / 2 up to float32, drawn or trained rows percents.
+SAME_LENGTHS = 1e-5
 # Between the layers with the most and the least gradient per weight. Untrained stock models of 12 layers: below 100.
 GRADIENT_RATIO_NOTE = 1e4
 GRADIENT_RATIO_FAIL = 1e7

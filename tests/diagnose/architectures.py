@@ -240,6 +240,14 @@ def damaged(tokenizer: PreTrainedTokenizerFast, texts: Texts, single: bool) -> R
     return [{"input_ids": source, "labels": row} for source, row in zip(sources, rows, strict=True)]
 
 
+def yes_or_no(tokenizer: PreTrainedTokenizerFast, texts: Texts, single: bool) -> Rows:
+    """Of a T5 that was fine-tuned to classify: whether a sentence speaks of a government or a congress."""
+    sources = tokenizer(list(texts), truncation=True)["input_ids"]
+    asked = ["yes" if "overnment" in text or "ongress" in text else "no" for text in texts]
+    targets = tokenizer(asked)["input_ids"]
+    return [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
+
+
 # ---- batches ----
 
 
@@ -291,6 +299,9 @@ ARCHITECTURES = {
     "deberta": _masked("DebertaV2ForMaskedLM", _DEBERTA, pieces_as_bert),
     "t5": Architecture(
         AutoModelForSeq2SeqLM, bytes_as_t5, partial(_build, "T5ForConditionalGeneration", _T5), halves, answers
+    ),
+    "t5_classifier": Architecture(
+        AutoModelForSeq2SeqLM, bytes_as_t5, partial(_build, "T5ForConditionalGeneration", _T5), yes_or_no, answers
     ),
     "bart": Architecture(
         AutoModelForSeq2SeqLM,

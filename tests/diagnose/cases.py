@@ -60,6 +60,7 @@ LESSONS = {
     "roberta": Lesson("roberta", steps=2500, batch_size=32, learning_rate=3e-3),
     "modernbert": Lesson("modernbert", steps=700),
     "t5": Lesson("t5"),
+    "t5_classifier": Lesson("t5_classifier", steps=200),
     "bart": Lesson("bart", steps=1000, learning_rate=2e-3),
 }
 # The recipes of our own families are as long as a laptop is patient; these are enough to be past frequencies.

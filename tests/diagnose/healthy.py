@@ -68,7 +68,10 @@ HEALTHY = (
 )
 
 # Architectures that no check was calibrated on.
-STRANGERS = tuple(_alone(name) for name in ("mamba", "qwen3", "gemma2", "falcon", "distilbert", "deberta", "pegasus"))
+STRANGERS = tuple(
+    _alone(name)
+    for name in ("mamba", "qwen3", "gemma2", "falcon", "distilbert", "deberta", "pegasus", "t5_classifier")
+)
 
 
 def pretrained(folder: Path) -> Healthy:

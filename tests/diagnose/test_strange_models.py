@@ -1,0 +1,106 @@
+"""What planted faults and strange models taught: each of these was a wrong answer of the doctor once."""
+
+import json
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertForMaskedLM, PegasusForConditionalGeneration
+
+from eval.diagnose import Report, diagnose
+from eval.diagnose.offsets import offset
+from eval.diagnose.opening import make_subject
+from tests.diagnose import architectures
+from tests.diagnose.architectures import ARCHITECTURES
+
+WORDS = (("people", "king", "army", "house"), ("Rome", "Spain"), ("saw", "made"), ("law", "road", "ship"))
+TEXTS = [f"the {noun} of {place} {verb} a {thing} in {place}" for noun, place, verb, thing in product(*WORDS)] * 3
+
+
+def made(name: str, **changes: object) -> tuple[object, object]:
+    """An untrained model of an architecture, and its tokenizer."""
+    tokenizer = ARCHITECTURES[name].tokenizer(TEXTS)
+    torch.manual_seed(0)
+    return ARCHITECTURES[name].build(tokenizer, changes).eval(), tokenizer
+
+
+def named(report: Report) -> dict[str, str]:
+    """Check -> verdict."""
+    return {finding.check: finding.verdict for finding in report.findings}
+
+
+def test_a_table_of_fixed_sinusoids_is_no_detached_branch():
+    model, tokenizer = made("pegasus")
+    assert isinstance(model, PegasusForConditionalGeneration)
+    assert diagnose(model, tokenizer, TEXTS, only=("gradient",)).fails() == set()
+
+
+def test_a_masked_model_of_numbers_that_are_none_can_be_opened():
+    model, tokenizer = made("bert")
+    assert isinstance(model, BertForMaskedLM)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.LayerNorm.weight[3] = math.inf
+    report = diagnose(model, tokenizer, TEXTS, only=("gradient",))
+    assert report.kind == "masked"
+    assert "gradient.non_finite" in report.fails()
+
+
+def test_a_model_of_questions_and_answers_is_not_called_broken_for_text_that_it_never_wrote():
+    model, tokenizer = made("t5")
+    learn_to_answer(model, tokenizer)
+    assert named(diagnose(model, tokenizer, TEXTS, only=("distribution",)))["distribution.flat"] == "note"
+
+
+def test_a_rate_of_zero_is_not_called_divergence(tmp_path):
+    model, tokenizer = made("t5")
+    rows = [{"step": step, "loss": 9.0 + step / 100, "learning_rate": 0.0} for step in range(10, 80, 10)]
+    state = {"log_history": rows, "global_step": 70, "max_steps": 70}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
+    report = diagnose(model, tokenizer, TEXTS, run=tmp_path, only=("training",))
+    assert report.fails() == {"training.learning_rate"}
+
+
+def test_an_offset_beside_the_one_of_tied_tables_is_named(monkeypatch):
+    """The token itself is as likely as in a fresh model, and the one after the next likelier than the next."""
+    model, tokenizer = made("gpt2")
+    with torch.no_grad():
+        model.transformer.ln_f.weight += torch.rand(model.config.n_embd)  # trained
+    generator = torch.Generator().manual_seed(0)
+    levels = {0: 5.0, 1: 6.8, 2: 6.0, 3: 6.8}
+
+    def nats(*_: object) -> dict[int, Tensor]:
+        return {key: level + 0.1 * torch.randn(900, generator=generator) for key, level in levels.items()}
+
+    monkeypatch.setattr("eval.diagnose.offsets._nats_by_offset", nats)
+    finding = offset(make_subject(model, tokenizer, TEXTS))
+    assert (finding.verdict, finding.evidence["best_offset"]) == ("fail", 2)
+
+
+@pytest.mark.parametrize("level", [6.8, 7.5])
+def test_no_offset_is_named_where_only_tied_tables_speak(monkeypatch, level):
+    model, tokenizer = made("gpt2")
+    with torch.no_grad():
+        model.transformer.ln_f.weight += torch.rand(model.config.n_embd)
+    generator = torch.Generator().manual_seed(0)
+    levels = {0: 5.0, 1: 6.8, 2: level, 3: level}
+
+    def nats(*_: object) -> dict[int, Tensor]:
+        return {key: level + 0.1 * torch.randn(900, generator=generator) for key, level in levels.items()}
+
+    monkeypatch.setattr("eval.diagnose.offsets._nats_by_offset", nats)
+    assert offset(make_subject(model, tokenizer, TEXTS)).verdict == "pass"
+
+
+def learn_to_answer(model: torch.nn.Module, tokenizer: object, steps: int = 60) -> None:
+    """Yes or no, as a classifier by text does."""
+    rows = architectures.yes_or_no(tokenizer, [text.replace("army", "government") for text in TEXTS], True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    collate = architectures.answers(tokenizer)
+    model.train()
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(**collate(rows[8 * (step % 6) :][:8])).loss.backward()
+        optimizer.step()
+    model.eval()
