@@ -127,7 +127,8 @@ def choose(options: argparse.Namespace) -> list[Task]:
         tasks += [Task(of, healthy.name) for healthy in models if of in sets]
     if "healthy" in sets and options.pretrained:
         tasks.append(Task("healthy", Path(options.pretrained).name, pretrained=options.pretrained))
-    return [task for task in tasks if options.only.lower() in task.name.lower()]
+    number, of_parts = (int(part) for part in options.part.split("/"))
+    return [task for task in tasks if options.only.lower() in task.name.lower()][number - 1 :: of_parts]
 
 
 def run(tasks: Sequence[Task], workers: int, prepare: bool = False) -> Iterable[Row]:
@@ -262,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--architectures", choices=("first", "all"), default="first", help="of each fault [first]")
     parser.add_argument("--seeds", type=int, default=1, help="rounds with other seeds [1]")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults and models whose name holds this text")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="every Nth of the rows, from the Kth on [1/1]")
     parser.add_argument("--pretrained", metavar="FOLDER", help="published weights as one more healthy model")
     parser.add_argument("--workers", type=int, default=2, help="processes, each of one thread [2]")
     parser.add_argument("--prepare", action="store_true", help="train what is needed, and end")
