@@ -87,6 +87,7 @@ class JepaTrainer(Trainer):
         run_state: RunState,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        caches = model.config.to_dict().get("use_cache")
         super().__init__(
             model=model,
             args=args,
@@ -95,6 +96,8 @@ class JepaTrainer(Trainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        if caches is not None:  # the library turns it off, and checkpoints would say so of generation
+            model.config.use_cache = caches
         self.parts = parts
         self.run_state = run_state
         self.window = LogWindow()

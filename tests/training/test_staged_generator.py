@@ -186,6 +186,10 @@ def test_the_card_shows_the_score_beside_its_baselines(stages) -> None:
         assert "pipeline_tag: text-generation" in card
 
 
+def test_a_checkpoint_still_says_that_generation_uses_the_cache(stages) -> None:
+    assert json.loads((stages[0][0] / "config.json").read_text(encoding="utf-8"))["use_cache"] is True
+
+
 def test_the_command_in_the_card_gives_the_figures_of_the_card(stages, tmp_path: Path) -> None:
     folder = stages[0][3]
     card = (folder / "README.md").read_text(encoding="utf-8")
