@@ -23,7 +23,7 @@ from training.data.prepared import Prepared
 from training.examples import count_examples, unknown_size
 from training.families import Family
 from training.generator_settings import credit_mode
-from training.optimizers import MuonWithAdamW, grouped_adamw
+from training.optimizers import BY_PART, ONE_PART, MuonWithAdamW, grouped_adamw
 
 
 def _score_held_out(model: PreTrainedModel, prepared: Prepared, max_rows: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _credit(run: Run) -> CreditRules | None:
 
 def _make_optimizer(model: PreTrainedModel, run: Run) -> Optimizer:
     make = MuonWithAdamW if run.training.optimizer == "muon" else grouped_adamw
-    return make(model, run.training, by_part=_credit(run) is not None)
+    return make(model, run.training, ONE_PART if _credit(run) is None else BY_PART)
 
 
 def _facts(run: Run, config: StagedGeneratorConfig, prepared: Prepared, rows_per_step: int) -> RunFacts:

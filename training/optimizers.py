@@ -1,11 +1,13 @@
 """Optimizers whose groups know what they hold: AdamW alone, or Muon for the matrices of the trunk.
 
 Decay is for matrices and tables, not for norms and biases. With credit assignment every part of the model has groups
-of its own (`training/credit.py`).
+of its own (`training/credit.py`). A part may have a learning rate of its own: its groups start with it, and a
+scheduler multiplies what each group started with.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,25 +20,38 @@ from training.settings import TrainingSettings
 _ADAM_EPS = 1e-8
 
 
-def grouped_adamw(model: nn.Module, settings: TrainingSettings, by_part: bool) -> AdamW:
-    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) with decay on matrices only.
+@dataclass(frozen=True)
+class Grouping:
+    """Which parameters share a group, beside their decay.
 
-    Args:
-        by_part: groups have a key `part`, and hold parameters of that part only.
+    Attributes:
+        part: (name) -> the part of the model, which the groups have as their key `part`.
+        rate: (name) -> the peak learning rate; None for the run's.
+        is_matrix_of_trunk: (name, parameter) -> whether Muon may have it.
     """
-    return _adamw(_groups(model, settings, by_part), settings)
+
+    part: Callable[[str], str] = lambda name: ""
+    rate: Callable[[str], float] | None = None
+    is_matrix_of_trunk: Callable[[str, nn.Parameter], bool] = lambda name, parameter: (
+        parameter.ndim == 2 and re.search(r"\blayers\.\d+\.", name) is not None
+    )
+
+
+ONE_PART, BY_PART = Grouping(), Grouping(part=part_of)
+
+
+def grouped_adamw(model: nn.Module, settings: TrainingSettings, grouping: Grouping = ONE_PART) -> AdamW:
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) with decay on matrices only."""
+    return _adamw(_groups(model, settings, grouping, with_muon=False), settings)
 
 
 class MuonWithAdamW(Optimizer):
     """Muon (Jordan et al., 2024; with the update's size of Liu et al., 2025, arXiv:2502.16982, so that both take the
     same learning rate) for the matrices of the trunk, AdamW for tables, norms and the rest, as one optimizer.
-
-    Args:
-        by_part: see `grouped_adamw`.
     """
 
-    def __init__(self, model: nn.Module, settings: Any, by_part: bool) -> None:
-        groups = _groups(model, settings, by_part, is_muons=_is_trunk_matrix)
+    def __init__(self, model: nn.Module, settings: Any, grouping: Grouping = ONE_PART) -> None:
+        groups = _groups(model, settings, grouping, with_muon=True)
         # The library's optimizers take the very dictionaries, so that a scheduler and credit change them for both.
         self._muon = Muon(
             [group for group in groups if group["muon"]],
@@ -75,28 +90,21 @@ def _adamw(groups: list[dict[str, Any]], settings: TrainingSettings) -> AdamW:
     return AdamW(groups, lr=settings.learning_rate, betas=betas, eps=_ADAM_EPS, fused=True)
 
 
-def _groups(
-    model: nn.Module,
-    settings: TrainingSettings,
-    by_part: bool,
-    is_muons: Callable[[str, nn.Parameter], bool] = lambda name, parameter: False,
-) -> list[dict[str, Any]]:
-    """Parameters that learn, by part (if asked), optimizer and decay; in the model's order, which a resume needs."""
-    found: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+def _groups(model: nn.Module, settings: TrainingSettings, grouping: Grouping, with_muon: bool) -> list[dict[str, Any]]:
+    """Parameters that learn, by part, optimizer, decay and rate; in the model's order, which a resume needs."""
+    found: dict[tuple[str, bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (part_of(name) if by_part else "", is_muons(name, parameter), parameter.ndim > 1)
-            found.setdefault(key, []).append(parameter)
+            is_muons = with_muon and grouping.is_matrix_of_trunk(name, parameter)
+            rate = settings.learning_rate if grouping.rate is None else grouping.rate(name)
+            found.setdefault((grouping.part(name), is_muons, parameter.ndim > 1, rate), []).append(parameter)
     return [
         {
             "params": parameters,
+            "lr": rate,
             "weight_decay": settings.weight_decay if decays else 0.0,
             "part": part,
             "muon": is_muon,
         }
-        for (part, is_muon, decays), parameters in found.items()
+        for (part, is_muon, decays, rate), parameters in found.items()
     ]
-
-
-def _is_trunk_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and re.search(r"\blayers\.\d+\.", name) is not None

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from training.credit import Credit, CreditRules, most_responsible, part_of, shares_of_update
 from training.generator_settings import GeneratorTrainingSettings
-from training.optimizers import MuonWithAdamW, grouped_adamw
+from training.optimizers import BY_PART, ONE_PART, MuonWithAdamW, grouped_adamw
 from training.run_state import RunState
 
 SETTINGS = GeneratorTrainingSettings(learning_rate=1e-2, weight_decay=0.1)
@@ -70,7 +70,7 @@ def changes(model: Tiny, optimizer: Optimizer) -> dict[str, torch.Tensor]:
 
 def warmed(model: Tiny) -> AdamW:
     """AdamW with some history, so that its moments are no longer those of one gradient."""
-    optimizer = grouped_adamw(model, SETTINGS, by_part=True)
+    optimizer = grouped_adamw(model, SETTINGS, BY_PART)
     for step in range(4):
         backward(model, step)
         optimizer.step()
@@ -81,7 +81,7 @@ def warmed(model: Tiny) -> AdamW:
 def twin(model: Tiny, optimizer: Optimizer) -> tuple[Tiny, AdamW]:
     """The same weights, gradients and moments once more."""
     other = copy.deepcopy(model).double()
-    moments = grouped_adamw(other, SETTINGS, by_part=True)
+    moments = grouped_adamw(other, SETTINGS, BY_PART)
     moments.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for mine, its in zip(other.parameters(), model.parameters(), strict=True):
         mine.grad = its.grad.double()
@@ -90,14 +90,14 @@ def twin(model: Tiny, optimizer: Optimizer) -> tuple[Tiny, AdamW]:
 
 def test_every_parameter_has_a_part_and_a_group_holds_one(model: Tiny) -> None:
     assert sorted({part_of(name) for name, _ in model.named_parameters()}) == sorted(PARTS)
-    optimizer = grouped_adamw(model, SETTINGS, by_part=True)
+    optimizer = grouped_adamw(model, SETTINGS, BY_PART)
     of_parameter = {id(p): group["part"] for group in optimizer.param_groups for p in group["params"]}
     assert {part_of(name): of_parameter[id(p)] for name, p in model.named_parameters()} == {p: p for p in PARTS}
     assert len(of_parameter) == len(list(model.parameters()))
 
 
 def test_only_matrices_and_tables_decay(model: Tiny) -> None:
-    groups = grouped_adamw(model, SETTINGS, by_part=False).param_groups
+    groups = grouped_adamw(model, SETTINGS, ONE_PART).param_groups
     assert {p.ndim for group in groups if group["weight_decay"] for p in group["params"]} == {2}
     assert {p.ndim for group in groups if not group["weight_decay"] for p in group["params"]} == {1}
 
@@ -129,7 +129,7 @@ def test_the_greatest_part_of_the_greatest_block_is_responsible() -> None:
 
 
 def test_the_part_whose_gradient_was_largest_over_the_window_is_chosen(model: Tiny) -> None:
-    optimizer, state = grouped_adamw(model, SETTINGS, by_part=True), RunState()
+    optimizer, state = grouped_adamw(model, SETTINGS, BY_PART), RunState()
     Credit(CreditRules(steps=2, measure="absolute"), optimizer, state)
     seen = []
     for part in ("layer_0.mlp", "layer_1.attention", "head", "embedding.tokens"):
@@ -149,7 +149,7 @@ def test_what_is_usual_for_a_part_and_a_block_is_what_they_are_measured_against(
 
 
 def test_a_part_that_is_always_large_is_not_always_chosen(model: Tiny) -> None:
-    optimizer, state = grouped_adamw(model, SETTINGS, by_part=True), RunState()
+    optimizer, state = grouped_adamw(model, SETTINGS, BY_PART), RunState()
     Credit(CreditRules(steps=1), optimizer, state)
     seen = []
     for part in (None, "layer_0.mlp", "layer_1.attention", "head"):
@@ -164,7 +164,7 @@ def test_a_part_that_is_always_large_is_not_always_chosen(model: Tiny) -> None:
 @pytest.mark.parametrize("muon", [False, True])
 def test_rates_are_put_back_so_that_a_scheduler_never_sees_a_scaled_one(model: Tiny, muon: bool) -> None:
     make = MuonWithAdamW if muon else grouped_adamw
-    optimizer = make(model, SETTINGS, by_part=True)
+    optimizer = make(model, SETTINGS, BY_PART)
     scheduler = LambdaLR(optimizer, lambda step: 1 / (1 + step))
     Credit(CreditRules(), optimizer, RunState())
     for step in range(5):
@@ -177,7 +177,7 @@ def test_rates_are_put_back_so_that_a_scheduler_never_sees_a_scaled_one(model: T
 def test_analysis_alone_changes_no_weight(model: Tiny) -> None:
     other = copy.deepcopy(model)
     state = RunState()
-    optimizers = [grouped_adamw(each, SETTINGS, by_part=True) for each in (model, other)]
+    optimizers = [grouped_adamw(each, SETTINGS, BY_PART) for each in (model, other)]
     Credit(CreditRules(scales=False), optimizers[0], state)
     for step in range(3):
         for each, optimizer in zip((model, other), optimizers, strict=True):
@@ -190,7 +190,7 @@ def test_analysis_alone_changes_no_weight(model: Tiny) -> None:
 def test_scaled_gradients_change_nothing_under_adam_as_the_control_shows(model: Tiny) -> None:
     ours, plain = copy.deepcopy(model), model
     start = copy.deepcopy(model.state_dict())
-    optimizers = [grouped_adamw(each, SETTINGS, by_part=True) for each in (ours, plain)]
+    optimizers = [grouped_adamw(each, SETTINGS, BY_PART) for each in (ours, plain)]
     Credit(CreditRules(control="gradient_scaling", steps=100), optimizers[0], RunState())
     for each, optimizer in zip((ours, plain), optimizers, strict=True):
         for step in range(5):
@@ -204,7 +204,7 @@ def test_scaled_gradients_change_nothing_under_adam_as_the_control_shows(model: 
 def test_a_random_part_is_drawn_by_the_seed_alone(model: Tiny) -> None:
     drawn = []
     for seed in (1, 1, 2):
-        optimizer, state = grouped_adamw(copy.deepcopy(model), SETTINGS, by_part=True), RunState()
+        optimizer, state = grouped_adamw(copy.deepcopy(model), SETTINGS, BY_PART), RunState()
         Credit(CreditRules(steps=1, control="random_part", seed=seed), optimizer, state)
         chosen = []
         for _ in range(12):
@@ -239,7 +239,7 @@ def test_the_log_gets_shares_that_sum_to_one_and_starts_anew_after_each_row(mode
 
 
 def test_a_step_without_gradients_counts_nothing(model: Tiny) -> None:
-    optimizer, state = grouped_adamw(model, SETTINGS, by_part=True), RunState()
+    optimizer, state = grouped_adamw(model, SETTINGS, BY_PART), RunState()
     Credit(CreditRules(), optimizer, state)
     optimizer.step()
     assert state.credit is None
@@ -254,7 +254,7 @@ def test_a_resumed_optimizer_with_credit_goes_on_to_the_same_weights(model: Tiny
             backward(model, step)
             optimizer.step()
 
-    optimizer, state = make(model, SETTINGS, by_part=True), RunState()
+    optimizer, state = make(model, SETTINGS, BY_PART), RunState()
     Credit(CreditRules(steps=3), optimizer, state)
     train(model, optimizer, range(4))
     state.save(tmp_path)
@@ -263,7 +263,7 @@ def test_a_resumed_optimizer_with_credit_goes_on_to_the_same_weights(model: Tiny
 
     saved, again, resumed = torch.load(tmp_path / "saved.pt"), Tiny(), RunState()
     again.load_state_dict(saved["model"])
-    its_optimizer = make(again, SETTINGS, by_part=True)
+    its_optimizer = make(again, SETTINGS, BY_PART)
     Credit(CreditRules(steps=3), its_optimizer, resumed)
     resumed.restore(tmp_path)
     its_optimizer.load_state_dict(saved["optimizer"])
@@ -273,7 +273,7 @@ def test_a_resumed_optimizer_with_credit_goes_on_to_the_same_weights(model: Tiny
 
 
 def test_muon_moves_the_matrices_of_the_trunk_and_adamw_the_rest(model: Tiny) -> None:
-    optimizer = MuonWithAdamW(model, SETTINGS, by_part=False)
+    optimizer = MuonWithAdamW(model, SETTINGS, ONE_PART)
     backward(model, 0)
     optimizer.step()
     kept = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
