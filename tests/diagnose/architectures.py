@@ -1,6 +1,5 @@
 """Stock architectures at a size that learns in seconds, each with vocabulary and rows as it is used with."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,12 +46,6 @@ class Architecture:
     build: "partial[PreTrainedModel]"
     rows: Callable[[PreTrainedTokenizerFast, Texts, bool], Rows]
     collator: Callable[[PreTrainedTokenizerFast], Callable[[Rows], dict[str, torch.Tensor]]]
-
-    @property
-    def source(self) -> str:
-        """All that its models hang on, as text."""
-        code = [inspect.getsource(made) for made in (self.tokenizer, self.rows, self.collator, _bytes)]
-        return "\n".join([*map(str, self.build.args), *code])
 
     @property
     def kind(self) -> str:

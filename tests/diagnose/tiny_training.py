@@ -29,6 +29,9 @@ from training.data.sentences import split_sentences
 IGNORED = -100
 WORDS = range(6, 33)  # of a sentence that is taken
 PARTS = {"train": 12_000, "valid": 400, "test": 400}
+ROOT = Path(__file__).resolve().parents[2]
+OWN_CODE = ("configuration_jepa", "modeling_jepa", "training", "eval")
+NO_PART_IN_TRAINING = ("eval/diagnose", "eval/benchmarks")
 
 Rows = list[dict[str, Any]]
 Collator = Callable[[Rows], dict[str, torch.Tensor]]
@@ -79,10 +82,10 @@ class Mistake:
     metrics: Callable[[Any], dict[str, float]] | None = None
 
     @property
-    def source(self) -> str:
-        """The code of all that goes wrong, by which what was learnt with it is kept."""
-        parts = [self.model, self.collator, self.metrics, None if self.trainer is Trainer else self.trainer]
-        return "\n".join("" if part is None else inspect.getsource(part) for part in parts)
+    def source(self) -> list[str]:
+        """What goes wrong, and the whole files that its code stands in: what was learnt with it is kept by them."""
+        made = [self.model, self.collator, self.metrics, None if self.trainer is Trainer else self.trainer]
+        return [text for part in made if part is not None for text in (part.__qualname__, _file_of(part))]
 
 
 NO_MISTAKE = Mistake()
@@ -106,7 +109,7 @@ class Learnt:
 def learn(lesson: Lesson, mistake: Mistake = NO_MISTAKE) -> Learnt:
     """Train, or take what was trained before."""
     settings = dataclasses.asdict(lesson)
-    key = digest("tiny", settings, mistake.source, lesson.of.source, *_surroundings())
+    key = digest("tiny", settings, mistake.source, *_surroundings())
     folder, _ = cached(key, lambda staging: _train_into(staging, lesson, mistake))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = lesson.of.auto.from_pretrained(folder)
@@ -121,8 +124,9 @@ def learn_ours(family: str, flags: Sequence[str], seed: int = 0, stop_teacher: b
         stop_teacher: whether the moving average is forgotten after its first step.
     """
     recipe = {"text_jepa": "text_jepa/quickstart.yaml", "staged_generator": "staged_generator/quickstart.yaml"}[family]
-    path = Path(__file__).resolve().parents[2] / "training" / "recipes" / recipe
-    key = digest("ours", path.read_text(encoding="utf-8"), list(flags), seed, stop_teacher, *_surroundings())
+    path = ROOT / "training" / "recipes" / recipe
+    recipe_text = path.read_text(encoding="utf-8")
+    key = digest("ours", recipe_text, list(flags), seed, stop_teacher, package_code(), *_surroundings())
     command = [str(path), "--data", str(text_folder()), "--max_position_embeddings", str(CONTEXT)]
     command += ["--seed", str(seed), "--device", "cpu", "--threads", "1", "--final_score", "false", *flags]
     folder, _ = cached(key, lambda staging: _train_ours(staging, command, stop_teacher))
@@ -135,8 +139,9 @@ def text_folder(changed: Callable[[dict[str, list[str]]], dict[str, list[str]]] 
     Args:
         changed: parts -> parts, for data with a fault.
     """
-    source = "" if changed is None else inspect.getsource(changed)
-    key = digest("texts", PARTS, [WORDS.start, WORDS.stop], builtin_fingerprint("sotu"), source)
+    code = [_file_of(made) for made in (split_sentences, read_builtin, text_folder)]
+    fault = [] if changed is None else [changed.__qualname__, _file_of(changed)]
+    key = digest("texts", builtin_fingerprint("sotu"), *code, *fault)
 
     def write(staging: Path) -> None:
         parts = _sentences() if changed is None else changed(_sentences())
@@ -154,7 +159,7 @@ def texts_of(part: str, folder: Path | None = None) -> list[str]:
 def tokenizer_of(architecture: str) -> PreTrainedTokenizerFast:
     """The vocabulary that this architecture's models are trained with."""
     maker = ARCHITECTURES[architecture].tokenizer
-    key = digest("tokenizer", inspect.getsource(maker), *_surroundings())
+    key = digest("tokenizer", maker.__qualname__, *_surroundings())
     folder, _ = cached(key, lambda staging: maker(texts_of("train")).save_pretrained(staging))
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -166,8 +171,23 @@ def untrained(architecture: str, seed: int = 0, **changes: Any) -> tuple[PreTrai
     return ARCHITECTURES[architecture].build(tokenizer, changes).eval(), tokenizer
 
 
+def package_code() -> str:
+    """Digest of all code of this package that has a part in a training: the models, what trains and scores them."""
+    files = [path for folder in OWN_CODE for path in sorted((ROOT / folder).rglob("*.py"))]
+    left_out = [ROOT / folder for folder in NO_PART_IN_TRAINING]
+    taken = [path for path in files if not any(path.is_relative_to(folder) for folder in left_out)]
+    return digest({str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in taken})
+
+
 def _surroundings() -> list[str]:
-    return [str(text_folder()), transformers.__version__, torch.__version__]
+    """What every model hangs on: its text, the code that builds and trains it, the libraries."""
+    code = [_file_of(Architecture), _file_of(learn)]
+    return [text_folder().name, *code, transformers.__version__, torch.__version__]
+
+
+def _file_of(made: Any) -> str:
+    """The whole file that a function or a class stands in: what it calls there is a part of it."""
+    return Path(inspect.getfile(made)).read_text(encoding="utf-8")
 
 
 def _sentences() -> dict[str, list[str]]:
