@@ -27,7 +27,7 @@ def pins(repository: Path) -> dict[str, Requirement]:
 
 @pytest.mark.parametrize(
     ("folder", "extra"),
-    [("eval", "evaluation"), ("training/data", "evaluation"), ("training", "training"), ("tests", "dev")],
+    [("eval", "search"), ("training/data", "evaluation"), ("training", "training"), ("tests", "dev")],
 )
 def test_every_imported_library_is_declared(repository, project, folder, extra):
     declared = declared_names(project, extra)
