@@ -36,9 +36,9 @@ from training.trainer import JepaTrainer, TrainingParts
 def prepare_data(run: Run, family: Family) -> Prepared:
     """The run's rows as token ids; with `init_from`, by that checkpoint's tokenizer. Raises `InputError`."""
     check_origin(run, family)
-    max_length = family.config_class(**run.config_fields).max_position_embeddings
+    config = family.config_class(**run.config_fields)
     tokenizer = None if run.init_from is None else open_tokenizer(own_start(run) or run.init_from)
-    prepared = family.data.prepare(run.data, max_length, tokenizer)
+    prepared = family.data.prepare(run.data, config, tokenizer)
     if run.evaluation.final_score:
         _ = prepared.test  # a test part that cannot be used should not come to light after the last step
     return prepared

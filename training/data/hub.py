@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.data.errors import InputError
-from training.data.readers import arrow_kind, choose_column, row_of_value
+from training.data.readers import arrow_kind, choose_column, choose_columns, row_of_value, row_of_values
 from training.data.rows import RawRow
 from training.data.shortcuts import SHORTCUTS, Shortcut, persona_chat_turns
 
@@ -128,17 +128,35 @@ class HubAddress:
         )
 
 
-def read_hub(dataset: datasets.Dataset, address: HubAddress, text_column: str | None) -> Iterator[RawRow]:
-    """The rows of one split."""
-    column, group = hub_columns(dataset.data.schema, address, text_column)
-    chosen = dataset.select_columns([column] if group is None else [column, group])
+def read_hub(
+    dataset: datasets.Dataset, address: HubAddress, text_column: str | None, sides: str = "whole"
+) -> Iterator[RawRow]:
+    """The rows of one split.
+
+    Args:
+        sides: `pair` for dialogues, see `choose_columns`.
+    """
+    columns, group = _columns(dataset.data.schema, address, text_column, sides)
+    chosen = dataset.select_columns([*columns, *([] if group is None else [group])])
     place = 0
     for batch in chosen.iter(_BATCH):
-        values: list[Any] = batch[column]
-        groups = batch[group] if group else [None] * len(values)
-        for value, key in zip(values, groups, strict=True):
+        groups = batch[group] if group else [None] * len(batch[columns[0]])
+        for values, key in zip(zip(*(batch[name] for name in columns), strict=True), groups, strict=True):
             place += 1
-            yield row_of_hub_value(value, key, place, column, address)
+            if len(columns) == 1:
+                yield row_of_hub_value(values[0], key, place, columns[0], address)
+            else:
+                yield row_of_values(values, place, columns)
+
+
+def _columns(
+    schema: pa.Schema, address: HubAddress, text_column: str | None, sides: str
+) -> tuple[tuple[str, ...], str | None]:
+    if sides == "pair" and address.shortcut is None:
+        kinds = {name: arrow_kind(schema.field(name).type) for name in schema.names}
+        return choose_columns(kinds, text_column, f"hub:{address.hub_id}", sides), None
+    column, group = hub_columns(schema, address, text_column)
+    return (column,), group
 
 
 def hub_columns(schema: pa.Schema, address: HubAddress, text_column: str | None) -> tuple[str, str | None]:

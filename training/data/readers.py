@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,19 @@ def read_file(path: Path, text_column: str | None, sides: str) -> Iterator[RawRo
     refuse_column_of_lines(path, text_column)
     if path.suffix == ".txt":
         return _read_lines(path, sides)
-    if path.suffix == ".tsv" and text_column is None:
+    if path.suffix == ".tsv" and text_column is None and not (sides == "pair" and set(PAIR) <= _names_in(path)):
         _refuse_table(path)
         return _read_lines(path, sides)
     if path.suffix == ".jsonl":
-        return _read_jsonl(path, text_column)
+        return _read_jsonl(path, text_column, sides)
     if path.suffix == ".parquet":
-        return _read_parquet(path, text_column)
-    return _read_table(path, text_column, "\t" if path.suffix == ".tsv" else ",")
+        return _read_parquet(path, text_column, sides)
+    return _read_table(path, text_column, "\t" if path.suffix == ".tsv" else ",", sides)
 
 
 READABLE = (".txt", ".tsv", ".jsonl", ".csv", ".parquet")
+PAIR = ("prompt", "reply")
+NO_SEPARATOR = "no TAB or ||| between prompt and reply"
 
 
 def check_file(path: Path) -> None:
@@ -113,6 +115,37 @@ def choose_column(columns: dict[str, str], text_column: str | None, where: str) 
     raise InputError(f"data: {where} {found}; choose with --text_column among: {listed or 'none'}")
 
 
+def choose_columns(columns: dict[str, str], text_column: str | None, where: str, sides: str) -> tuple[str, ...]:
+    """The columns that make a row: one, see `choose_column`.
+
+    Where `sides` is `pair`, a row is a dialogue: `prompt` and `reply`, or a list of its turns, by default in `turns`.
+    """
+    if sides == "pair" and text_column is None:
+        if all(columns.get(name) == "text" for name in PAIR):
+            return PAIR
+        if columns.get("turns") == "text":
+            return ("turns",)
+    return (choose_column(columns, text_column, where),)
+
+
+def row_of_values(values: Sequence[Any], place: int, columns: tuple[str, ...], group: str | None = None) -> RawRow:
+    """A row from what stands in the columns of `choose_columns`."""
+    if columns != PAIR:
+        return row_of_value(values[0], place, columns[0], group)
+    for name, value in zip(PAIR, values, strict=True):
+        if isinstance(value, list | tuple):
+            return RawRow((), place, f"column {name!r} holds a list, not text")
+        row = row_of_value(value, place, name)
+        if row.problem is not None:
+            return row
+    return _pair(*values, place=place, group=group)
+
+
+def _pair(prompt: str, reply: str, place: int, group: str | None = None) -> RawRow:
+    empty = [name for name, text in zip(PAIR, (prompt, reply), strict=True) if not text.strip()]
+    return RawRow((), place, f"empty {empty[0]}") if empty else RawRow((prompt, reply), place, None, group)
+
+
 def row_of_value(value: Any, place: int, column: str, group: str | None = None) -> RawRow:
     """A row from what stands in a text column: text, or (nested) lists of it, which are flattened."""
     if value is None:
@@ -161,7 +194,8 @@ def row_of_line(line: str | None, number: int, sides: str) -> RawRow:
     """A row from a line of plain text (None where it is not UTF-8).
 
     Args:
-        sides: `left`, `both`, or `whole` for the line as it stands, also a blank one; see `SourceSettings.line_sides`.
+        sides: `left`, `both`, `pair`, or `whole` for the line as it stands, also a blank one; see
+            `SourceSettings.line_sides`.
     """
     if line is None:
         return RawRow((), number, "not valid UTF-8")
@@ -169,22 +203,32 @@ def row_of_line(line: str | None, number: int, sides: str) -> RawRow:
         return RawRow((line,) if _fault(line) is None else (), number, _fault(line))
     if not line.strip():
         return RawRow((), number)
+    if sides == "pair":
+        return _pair_of_line(line, number)
     left, _, right = line.partition("|||") if "|||" in line else line.strip().partition("\t")
     texts = (left, right) if sides == "both" and right.strip() else (left,)
     return RawRow(texts if _fault(line) is None else (), number, _fault(line))
 
 
-def _read_jsonl(path: Path, text_column: str | None) -> Iterator[RawRow]:
+def _pair_of_line(line: str, number: int) -> RawRow:
+    sides = line.split("|||" if "|||" in line else "\t")
+    problem = _fault(line)
+    if problem is None and len(sides) != len(PAIR):
+        problem = NO_SEPARATOR if len(sides) == 1 else "more than one separator between prompt and reply"
+    return RawRow((), number, problem) if problem is not None else _pair(*sides, place=number)
+
+
+def _read_jsonl(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
     sample = [record for _, record, problem in islice(_json_objects(path), _SAMPLE) if problem is None]
     if not sample and text_column is None:
         yield from (RawRow((), number, problem) for number, _, problem in _json_objects(path))
         return
-    column = choose_column(columns_of(sample), text_column, str(path)) if sample else str(text_column)
+    columns = choose_columns(columns_of(sample), text_column, str(path), sides) if sample else (str(text_column),)
     for number, record, problem in _json_objects(path):
         if problem is not None:
             yield RawRow((), number, problem)
         else:
-            yield row_of_value(record.get(column), number, column)
+            yield row_of_values([record.get(column) for column in columns], number, columns)
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]]:
@@ -215,7 +259,7 @@ def columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
     return {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
 
 
-def _read_table(path: Path, text_column: str | None, delimiter: str) -> Iterator[RawRow]:
+def _read_table(path: Path, text_column: str | None, delimiter: str, sides: str) -> Iterator[RawRow]:
     csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
     lines = (line if line is not None else "\udcff" for _, line in _decoded_lines(path))
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
@@ -224,15 +268,16 @@ def _read_table(path: Path, text_column: str | None, delimiter: str) -> Iterator
         raise InputError(f"data: {path} line 1: {problem}; repair the quoting of the column names")
     if len(header) == 1 and text_column is None and _is_phrase(header[0]):
         yield row_of_value(header[0], 1, "1")
-        column, index = "1", 0
+        columns, indices = ("1",), [0]
     else:
-        column = _table_column(header, text_column, path)
-        index = header.index(column)
+        columns = _table_columns(header, text_column, path, sides)
+        indices = [header.index(column) for column in columns]
     for place, record, problem in _records(reader):
         if problem is not None:
             yield RawRow((), place, problem)
         elif record:
-            yield row_of_value(record[index] if index < len(record) else None, place, column)
+            values = [record[index] if index < len(record) else None for index in indices]
+            yield row_of_values(values, place, columns)
 
 
 def _refuse_table(path: Path) -> None:
@@ -243,6 +288,11 @@ def _refuse_table(path: Path) -> None:
             f"data: the first line of {path} looks like column names; choose with --text_column among: "
             f"{', '.join(names)} (if its lines are phrase, TAB, other side, name the file .txt)"
         )
+
+
+def _names_in(path: Path) -> set[str]:
+    """What could be column names of a tsv file."""
+    return set(_first_record(path, "\t"))
 
 
 def _first_record(path: Path, delimiter: str = ",") -> list[str]:
@@ -276,32 +326,37 @@ def _records(reader: Any) -> Iterator[tuple[int, list[str], str | None]]:
             yield first, record, None
 
 
-def _table_column(header: list[str], text_column: str | None, path: Path) -> str:
-    if text_column is None and "text" not in header and len(header) > 1:
+def _table_columns(header: list[str], text_column: str | None, path: Path, sides: str) -> tuple[str, ...]:
+    if (
+        text_column is None
+        and "text" not in header
+        and len(header) > 1
+        and not (sides == "pair" and set(PAIR) <= set(header))
+    ):
         raise InputError(
             f"data: {path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}"
         )
-    return choose_column(dict.fromkeys(header, "text"), text_column, str(path))
+    return choose_columns(dict.fromkeys(header, "text"), text_column, str(path), sides)
 
 
-def _read_parquet(path: Path, text_column: str | None) -> Iterator[RawRow]:
+def _read_parquet(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"data: {path} is no whole parquet file ({_first_line(error)}); write it again") from None
     columns = {name: arrow_kind(file.schema_arrow.field(name).type) for name in file.schema_arrow.names}
-    column = choose_column(columns, text_column, str(path))
-    batches = file.iter_batches(batch_size=10_000, columns=[column])
-    yield from _arrow_rows(batches, column, str(path))
+    chosen = choose_columns(columns, text_column, str(path), sides)
+    batches = file.iter_batches(batch_size=10_000, columns=list(chosen))
+    yield from _arrow_rows(batches, chosen, str(path))
 
 
-def _arrow_rows(batches: Iterable[pa.RecordBatch], column: str, where: str) -> Iterator[RawRow]:
+def _arrow_rows(batches: Iterable[pa.RecordBatch], columns: tuple[str, ...], where: str) -> Iterator[RawRow]:
     place = 0
     try:
         for batch in batches:
-            for value in batch.column(0).to_pylist():
+            for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                 place += 1
-                yield row_of_value(value, place, column)
+                yield row_of_values(values, place, columns)
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise InputError(f"data: {where} after row {place}: {_first_line(error)}; write the file again") from None
 

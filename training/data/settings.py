@@ -62,7 +62,9 @@ class SourceSettings:
 
     @property
     def line_sides(self) -> str:
-        """What of a text file's line is read: `whole`, or of a line with a TAB or ||| its `left` side or `both`."""
+        """What of a text file's line is read: `whole`, or of a line with a TAB or ||| its `left` side, or
+        `both` as two phrases, or the `pair` of a prompt and its reply.
+        """
         return "whole"
 
     def validate(self) -> None:
@@ -154,6 +156,61 @@ class GeneratorDataSettings(SourceSettings):
                 f"documents: got {self.documents!r} with streaming, where a document is a row; use rows, or leave "
                 "streaming out"
             )
+        super().validate()
+
+
+@dataclass
+class DialogueDataSettings(SourceSettings):
+    """The `data` section of a recipe that trains on replies and what came before them. `validate()` raises
+    InputError.
+    """
+
+    data: str = field(
+        default="builtin:chatterbot",
+        metadata=_help(
+            "where the dialogues come from: builtin:chatterbot, a file (txt: `prompt TAB reply` or `prompt ||| "
+            "reply`; jsonl, csv, parquet: columns `prompt` and `reply`, or a list of `turns`), a folder with train.*, valid.* "
+            "and test.*, or hub:ID[:CONFIG][:SPLIT]"
+        ),
+    )
+    text_column: str | None = field(
+        default=None, metadata=_help("the column that holds a dialogue's list of turns (default: `turns`)")
+    )
+    context_turns: int = field(
+        default=3, metadata=_help("turns before a reply that are its context, at most; each turn after a first is one")
+    )
+    tokenizer: str = field(
+        default="bpe",
+        metadata=_help("`word`, `bpe` (byte-level, trained on the training part), or a tokenizer's path or Hub id"),
+    )
+    pre_tokenizer: str = field(
+        default="words",
+        metadata=_help(
+            "for `word`: `words` splits punctuation off, `whitespace` is for corpora that are tokenized already"
+        ),
+    )
+    lowercase: bool = field(default=True, metadata=_help("lower-case the text (not for a given tokenizer)"))
+    join_punctuation: bool = field(
+        default=True,
+        metadata=_help("undo the spaces that corpora have before punctuation and in `I ' m`, which no user types"),
+    )
+    max_rows: int | None = field(
+        default=None, metadata=_help("a seeded subset of at most this many dialogues of each of train, valid and test")
+    )
+    min_reply_words: int = field(default=1, metadata=_help("leave out replies with fewer words; counted"))
+
+    @property
+    def line_sides(self) -> str:
+        """See `SourceSettings`."""
+        return "pair"
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        _one_of("pre_tokenizer", self.pre_tokenizer, ("words", "whitespace"))
+        _at_least("context_turns", self.context_turns, 1)
+        _at_least("min_reply_words", self.min_reply_words, 1)
+        if self.streaming:
+            raise InputError("streaming: replies are not streamed; leave it out, or take fewer dialogues by max_rows")
         super().validate()
 
 

@@ -246,14 +246,14 @@ def _hash_of_file(path: Path) -> str:
 def _hub_source(settings: SourceSettings) -> Source:
     address = HubAddress.parse(settings.data, settings.split)
     names = {"train": address.split} if address.split else address.split_names()
-    parts = {split: _hub_part(address, name, settings.text_column) for split, name in names.items()}
+    parts = {split: _hub_part(address, name, settings) for split, name in names.items()}
     return Source(f"hub:{address.hub_id}", parts, is_whole=False)
 
 
-def _hub_part(address: HubAddress, name: str, text_column: str | None) -> Part:
+def _hub_part(address: HubAddress, name: str, settings: SourceSettings) -> Part:
     return Part(
         f"hub:{address.hub_id}:{name}",
-        lambda: read_hub(address.load(name), address, text_column),
+        lambda: read_hub(address.load(name), address, settings.text_column, settings.line_sides),
         lambda: hub_fingerprint(address.load(name)),
     )
 

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from training.data.errors import InputError
 from training.data.rows import text_hash
-from training.data.settings import DataSettings, SourceSettings
+from training.data.settings import DataSettings, DialogueDataSettings, SourceSettings
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -80,7 +80,7 @@ class Encoded:
 
 
 def build_tokenizer(
-    settings: DataSettings, texts: Iterable[str], max_length: int | None = None
+    settings: DataSettings | DialogueDataSettings, texts: Iterable[str], max_length: int | None = None
 ) -> PreTrainedTokenizerFast:
     """The tokenizer that the settings ask for.
 
@@ -136,7 +136,7 @@ def count_tokens(dataset: datasets.Dataset, vocab_size: int, special_ids: tuple[
     return counts
 
 
-def _train_words(settings: DataSettings, texts: Iterable[str]) -> Tokenizer:
+def _train_words(settings: DataSettings | DialogueDataSettings, texts: Iterable[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = _normalizer(settings)
     if settings.pre_tokenizer == "whitespace":
