@@ -68,7 +68,7 @@ class JepaConfig(PreTrainedConfig):
     auto_classes: ClassVar[dict[str, str]] = {}
     # The fields that a recipe writes in its `loss` section; all others belong in `model`.
     loss_fields: ClassVar[tuple[str, ...]] = ()
-    # Fields that no recipe holds: a flag of every command line decides them.
+    # Fields that no recipe holds: a flag of every command line decides them, or a file that the recipe names.
     universal_fields: ClassVar[tuple[str, ...]] = ()
 
     vocab_size: int = 8000

@@ -64,6 +64,8 @@ class DialogueJepaConfig(JepaConfig):
         "collapse_protection",
         "collapse_weight",
     )
+    # The recipe names the pretrained decoder, whose own files tell this.
+    universal_fields: ClassVar[tuple[str, ...]] = ("decoder_config",)
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "loss_parts"]
 
     hidden_size: int = 256

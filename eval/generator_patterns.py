@@ -13,10 +13,10 @@ def loss_stuck(log: RunLog, facts: RunFacts) -> Advice | None:
     return loss_not_falling(log, facts) if facts.from_nothing else None
 
 
-def perplexity_rising(log: RunLog, facts: RunFacts) -> Advice | None:
-    """Held-out perplexity has left its best behind while the training loss still falls."""
+def perplexity_rising(log: RunLog, facts: RunFacts, part: str = "cross_entropy") -> Advice | None:
+    """Held-out perplexity has left its best behind while the training loss, `part` of it in nats, still falls."""
     held_out = log.held_out_values("perplexity", facts.settled)
-    losses = log.values("cross_entropy", facts.settled)
+    losses = log.values(part, facts.settled)
     if len(held_out) < 3 or len(losses) < 2 or min(held_out[-2:]) <= limits.PERPLEXITY_RISE * min(held_out):
         return None
     if losses[-1] >= losses[0]:

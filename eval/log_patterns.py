@@ -15,6 +15,7 @@ from eval.course_patterns import (
     repetitive_samples,
     underfitting,
 )
+from eval.dialogue_patterns import latent_not_used, latents_collapsing, reply_perplexity_rising
 from eval.generator_patterns import looping_samples, loss_stuck, perplexity_rising, starved_part
 from eval.learning_patterns import (
     acc_neg_at_chance,
@@ -64,7 +65,19 @@ GENERATOR_PATTERNS: tuple[Pattern, ...] = (
 )
 
 
+# Of a dialogue model.
+DIALOGUE_PATTERNS: tuple[Pattern, ...] = (
+    explosion,
+    latents_collapsing,
+    loss_stuck,
+    latent_not_used,
+    reply_perplexity_rising,
+    flat_after_decay,
+)
+
+
 def look(log: RunLog, facts: RunFacts) -> list[Advice]:
     """Everything that the log shows now."""
-    found = (pattern(log, facts) for pattern in (GENERATOR_PATTERNS if facts.generates else PATTERNS))
+    patterns = GENERATOR_PATTERNS if facts.generates else DIALOGUE_PATTERNS if facts.answers else PATTERNS
+    found = (pattern(log, facts) for pattern in patterns)
     return [advice for advice in found if advice is not None]

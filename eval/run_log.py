@@ -46,6 +46,7 @@ GRADIENT_EXPLOSION = 50.0  # times the median gradient norm so far
 COLLAPSED_COSINE = 0.95  # between the vectors of different blanks: they point one way
 COLLAPSED_RANK = 0.03  # of the width: 4 of 128 directions
 RANK_LEFT = 0.33  # of the highest effective rank so far
+LATENT_USED = 1.01  # usage ratio: two evaluations of a decoder that ignores its latents differ by less
 STARVED = 1.2  # times the share of the rest: a part that was the most responsible in 1 of 100 choices is above it
 PERPLEXITY_RISE = 1.02  # over the best held-out one; evaluations of the same text differ by less on a healthy run
 GREEDY_LOOP = 0.8  # of the words in samples; greedy text of small models loops, sampled text must not
@@ -81,6 +82,7 @@ class RunFacts:
         stage: of a family that grows by stages.
         from_nothing: not started from a checkpoint.
         generates: a causal language model, which has patterns of its own.
+        answers: a dialogue model, which has patterns of its own; `hidden_size` is that of all its latents together.
         credit_rest: share of its update that a part gets which is never the most responsible; None without credit.
     """
 
@@ -101,6 +103,7 @@ class RunFacts:
     stage: int | None = None
     from_nothing: bool = True
     generates: bool = False
+    answers: bool = False
     credit_rest: float | None = None
 
     @property

@@ -37,6 +37,7 @@ def render_card(
     milestones: list[dict[str, Any]],
     model_facts: dict[str, Any],
     style: CardStyle,
+    shown: dict[str, Any] | None = None,
 ) -> ModelCard:
     """The card of one run, in the style of its family.
 
@@ -46,6 +47,7 @@ def render_card(
         milestones: rows of figures by step, see `RunState.milestones`.
         model_facts: `name`, `num_parameters`, `vocab_size`, `max_length`, `kept_step`, `source`, `licence`,
             `language`, `hub_dataset`, `growth` (a line, or None).
+        shown: more variables of the template, see `Family.at_end`.
     """
     recipe = description["recipe"]
     training = recipe["training"]
@@ -65,12 +67,15 @@ def render_card(
         recipe_name=description["recipe_name"],
         rows_per_step=rows_per_step,
         score=score,
+        figures=style.figures,
         rows=_result_rows(score, style.figures),
+        milestone_figures=style.milestone_figures,
         milestones=[_milestone(row, style.milestone_figures) for row in milestones],
         samples=milestones[-1]["samples"] if milestones else [],
         stage=description.get("stage"),
         growth=model_facts["growth"],
         **style.extras(recipe, score),
+        **(shown or {}),
     )
 
 

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from configuration_jepa import JepaConfig, StagedGeneratorConfig, TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, JepaConfig, StagedGeneratorConfig, TextJepaConfig
 from training.data.settings import (
     DataSettings,
+    DialogueDataSettings,
     GeneratorDataSettings,
     MaskingSettings,
     NoMaskingSettings,
     SourceSettings,
 )
+from training.dialogue_settings import DialogueEvaluationSettings, DialogueTrainingSettings
 from training.generator_settings import GeneratorEvaluationSettings, GeneratorTrainingSettings
 from training.settings import EvaluationSettings, TrainingSettings
 
@@ -60,8 +62,15 @@ _GENERATOR = FamilyRecipe(
     GeneratorTrainingSettings,
     GeneratorEvaluationSettings,
 )
+_DIALOGUE = FamilyRecipe(
+    DialogueJepaConfig,
+    DialogueDataSettings,
+    NoMaskingSettings,
+    DialogueTrainingSettings,
+    DialogueEvaluationSettings,
+)
 RECIPES: dict[str, FamilyRecipe] = {
-    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig), _GENERATOR)
+    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig), _GENERATOR, _DIALOGUE)
 }
 DEFAULT_FAMILY = TextJepaConfig.model_type
 
@@ -84,6 +93,7 @@ class Family:
         make_optimizer: (model, run) -> the optimizer; None for the library's AdamW.
         credit: (run) -> rules of credit assignment, or None where it is off.
         new_parameters: (stage) -> how the names of the parameters begin that the stage before does not have.
+        at_end: (run, prepared data), once the root of the run folder holds the model -> what more its card shows.
     """
 
     config_class: type[JepaConfig]
@@ -100,6 +110,7 @@ class Family:
     make_optimizer: Callable[["PreTrainedModel", "Run"], "Optimizer"] | None = None
     credit: Callable[["Run"], "CreditRules | None"] | None = None
     new_parameters: Callable[[int], tuple[str, ...]] | None = None
+    at_end: Callable[["Run", "Prepared"], dict[str, Any]] | None = None
 
 
 def family_names() -> tuple[str, ...]:
@@ -123,6 +134,10 @@ def load_family(name: str) -> Family:
         from training.family_generator import STAGED_GENERATOR
 
         return STAGED_GENERATOR
+    if name == DialogueJepaConfig.model_type:
+        from training.family_dialogue import DIALOGUE_JEPA
+
+        return DIALOGUE_JEPA
     from training.family_text import TEXT_JEPA
 
     return TEXT_JEPA

@@ -27,6 +27,7 @@ from training.checkpoints import (
     root_step,
     step_of,
 )
+from training.data.prepared import Prepared
 from training.data.sources import describe_source
 from training.families import load_family
 from training.growing import Growth
@@ -52,13 +53,15 @@ def show_score(run_dir: Path) -> None:
             print(f"note: {run_dir / SCORE_FILE} is damaged; score again: {again}", file=sys.stderr)
 
 
-def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
+def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared: Prepared) -> None:
     """Fill the root of the run folder and put figures, curves and card beside it."""
+    family = load_family(run.family)
     (run.output_dir / CARD_FILE).unlink(missing_ok=True)  # of fewer steps; a card says that all of this is done
     kept = fill_root_from_best(run.output_dir, run_state)
     growth = {} if run_state.growth is None else {"growth": run_state.growth}
     write_json({"milestones": run_state.milestones, **growth}, run.output_dir / MILESTONES_FILE)
     plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
+    shown = {} if family.at_end is None else family.at_end(run, prepared)
     record = _score(run) if run.evaluation.final_score else None
     source = describe_source(run.data)
     facts = {
@@ -71,8 +74,7 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any]) -> None:
         "hub_dataset": source.hub_id,
         "growth": None if run_state.growth is None else Growth(**run_state.growth).line(),
     }
-    style = load_family(run.family).card
-    card = render_card(read_run(run.output_dir), record, run_state.milestones, facts, style)
+    card = render_card(read_run(run.output_dir), record, run_state.milestones, facts, family.card, shown)
     card.save(run.output_dir / CARD_FILE)
 
 

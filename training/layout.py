@@ -5,14 +5,20 @@ from pathlib import Path
 import configuration_jepa
 import modeling_jepa
 from eval.loading import MANIFEST, RUN_FILE
+from eval.retrieval import FOLDER, LATENTS, REPLIES
 
 LOG_FILE = "log.jsonl"
 CARD_FILE = "README.md"
 SCORE_FILE = "results/score.json"
 MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
+TRANSCRIPT_FILE = "results/transcript.json"
+INDEX_FILES = tuple(f"{FOLDER}/{name}" for name in (LATENTS, REPLIES, MANIFEST))
 
-OWN_FILES = (MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FILE, CURVES_FILE)
+OWN_FILES = (
+    *(MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FILE, CURVES_FILE),
+    *(TRANSCRIPT_FILE, *INDEX_FILES),
+)
 
 # What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.
 MODEL_FILES = (

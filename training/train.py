@@ -163,7 +163,7 @@ def _train_and_finish(
     try:
         if watch.told_to_stop():  # the last step was done when it came
             raise StoppedBySignal
-        finish(run, run_state, facts)
+        finish(run, run_state, facts, prepared)
     except StoppedBySignal:
         print(f"stopped by {watch.reason} after the last step, saved; the same command finishes the run")
         return 75

@@ -298,8 +298,9 @@ class JepaTrainer(Trainer):
         seconds = self.window.reset()
         tokens, _ = sums.pop("tokens", (0, 0))
         figures = {name: total / count for name, (total, count) in sums.items() if count}
-        if "cross_entropy" in figures:  # at 700 nats the exponential is near the largest number there is
-            figures["perplexity"] = math.exp(min(figures["cross_entropy"], 700.0))
+        nats = figures.get("cross_entropy", figures.get("reply"))
+        if nats is not None:  # at 700 nats the exponential is near the largest number there is
+            figures["perplexity"] = math.exp(min(nats, 700.0))
         if "acc_neg" in figures:
             figures["acc_ema"] = self.run_state.update_acc_ema(figures["acc_neg"])
         figures["tokens_per_second"] = round(tokens / seconds, 1) if seconds else 0.0
