@@ -59,6 +59,8 @@ RANGES = {
     **dict.fromkeys("block_decorrelation_weight z_loss_weight".split(), AT_LEAST_0),
     **dict.fromkeys("label_smoothing muon_momentum".split(), BELOW_1),
     **dict.fromkeys("credit_siblings credit_rest credit_floor".split(), SHARE),
+    # of the dialogue model
+    **dict.fromkeys("context_turns min_reply_words".split(), AT_LEAST_1),
     "time_dim": (2, None, True, True),
     "routing_candidates": (16, None, True, True),
     "stage": (0, 3, True, True),

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.data.errors import InputError
+from training.data.film_lines import Line, joined_lines
 from training.data.readers import arrow_kind, choose_column, choose_columns, row_of_value, row_of_values
 from training.data.rows import RawRow
 from training.data.shortcuts import SHORTCUTS, Shortcut, persona_chat_turns
@@ -136,6 +137,9 @@ def read_hub(
     Args:
         sides: `pair` for dialogues, see `choose_columns`.
     """
+    if sides == "pair" and text_column is None and address.shortcut is not None and address.shortcut.line_columns:
+        yield from joined_lines(_film_lines(dataset, address.shortcut))
+        return
     columns, group = _columns(dataset.data.schema, address, text_column, sides)
     chosen = dataset.select_columns([*columns, *([] if group is None else [group])])
     place = 0
@@ -147,6 +151,18 @@ def read_hub(
                 yield row_of_hub_value(values[0], key, place, columns[0], address)
             else:
                 yield row_of_values(values, place, columns)
+
+
+def _film_lines(dataset: datasets.Dataset, shortcut: Shortcut) -> Iterator[Line]:
+    names = (shortcut.group_column, *(shortcut.line_columns or ()), shortcut.column)
+    columns = [
+        _present(str(name), dict.fromkeys(dataset.column_names, ""), f"hub:{shortcut.hub_id}") for name in names
+    ]
+    place = 0
+    for batch in dataset.select_columns(columns).iter(_BATCH):
+        for group, number, speaker, text in zip(*(batch[name] for name in columns), strict=True):
+            place += 1
+            yield Line(str(group), str(number), str(speaker), text, place)
 
 
 def _columns(

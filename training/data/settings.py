@@ -169,8 +169,8 @@ class DialogueDataSettings(SourceSettings):
         default="builtin:chatterbot",
         metadata=_help(
             "where the dialogues come from: builtin:chatterbot, a file (txt: `prompt TAB reply` or `prompt ||| "
-            "reply`; jsonl, csv, parquet: columns `prompt` and `reply`, or a list of `turns`), a folder with train.*, valid.* "
-            "and test.*, or hub:ID[:CONFIG][:SPLIT]"
+            "reply`; jsonl, csv, parquet: columns `prompt` and `reply`, or a list of `turns`), a folder with train.*, "
+            "valid.* and test.*, or hub:ID[:CONFIG][:SPLIT]"
         ),
     )
     text_column: str | None = field(

@@ -15,6 +15,8 @@ class Shortcut:
     Attributes:
         splits: our train, valid, test -> the repository's split. What is missing is cut from train by row hash.
         group_column: rows with the same value lie on the same side of such a cut.
+        line_columns: where a row is a single line: the columns of its number and of its speaker. For dialogues the
+            lines of a group with numbers that follow each other are joined, see `joined_lines`.
         is_persona_chat: the turns stand in `utterances[-1]`: its history, and as last candidate the reply.
         checked: what was verified, where, and what was not.
     """
@@ -29,6 +31,7 @@ class Shortcut:
     checked: str
     revision: str | None = None
     group_column: str | None = None
+    line_columns: tuple[str, str] | None = None
     is_persona_chat: bool = False
 
 
@@ -109,8 +112,10 @@ SHORTCUTS: dict[str, Shortcut] = {
         licence="MIT according to this copy; the corpus itself names none (cite Danescu-Niculescu-Mizil & Lee 2011)",
         language="en",
         group_column="movieID",
+        line_columns=("lineID", "characterID"),
         checked=f"parquet format and split `movie_lines` seen in stored copies of {_TREE}/spawn99/"
-        "CornellMovieDialogCorpus and in public code; the column's name could not be verified. The older "
+        "CornellMovieDialogCorpus and in public code, `lineID` in a change of its card; the other columns' names "
+        "could not be verified. Where a conversation ends is not in it. The older "
         "cornell-movie-dialog/cornell_movie_dialog held a loading script only.",
     ),
     "persona_chat": Shortcut(
