@@ -64,6 +64,8 @@ def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any)
         take_weights(model, family, run)
         # The counts are of this run's data, whatever the weights learnt from.
         model.token_counts.copy_(torch.as_tensor(token_counts))
+    if family.start is not None:
+        family.start(model, run)
     return model
 
 
@@ -130,6 +132,7 @@ def build_parts(
         on_non_finite=run.training.on_non_finite,
         make_optimizer=None if family.make_optimizer is None else partial(family.make_optimizer, run=run),
         credit=None if family.credit is None else family.credit(run),
+        adapters=None if family.adapters is None else family.adapters(run),
     )
 
 

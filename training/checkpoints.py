@@ -16,7 +16,7 @@ from pathlib import Path
 
 from eval.loading import MANIFEST, RUN_FILE, sha256_of, verify_manifest
 from training.data.errors import InputError
-from training.layout import CARD_FILE, MILESTONES_FILE, MODEL_FILES, OWN_FILES, code_files
+from training.layout import CARD_FILE, LORA_FILE, MILESTONES_FILE, MODEL_FILES, OWN_FILES, code_files
 
 PREFIX = "checkpoint-"
 STAGING = ".staging-"
@@ -28,7 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # What only a resume needs. The root of a run folder, which is what gets published, holds none of it.
 # FSDP and DeepSpeed bring pickles, folders of shards and a script of their own.
-_RESUME_ONLY = ("trainer_state.json", "run_state.json", "latest", "zero_to_fp32.py")
+_RESUME_ONLY = ("trainer_state.json", "run_state.json", LORA_FILE, "latest", "zero_to_fp32.py")
 _PICKLES = (".pt", ".pth", ".bin")
 _SHARDS = ("global_step", "optimizer_", "pytorch_model_fsdp_")
 

@@ -4,8 +4,8 @@ The configurations and settings are light and are needed to check a recipe; the 
 starts, from the family's own module beside this one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from configuration_jepa import DialogueJepaConfig, JepaConfig, StagedGeneratorConfig, TextJepaConfig
@@ -22,11 +22,13 @@ from training.generator_settings import GeneratorEvaluationSettings, GeneratorTr
 from training.settings import EvaluationSettings, TrainingSettings
 
 if TYPE_CHECKING:
+    from torch.nn import Module
     from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from eval.rules import Verdict
     from eval.run_log import RunFacts
+    from training.adapters import Adapters
     from training.arguments import Run
     from training.cards import CardStyle
     from training.credit import CreditRules
@@ -76,6 +78,23 @@ DEFAULT_FAMILY = TextJepaConfig.model_type
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a run may take from a checkpoint of another family.
+
+    Attributes:
+        auto_class: the Auto class that opens it.
+        part_of: (that model) -> what is taken of it.
+        place_in: (the run's model) -> the module that gets those weights, with the same parameter names.
+        fields: of both configurations, which must agree.
+    """
+
+    auto_class: Any
+    part_of: Callable[["PreTrainedModel"], "Module"]
+    place_in: Callable[["PreTrainedModel"], "Module"]
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Family:
     """What training needs to know about a family.
 
@@ -93,6 +112,10 @@ class Family:
         make_optimizer: (model, run) -> the optimizer; None for the library's AdamW.
         credit: (run) -> rules of credit assignment, or None where it is off.
         new_parameters: (stage) -> how the names of the parameters begin that the stage before does not have.
+        with_files: (run) -> the run with what the files say that it names, before data and model are touched.
+        start: (model, run) -> what is loaded, frozen or added once the model is built.
+        adapters: (run) -> how a model with adapters is saved, or None where it has none.
+        origins: families whose checkpoints a run may start from beside its own, and what is taken from them.
         at_end: (run, prepared data), once the root of the run folder holds the model -> what more its card shows.
     """
 
@@ -110,6 +133,10 @@ class Family:
     make_optimizer: Callable[["PreTrainedModel", "Run"], "Optimizer"] | None = None
     credit: Callable[["Run"], "CreditRules | None"] | None = None
     new_parameters: Callable[[int], tuple[str, ...]] | None = None
+    with_files: Callable[["Run"], "Run"] | None = None
+    start: Callable[["PreTrainedModel", "Run"], None] | None = None
+    adapters: Callable[["Run"], "Adapters | None"] | None = None
+    origins: Mapping[str, "Origin"] = field(default_factory=dict)
     at_end: Callable[["Run", "Prepared"], dict[str, Any]] | None = None
 
 

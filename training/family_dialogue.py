@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from configuration_jepa import DialogueJepaConfig
+from configuration_jepa import DialogueJepaConfig, TextJepaConfig
 from eval.loading import open_model, open_tokenizer
 from eval.retrieval import ReplyIndex
 from eval.rules import Verdict, judge_steps, judge_text_size, passes_over_data, readable, readable_ratio
@@ -22,12 +22,16 @@ from training.data.families import FAMILIES
 from training.data.prepared import Prepared
 from training.dialogue_answers import Answerer, training_replies, transcript
 from training.dialogue_figures import held_out_figures
-from training.families import Family
+from training.families import Family, Origin
 from training.layout import TRANSCRIPT_FILE
 from training.optimizers import Grouping, MuonWithAdamW, grouped_adamw
 
 _TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.latent_proj\."
 _OF_DECODER = ("decoder.", "lm_head.")
+_OF_ENCODER = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "rope_theta"),
+    *("norm_eps", "qk_norm", "gated_mlp"),
+)
 _PRETRAINED = "decoder.language_model."
 
 
@@ -96,6 +100,29 @@ def _judge(run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> 
     ]
 
 
+def _put_in(model: PreTrainedModel, run: Run) -> None:
+    if run.training.pretrained_decoder is not None:
+        from training.pretrained import put_in
+
+        put_in(model, run)
+
+
+def _with_files(run: Run) -> Run:
+    if run.training.pretrained_decoder is None:
+        return run
+    from training.pretrained import with_pretrained_decoder  # and with it peft, which takes a second
+
+    return with_pretrained_decoder(run)
+
+
+def _adapters(run: Run) -> Any:
+    if not run.training.lora_rank:
+        return None
+    from training.adapters import Adapters
+
+    return Adapters()
+
+
 def _at_end(run: Run, prepared: Prepared) -> dict[str, Any]:
     """The index of the training replies goes beside the model, and what it answers into the card."""
     tokenizer = open_tokenizer(run.output_dir)
@@ -142,5 +169,16 @@ DIALOGUE_JEPA = Family(
         extras=_card_extras,
     ),
     make_optimizer=_make_optimizer,
+    with_files=_with_files,
+    start=_put_in,
+    adapters=_adapters,
+    origins={
+        TextJepaConfig.model_type: Origin(
+            auto_class=AutoModelForMaskedLM,
+            part_of=lambda text: text.model,
+            place_in=lambda dialogue: dialogue.model.reader.encoder,
+            fields=_OF_ENCODER,
+        )
+    },
     at_end=_at_end,
 )

@@ -20,7 +20,7 @@ from training.arguments import Run
 from training.checkpoints import find_resumable
 from training.data.errors import InputError
 from training.data.prepared import Prepared
-from training.families import Family
+from training.families import Family, Origin
 
 _SAMPLE_BLOCKS, _SAMPLE_TOKENS = 4, 128
 _SAME = 1e-4  # rounding of float32 logits of some tens
@@ -85,10 +85,14 @@ def check_origin(run: Run, family: Family) -> None:
     if run.init_from is None or own_start(run) is not None:
         return
     origin = _config_of(run.init_from)
+    if origin.model_type in family.origins:
+        _refuse_unlike(run, family, origin)
+        return
     if origin.model_type != run.family:
+        others = "".join(f", or of {name}" for name in family.origins)
         raise InputError(
             f"init_from: {run.init_from} is a {origin.model_type} model, and this recipe trains a {run.family}; "
-            f"give a checkpoint of that family"
+            f"give a checkpoint of that family{others}"
         )
     if not isinstance(origin, family.config_class) or run.stage is None:
         return
@@ -107,6 +111,10 @@ def take_weights(model: PreTrainedModel, family: Family, run: Run) -> None:
     Raises:
         InputError: `init_from` cannot be opened, or has other tensors than the model.
     """
+    kind = _config_of(run.init_from).model_type
+    if kind in family.origins:
+        _take_part(model, family.origins[kind], run)
+        return
     source = _open(run.init_from, family)
     new = _new_parameters(family, _stage_of(source.config), run.stage)
     try:
@@ -116,6 +124,15 @@ def take_weights(model: PreTrainedModel, family: Family, run: Run) -> None:
     wrong = [*(name for name in missing if not name.startswith(new)), *unexpected]
     if wrong:
         raise InputError(_other_tensors(run, ", ".join(wrong[:_SHOWN])))
+
+
+def _take_part(model: PreTrainedModel, origin: Origin, run: Run) -> None:
+    """Load what a checkpoint of another family has for this one."""
+    source = open_model(_named(run.init_from), origin.auto_class, "cpu")
+    try:
+        origin.place_in(model).load_state_dict(origin.part_of(source).state_dict())
+    except RuntimeError as error:
+        raise InputError(_other_tensors(run, " ".join(str(error).split())[:300])) from None
 
 
 @torch.no_grad()
@@ -153,7 +170,11 @@ def _sample(
 
 
 def _open(checkpoint: str, family: Family) -> PreTrainedModel:
-    return open_model(Path(checkpoint) if Path(checkpoint).exists() else checkpoint, family.auto_class, "cpu")
+    return open_model(_named(checkpoint), family.auto_class, "cpu")
+
+
+def _named(checkpoint: str) -> str | Path:
+    return Path(checkpoint) if Path(checkpoint).exists() else checkpoint
 
 
 def _config_of(checkpoint: str) -> Any:
@@ -172,6 +193,19 @@ def _new_parameters(family: Family, from_stage: int | None, to_stage: int | None
     if from_stage is None or to_stage is None or family.new_parameters is None:
         return ()
     return tuple(prefix for stage in range(from_stage + 1, to_stage + 1) for prefix in family.new_parameters(stage))
+
+
+def _refuse_unlike(run: Run, family: Family, origin: Any) -> None:
+    """A checkpoint of another family fits where the shared part is the same in both."""
+    ours = family.config_class(**run.config_fields)
+    differing = [
+        name for name in family.origins[origin.model_type].fields if getattr(origin, name) != getattr(ours, name)
+    ]
+    if differing:
+        shown = ", ".join(f"{name} {getattr(origin, name)} there and {getattr(ours, name)} here" for name in differing)
+        raise InputError(
+            f"init_from: {run.init_from} is another encoder ({shown}); take its values, or train without --init_from"
+        )
 
 
 def _refuse_another_size(run: Run, family: Family, origin: JepaConfig) -> None:

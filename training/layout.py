@@ -12,6 +12,7 @@ CARD_FILE = "README.md"
 SCORE_FILE = "results/score.json"
 MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
+LORA_FILE = "lora.safetensors"  # in a checkpoint that is trained with adapters, beside its merged weights
 TRANSCRIPT_FILE = "results/transcript.json"
 INDEX_FILES = tuple(f"{FOLDER}/{name}" for name in (LATENTS, REPLIES, MANIFEST))
 

@@ -56,6 +56,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
     show_notes()
     check_device(run)
     family = load_family(run.family)
+    run = run if family.with_files is None else family.with_files(run)
     libraries = held_bytes()
     prepared = prepare_data(run, family)
     lines = []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ from training.shared_fate import shared_fate
 from training.signals import leave_signals_to_the_parent
 from training.streams import stream_loader
 
+if TYPE_CHECKING:
+    from training.adapters import Adapters  # whose library takes a second to import, and few runs need it
+
 Batch = dict[str, Tensor]
 
 # Where this many steps in a row had to be skipped, no later one will be better.
@@ -62,6 +65,7 @@ class TrainingParts:
         on_non_finite: "stop" the run at a loss or gradient that is not finite, or "skip" that step.
         make_optimizer: (model) -> the optimizer; None for the library's AdamW.
         credit: rules of credit assignment; the optimizer's groups must know their parts.
+        adapters: how weights are saved and loaded of a model that has LoRA.
     """
 
     dataset: Dataset
@@ -73,6 +77,7 @@ class TrainingParts:
     on_non_finite: str = "stop"
     make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None
     credit: CreditRules | None = None
+    adapters: "Adapters | None" = None
 
 
 class JepaTrainer(Trainer):
@@ -370,8 +375,13 @@ class JepaTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Without the library's pickle of the arguments: nothing that is published may need one."""
+        folder = Path(output_dir or self.args.output_dir)
+        if self.parts.adapters is not None:
+            state_dict = self.parts.adapters.merged_state(self.model)
         super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        if self.parts.adapters is not None:
+            self.parts.adapters.save(self.model, folder)
+        Path(folder, "training_args.bin").unlink(missing_ok=True)
 
     def _refuse_broken_state(self) -> None:
         """Nothing that is not finite is scored or saved. Raises `NonFiniteError`."""
@@ -390,7 +400,10 @@ class JepaTrainer(Trainer):
         checkpoint = Path(resume_from_checkpoint)
         refuse_lacking(checkpoint, [*self._files_of_a_resume(), RUN_STATE])
         with reading(checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self.parts.adapters is None:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            else:
+                self.parts.adapters.load(self.model, checkpoint)
             self.run_state.restore(checkpoint)
         if self.stream is not None:
             self.stream.seek(Cursor.from_dict(self.run_state.cursor))
@@ -411,6 +424,7 @@ class JepaTrainer(Trainer):
     def _files_of_a_resume(self) -> list[str]:
         several = self.args.world_size > 1
         needed = [f"rng_state_{self.args.process_index}.pth" if several else "rng_state.pth", "trainer_state.json"]
+        needed += [] if self.parts.adapters is None else [self.parts.adapters.file]
         needed += [] if self.is_deepspeed_enabled else ["scheduler.pt"]  # DeepSpeed may keep its own
         return needed + ([] if self._is_sharded else ["optimizer.pt"])
 
