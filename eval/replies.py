@@ -22,10 +22,12 @@ from eval.errors import NonFiniteError
 from eval.generate import TOP_K, Decoding
 from eval.loading import checked_name, open_model, open_tokenizer
 from eval.scorers.token_scores import evaluating, pad_rows
+from training.data.dialogues import tidy_turn
 from training.data.errors import InputError
+from training.data.framing_replies import encode_context
 
 FAMILY = "dialogue_jepa"
-LOGITS_AT_A_TIME = 2**26  # 256 MiB of float32: a decoder gives (rows, L, V) at once
+LOGITS_AT_A_TIME = 2**25  # 128 MiB of float32: a decoder gives (rows, L, V) at once
 TOKENS_AT_A_TIME = 4096
 
 
@@ -86,34 +88,26 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 def read_turns(turns: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Context:
-    """Turns, the latest last, as the context of the next one: begin token, then each turn with the end token behind.
-
-    A context longer than the model is kept from its end. What looks like a special token in a text is text.
+    """Turns, the latest last, as the context of the next one; one that is too long is kept from its end.
 
     Raises:
         InputError: no turn, an empty one, or nothing in them that the model knows.
     """
-    if not turns or not all(turn.strip() for turn in turns):
+    turns = [tidy_turn(turn, join_punctuation=False) for turn in turns]
+    if not turns or not all(turns):
         raise InputError('message is empty: say something, for example: "how are you?"')
-    pieces = tokenizer(list(turns), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    if all(token == tokenizer.unk_token_id for piece in pieces for token in piece):
+    ids, left_out = encode_context(turns, tokenizer, model.config.max_position_embeddings)
+    if set(ids) <= {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}:
         raise InputError(
             f"message {turns[-1]!r} holds nothing but what is outside the vocabulary of {len(tokenizer):,} tokens; "
             "use other words"
         )
-    ids = [token for piece in pieces for token in (*piece, model.config.eos_token_id)]
-    room = model.config.max_position_embeddings - 1
-    return Context([model.config.bos_token_id, *ids[-room:]], max(0, len(ids) - room))
+    return Context(ids.tolist(), left_out)
 
 
-def whole_replies(
-    texts: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> list[np.ndarray]:
-    """Replies as the teacher reads them: begin token, text, end token; cut at the end where they are too long."""
-    config = model.config
-    pieces = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    room = config.max_reply_length - 1
-    return [np.array([config.bos_token_id, *[*piece, config.eos_token_id][:room]]) for piece in pieces]
+def whole_reply(labels: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """A reply as the teacher reads it: its labels behind the begin token."""
+    return np.concatenate([[tokenizer.bos_token_id], labels])
 
 
 def say(
@@ -187,7 +181,7 @@ def _settings(model: PreTrainedModel, decoding: Decoding, do_sample: bool) -> Ge
         top_p=decoding.top_p if do_sample else 1.0,
         num_beams=1 if do_sample else decoding.num_beams,
         repetition_penalty=decoding.repetition_penalty,
-        max_new_tokens=min(decoding.max_new_tokens, model.config.max_reply_length - 1),
+        max_length=min(decoding.max_new_tokens + 1, model.config.max_reply_length),  # the begin token counts
         decoder_start_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,

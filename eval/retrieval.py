@@ -5,11 +5,13 @@ index.save("outputs/dialogue")
 ReplyIndex.load("outputs/dialogue", model, tokenizer).retrieve("how are you?", k=5)
 """
 
+import argparse
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,17 +26,20 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.errors import NonFiniteError
-from eval.loading import MANIFEST, sha256_of, verify_manifest
-from eval.replies import batches_by_length, padded, read_turns, whole_replies
+from eval.loading import MANIFEST, quiet_libraries, sha256_of, verify_manifest
+from eval.nearest import Search, make_search
+from eval.replies import batches_by_length, open_dialogue, padded, read_turns, whole_reply
+from eval.scorers.checkpoint import ScoreRequest, choose_split, data_settings
 from eval.scorers.token_scores import evaluating
+from training.data.dialogues import load_dialogues, pairs_of
 from training.data.errors import InputError
+from training.data.framing_replies import encode_turns, frame_reply
 from training.data.prepared import tokenizer_hash
+from training.data.settings import DialogueDataSettings
 
 FOLDER = "index"
 LATENTS, REPLIES = "latents.safetensors", "replies.jsonl"
 SCHEMA_VERSION = 1
-CHUNK = 16_384  # replies compared at a time: 16 MiB of float32 for one latent 256 wide
-LARGE = 1_000_000  # from here on `faiss` looks, where it is installed: it compares float16 without a copy
 _TEXTS_AT_ONCE = 8192
 
 
@@ -90,15 +95,17 @@ class ReplyIndex:
         with evaluating(model), Progress(disable=not progress, transient=True) as bar:
             task = bar.add_task("reading replies", total=len(texts))
             for start in range(0, len(texts), _TEXTS_AT_ONCE):
-                rows = whole_replies(texts[start : start + _TEXTS_AT_ONCE], model, tokenizer)
+                rows = _encoded(texts[start : start + _TEXTS_AT_ONCE], model, tokenizer)
                 for batch in batches_by_length([len(row) for row in rows], model, batch_size):
                     latents[start + batch] = _unit(model.read_replies(**padded([rows[i] for i in batch], model)))
                     bar.advance(task, len(batch))
         return cls(model, tokenizer, latents, texts, weights_hash(model))
 
     def save(self, checkpoint: str | Path) -> Path:
-        """Write `index/` beside a checkpoint, whole or not at all; returns the folder."""
+        """Write `index/` into a checkpoint's folder, whole or not at all; returns where it lies."""
         folder = Path(checkpoint) / FOLDER
+        if not folder.parent.is_dir():
+            raise InputError(f"{checkpoint} is no folder: an index is kept in its checkpoint's; download it first")
         staged = folder.with_name(f".{FOLDER}.{os.getpid()}")
         try:
             shutil.rmtree(staged, ignore_errors=True)
@@ -173,23 +180,11 @@ class ReplyIndex:
         if predicted.shape[1:] != self.latents.shape[1:]:
             raise ValueError(f"predicted has shape {predicted.shape}, the index holds {self.latents.shape}")
         queries = predicted.reshape(len(predicted), -1).astype(np.float32) / predicted.shape[1]
-        k = min(k, len(self))
-        if len(self) >= LARGE and self._faiss is not None:
-            return self._faiss.search(queries, k)
-        return _nearest(queries, self.latents.reshape(len(self), -1), k)
+        return self._search.search(queries, min(k, len(self)))
 
     @cached_property
-    def _faiss(self) -> Any:
-        """All latents in an index of `faiss` that compares every one of them; None where it is not installed."""
-        try:
-            import faiss
-        except ImportError:
-            return None
-        flat = self.latents.reshape(len(self), -1)
-        index = faiss.IndexScalarQuantizer(flat.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        for start in range(0, len(flat), CHUNK):
-            index.add(flat[start : start + CHUNK].astype(np.float32))
-        return index
+    def _search(self) -> Search:
+        return make_search(self.latents.reshape(len(self), -1))
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         return {
@@ -217,25 +212,43 @@ def weights_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: build a checkpoint's index anew; returns the exit code: 0, 2 for bad input, 3 for NaN."""
+    arguments = _parser().parse_args(argv)
+    quiet_libraries()
+    try:
+        model, tokenizer = open_dialogue(arguments.checkpoint, arguments.device)
+        replies = _replies(ScoreRequest(arguments.checkpoint, arguments.data))
+        index = ReplyIndex.build(model, tokenizer, replies, progress=sys.stderr.isatty())
+        folder = index.save(arguments.checkpoint)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    print(f"{len(index):,} different replies in {folder}")
+    return 0
+
+
+def _replies(request: ScoreRequest) -> Iterator[str]:
+    """Those of the source's training part; of another single file than the run's own, all of them."""
+    settings: DialogueDataSettings = data_settings(request)
+    split = "train" if choose_split(request, settings) == "test" else "all"
+    return (pair.reply for pair in pairs_of(load_dialogues(settings, split), settings))
+
+
+def _encoded(texts: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    """Replies as the teacher reads them; those that are too long without their end."""
+    length = model.config.max_reply_length
+    return [whole_reply(frame_reply(ids, tokenizer, length)[0], tokenizer) for ids in encode_turns(texts, tokenizer)]
+
+
 def _unit(latents: torch.Tensor) -> np.ndarray:
     """`(B, S, H)` unit vectors, float32. Raises NonFiniteError."""
     if not torch.isfinite(latents).all():
         raise NonFiniteError("the model gives latents that are NaN or infinite: use an earlier checkpoint")
     return torch.nn.functional.normalize(latents.float(), dim=-1).cpu().numpy()
-
-
-def _nearest(queries: np.ndarray, latents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest products of queries `(B, D)` with float16 latents `(N, D)`, exactly, `CHUNK` at a time."""
-    best = np.full((len(queries), 0), 0, dtype=np.float32)
-    places = np.full((len(queries), 0), 0, dtype=np.int64)
-    for start in range(0, len(latents), CHUNK):
-        products = queries @ latents[start : start + CHUNK].astype(np.float32).T
-        here = np.broadcast_to(np.arange(start, start + products.shape[1]), products.shape)
-        best, places = np.concatenate([best, products], axis=1), np.concatenate([places, here], axis=1)
-        # Those kept stand first, so that a stable order keeps the earlier of equals.
-        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-        best, places = np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
-    return best, places
 
 
 def _folder_of(checkpoint: str | Path) -> Path:
@@ -262,3 +275,17 @@ def _refuse_foreign(
                 f"{folder} does not belong to this checkpoint: the hash of its {name} is {given[:12]}, the "
                 f"checkpoint's {value[:12]}; build it again with python -m eval.retrieval {folder.parent}"
             )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.retrieval", description="Build the index of replies of a dialogue checkpoint."
+    )
+    parser.add_argument("checkpoint", help="folder of a trained dialogue model")
+    parser.add_argument("--data", help="source whose training part holds the replies (default: the run's own)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

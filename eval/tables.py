@@ -17,6 +17,17 @@ _CAUSAL = {
     "greedy_accuracy": ("accuracy", 4),
     "leak_gap": ("leak gap", 6),
 }
+_DIALOGUE = {
+    "perplexity": ("perplexity", 2),
+    "latent_usage_ratio": ("latent use", 3),
+    "accuracy": ("accuracy", 3),
+    "hits_at_1": ("hits@1", 3),
+    "hits_at_5": ("hits@5", 3),
+    "mrr": ("MRR", 3),
+    "distinct_1": ("distinct-1", 3),
+    "distinct_2": ("distinct-2", 3),
+    "effective_rank": ("eff. rank", 1),
+}
 
 
 def text_table(record: dict[str, Any]) -> Table:
@@ -45,31 +56,55 @@ def text_table(record: dict[str, Any]) -> Table:
 
 def causal_table(record: dict[str, Any]) -> Table:
     """Causal model: its figures and the baselines' on the same tokens; the leak gap in nats per token."""
-    metrics = record["metrics"]
-    title = (
-        f"{record['checkpoint']} on {record['data']} ({record['split']}): {record['num_examples']:,} tokens of "
-        f"{record['num_rows']:,} documents"
-    )
+    counted = f"{record['num_examples']:,} tokens of {record['num_rows']:,} documents"
+    return _beside_baselines(record, _CAUSAL, counted, _causal_caption(record["metrics"]))
+
+
+def dialogue_table(record: dict[str, Any]) -> Table:
+    """Dialogue model: its figures and the baselines' on the same pairs."""
+    counted = f"{record['num_examples']:,} pairs of {record['num_rows']:,} dialogues"
+    return _beside_baselines(record, _DIALOGUE, counted, _dialogue_caption(record))
+
+
+def _beside_baselines(
+    record: dict[str, Any], columns: dict[str, tuple[str, int]], counted: str, caption: str
+) -> Table:
+    """One row for the model and one for each baseline; `columns`: figure -> (heading, digits)."""
     table = Table(
-        title=Text(title),
-        caption=Text(_causal_caption(metrics)),
+        title=Text(f"{record['checkpoint']} on {record['data']} ({record['split']}): {counted}"),
+        caption=Text(caption),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
         min_width=_WIDTH,
     )
-    table.add_column("")
-    for heading, _ in _CAUSAL.values():
+    table.add_column("", no_wrap=True)
+    for heading, _ in columns.values():
         table.add_column(heading, justify="right")
-    table.add_row("model", *_causal_cells(metrics))
+    table.add_row("model", *_figure_cells(record["metrics"], columns))
     for name, figures in record["baselines"].items():
-        table.add_row(name, *_causal_cells(figures), style="dim")
+        table.add_row(name.replace("_", " "), *_figure_cells(figures, columns), style="dim")
     return table
 
 
-def _causal_cells(figures: dict[str, Any]) -> list[str]:
-    values = [(figures[name], digits) for name, (_, digits) in _CAUSAL.items()]
+def _figure_cells(figures: dict[str, Any], columns: dict[str, tuple[str, int]]) -> list[str]:
+    values = [(figures[name], digits) for name, (_, digits) in columns.items()]
     return ["-" if value is None else f"{value:,.{digits}f}" for value, digits in values]
+
+
+def _dialogue_caption(record: dict[str, Any]) -> str:
+    """What each figure is over."""
+    how, target = record["scoring"], record["metrics"]["target_effective_rank"]
+    parts = [
+        f"Perplexity and accuracy over {how['reply_tokens']:,} reply tokens; latent use: perplexity with another "
+        "pair's latents over it (1: unused)."
+    ]
+    if how["candidates"]:
+        parts.append(f"hits and MRR among {how['candidates']} replies; word overlap is BM25.")
+    parts.append(f"distinct-n of {how['greedy_replies']:,} greedy replies.")
+    if target is not None:
+        parts.append(f"Effective rank of the target latents: {target:.1f}.")
+    return " ".join(parts)
 
 
 def _causal_caption(metrics: dict[str, Any]) -> str:

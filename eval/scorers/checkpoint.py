@@ -10,13 +10,16 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from eval.loading import checked_name, open_model, open_tokenizer, read_run
+from eval.replies import FAMILY, open_dialogue
 from eval.scorers.causal import CausalScores
 from eval.scorers.causal_checkpoint import AFFORDABLE, CausalRequest, score_causal_checkpoint
+from eval.scorers.dialogue import MAX_PAIRS, DialogueScores, score_pairs
 from eval.scorers.text_jepa import BATCH_SIZE, MAX_ROWS, Scores, score_rows
 from training.data.errors import InputError
 from training.data.families import FAMILIES
+from training.data.pairs import prepare_pairs_of
 from training.data.rows import RowReport
-from training.data.settings import DataSettings, GeneratorDataSettings, SourceSettings
+from training.data.settings import DataSettings, DialogueDataSettings, GeneratorDataSettings, SourceSettings
 from training.data.sources import load_rows, scoring_split
 from training.data.tokenization import encode_rows
 
@@ -28,15 +31,16 @@ class ScoreRequest:
     """What to score and how. `data` and `split` None mean: the run's own source, and its test part.
 
     A single file is used whole, unless it is the file that the run was trained on (then its test part by row hash).
-    Of a causal model, rows are documents, and `batch_size` counts windows; what follows `progress` is for such models
-    only, see `CausalRequest`.
+    `max_rows` "auto" is what is scored in some minutes, None everything. Of a dialogue model, rows are pairs of a
+    context and a reply. Of a causal model, rows are documents, and `batch_size` counts windows; what follows
+    `progress` is for such models only, see `CausalRequest`.
     """
 
     checkpoint: str
     data: str | None = None
     split: str | None = None
     text_column: str | None = None
-    max_rows: int | None = MAX_ROWS
+    max_rows: int | str | None = AFFORDABLE
     batch_size: int = BATCH_SIZE
     seed: int = 0
     device: str | None = None
@@ -46,6 +50,21 @@ class ScoreRequest:
     stride: int | None = None
     max_tokens: int | str | None = AFFORDABLE
 
+    def rows(self, affordable: int) -> int | None:
+        """How many rows at most, where so many are affordable; raises InputError for a number that makes no sense."""
+        if self.max_rows == AFFORDABLE:
+            return affordable
+        if isinstance(self.max_rows, str) or (self.max_rows is not None and self.max_rows < 1):
+            raise InputError(f"max_rows must be at least 1, `all` or `{AFFORDABLE}`, was given {self.max_rows}")
+        return self.max_rows
+
+    def refuse_causal_settings(self) -> None:
+        """Raise InputError for a setting of causal models, when it is another that is scored."""
+        bound = None if self.max_tokens == AFFORDABLE else self.max_tokens or "all"
+        for name, value in (("context", self.context), ("stride", self.stride), ("max_tokens", bound)):
+            if value is not None:
+                raise InputError(f"{name}: got {value}, but {self.checkpoint} is no causal model; leave it out")
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -54,7 +73,7 @@ class Scored:
     `details` stand in the Score JSON beside what every family has.
     """
 
-    scores: Scores | CausalScores
+    scores: Scores | CausalScores | DialogueScores
     family: str
     settings: Any
     split: str
@@ -62,7 +81,7 @@ class Scored:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Result = tuple[Scores | CausalScores, RowReport, dict[str, Any]]
+Result = tuple[Scores | CausalScores | DialogueScores, RowReport, dict[str, Any]]
 
 
 def score_checkpoint(request: ScoreRequest) -> Scored:
@@ -72,9 +91,9 @@ def score_checkpoint(request: ScoreRequest) -> Scored:
         InputError: bad checkpoint, source or setting.
         NonFiniteError: the model scores NaN.
     """
-    for name, value in (("max_rows", request.max_rows), ("batch_size", request.batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, was given {value}")
+    if request.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, was given {request.batch_size}")
+    request.rows(MAX_ROWS)
     family = family_of(request.checkpoint)
     settings = data_settings(request)
     split = choose_split(request, settings)
@@ -172,10 +191,7 @@ def _with_documents(settings: SourceSettings, request: ScoreRequest) -> SourceSe
 
 def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> Result:
     """A latent text model's figures on the rows of a source, and what became of those rows."""
-    bound = None if request.max_tokens == AFFORDABLE else request.max_tokens or "all"
-    for name, value in (("context", request.context), ("stride", request.stride), ("max_tokens", bound)):
-        if value is not None:
-            raise InputError(f"{name}: got {value}, but {request.checkpoint} is no causal model; leave it out")
+    request.refuse_causal_settings()
     model = open_model(request.checkpoint, AutoModelForMaskedLM, request.device)
     tokenizer = open_tokenizer(request.checkpoint)
     rows = load_rows(settings, split)
@@ -185,7 +201,7 @@ def _score_text(request: ScoreRequest, settings: DataSettings, split: str) -> Re
         tokenizer,
         encoded.dataset,
         model.token_counts,
-        max_rows=request.max_rows,
+        max_rows=request.rows(MAX_ROWS),
         batch_size=request.batch_size,
         seed=request.seed,
         progress=request.progress,
@@ -202,7 +218,7 @@ def _score_causal(request: ScoreRequest, settings: GeneratorDataSettings, split:
             context=request.context,
             stride=request.stride,
             batch_size=request.batch_size,
-            max_documents=request.max_rows,
+            max_documents=request.rows(MAX_ROWS),
             max_tokens=request.max_tokens,
             seed=request.seed,
             device=request.device,
@@ -214,7 +230,27 @@ def _score_causal(request: ScoreRequest, settings: GeneratorDataSettings, split:
     )
 
 
+def _score_dialogue(request: ScoreRequest, settings: DialogueDataSettings, split: str) -> Result:
+    """A dialogue model's figures on the pairs of a source's dialogues."""
+    request.refuse_causal_settings()
+    model, tokenizer = open_dialogue(request.checkpoint, request.device)
+    lengths = (model.config.max_position_embeddings, model.config.max_reply_length)
+    encoded = prepare_pairs_of(settings, split, tokenizer, *lengths)
+    scores = score_pairs(
+        model,
+        tokenizer,
+        encoded.dataset,
+        max_rows=request.rows(MAX_PAIRS),
+        batch_size=request.batch_size,
+        seed=request.seed,
+        progress=request.progress,
+    )
+    cut = {name: encoded.report["tokens"][name] for name in ("contexts_cut", "replies_cut")}
+    return scores, RowReport(**encoded.report["rows"]), {"scoring": scores.details | cut}
+
+
 SCORERS: dict[str, Callable[[ScoreRequest, Any, str], Result]] = {
     "text_jepa": _score_text,
     "staged_generator": _score_causal,
+    FAMILY: _score_dialogue,
 }

@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from eval import retrieval
+from eval import nearest
 from eval.errors import NonFiniteError
-from eval.replies import Context, check_tokenizer, padded, read_turns, say, whole_replies
-from eval.retrieval import ReplyIndex, weights_hash
+from eval.replies import Context, check_tokenizer, padded, read_turns, say, whole_reply
+from eval.retrieval import ReplyIndex, main, weights_hash
 from tests.eval.dialogue_models import CONTEXT, PAIRS, REPLY, tiny_dialogue, tiny_words
 from training.data.errors import InputError
+from training.data.framing_replies import encode_reply
 
 REPLIES = [f"{first} {second}" for _, first in PAIRS for _, second in PAIRS]
 
@@ -34,14 +35,18 @@ def index(model, words):
     return ReplyIndex.build(model, words, REPLIES)
 
 
+def one_reply(text, tokenizer):
+    return torch.as_tensor(whole_reply(encode_reply(text, tokenizer, REPLY)[0], tokenizer))[None]
+
+
 def brute_force(model, tokenizer, prompt):
     """Cosine of each reply, one at a time and without padding."""
     context = padded([np.array(read_turns([prompt], model, tokenizer).ids)], model)
     with torch.no_grad():
         predicted = model.model(**context).predicted_latents
         return [
-            float(model.latent_cosines(predicted, model.read_replies(torch.as_tensor(ids)[None]))[0, 0])
-            for ids in whole_replies(REPLIES, model, tokenizer)
+            float(model.latent_cosines(predicted, model.read_replies(one_reply(text, tokenizer)))[0, 0])
+            for text in REPLIES
         ]
 
 
@@ -64,23 +69,23 @@ def test_retrieval_equals_brute_force(model, words, index, prompt):
 
 def test_chunks_do_not_change_what_is_found(index, monkeypatch):
     whole = index.retrieve("how are you ?", k=7)
-    monkeypatch.setattr(retrieval, "CHUNK", 5)
+    monkeypatch.setattr(nearest, "CHUNK", 5)
     assert_same(index.retrieve("how are you ?", k=7), whole)
 
 
-def test_faiss_finds_what_chunks_find(index, monkeypatch):
-    pytest.importorskip("faiss")
-    exact = index.retrieve("how are you ?", k=7)
-    monkeypatch.setattr(retrieval, "LARGE", 1)
-    monkeypatch.setattr(retrieval, "_nearest", None)  # not asked
-    assert_same(index.retrieve("how are you ?", k=7), exact)
+def test_faiss_finds_what_chunks_find(index, model, words, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr(nearest, "LARGE", len(index))
+    monkeypatch.setattr(nearest, "CHUNK", 5)
+    large = ReplyIndex(model, words, index.latents, index.replies, index.weights)
+    assert isinstance(nearest.make_search(large.latents.reshape(len(large), -1)), faiss.Index)
+    assert_same(large.retrieve("how are you ?", k=7), index.retrieve("how are you ?", k=7))
 
 
-def test_a_large_index_is_searched_in_chunks_where_faiss_is_missing(index, monkeypatch):
-    exact = index.retrieve("how are you ?", k=3)
-    monkeypatch.setattr(retrieval, "LARGE", 1)
+def test_many_replies_are_searched_in_chunks_where_faiss_is_missing(index, monkeypatch):
+    monkeypatch.setattr(nearest, "LARGE", 1)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    assert index.retrieve("how are you ?", k=3) == exact
+    assert isinstance(nearest.make_search(index.latents.reshape(len(index), -1)), nearest.Chunks)
 
 
 def test_of_equal_replies_the_earlier_comes_first(model, words):
@@ -192,6 +197,53 @@ def test_the_index_is_plain_text_and_safetensors(checkpoint):
     assert json.loads(lines[0]) == {"reply": REPLIES[0]}
 
 
+# ---- the command ----
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    for split, pairs in (("train", PAIRS[:4]), ("valid", PAIRS[4:5]), ("test", PAIRS[5:])):
+        lines = [json.dumps({"turns": [*pair, *pair]}) + "\n" for pair in pairs]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_the_command_builds_an_index_of_the_runs_training_replies(checkpoint, source, model, words, capsys):
+    shutil.rmtree(checkpoint / "index")
+    run = {"recipe": {"data": {"data": str(source), "join_punctuation": False}}}
+    (checkpoint / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert main([str(checkpoint), "--device", "cpu"]) == 0
+    # Every turn after the first is a reply: the second prompt of each dialogue too.
+    assert set(ReplyIndex.load(checkpoint, model, words).replies) == {text for pair in PAIRS[:4] for text in pair}
+    assert "8 different replies" in capsys.readouterr().out
+
+
+def test_another_single_file_gives_all_its_replies(checkpoint, tmp_path, model, words):
+    path = tmp_path / "answers.txt"
+    path.write_text("".join(f"{prompt}\t{reply}\n" for prompt, reply in PAIRS), encoding="utf-8")
+    assert main([str(checkpoint), "--data", str(path), "--device", "cpu"]) == 0
+    assert len(ReplyIndex.load(checkpoint, model, words)) == len(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{checkpoint}"], "does not say what it was trained on"),
+        (["{checkpoint}", "--data", "nowhere.txt"], "nowhere.txt"),
+        (["{tmp}/nothing/there"], "no checkpoint"),
+        (["{checkpoint}", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(checkpoint, tmp_path, arguments, named, capsys):
+    assert main([argument.format(checkpoint=checkpoint, tmp=tmp_path) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert named in error
+
+
 # ---- contexts and replies ----
 
 
@@ -226,11 +278,10 @@ def test_what_looks_like_a_special_token_is_text(model, words):
     assert ids.count(words.eos_token_id) == 1
 
 
-def test_a_long_reply_is_cut_at_its_end(model, words):
-    (ids,) = whole_replies(["yes " * 40], model, words)
-    assert len(ids) == REPLY
-    assert ids[0] == words.bos_token_id
-    assert words.eos_token_id not in ids
+def test_a_long_reply_is_read_without_its_end(model, words):
+    long = ReplyIndex.build(model, words, [f"{'yes ' * 40}no"])
+    cut = model.read_replies(torch.tensor([words.convert_tokens_to_ids(["[BOS]", *["yes"] * (REPLY - 1)])]))
+    assert np.allclose(long.latents[0], torch.nn.functional.normalize(cut[0], dim=-1), atol=1e-3)
 
 
 def test_replies_are_said_alike_alone_and_in_a_batch(model, words):
