@@ -3,6 +3,7 @@
 All of it is looked at where it shows: in the vectors of real text, not in settings.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.course import knows_frequencies_only
+from eval.diagnose.anatomy import trainable, trained_copy
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.sample import Batch
 from eval.diagnose.subject import Latent, Subject
@@ -20,7 +21,7 @@ from eval.representation import effective_rank, mean_pairwise_cosine, uniformity
 ROWS, LENGTH = 16, 32
 SINGULAR_VALUES_SHOWN = 256
 MOST_FREQUENT = 0.08  # of the sample: a token above it is left out where tokens are told apart
-MOST_RANK_KEPT = 0.5  # above it the vectors still hold what their tokens were, on a small scale
+ROWS_TO_TRAIN = 4
 MAX_VECTORS = 1024  # uniformity compares all pairs, and a singular value decomposition grows with the square
 
 
@@ -131,35 +132,70 @@ def _judge_representation(subject: Subject, side: str, layers: list[Tensor], tok
     figures["tokens_told_apart"] = told_apart(layers[-1], tokens) / max(told_apart(layers[0], tokens), 1e-9)
     figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in _some(layers)]
     threshold = (
-        f"a typical dimension varies by more than {limit.SPREAD_COLLAPSED:g} of its size over different tokens, and "
-        f"more than {limit.RANK_KEPT:g} of the directions of the embeddings are left; of a latent model, vectors of "
-        f"the same token still find each other ({limit.TOKENS_TOLD_APART:.2g} of what the embeddings do)"
+        f"a typical dimension varies by more than {limit.SPREAD_COLLAPSED:g} of its size over different tokens, or "
+        f"comes to it within {limit.STEPS_TO_SPREAD} steps of training; more than {limit.RANK_KEPT:g} of the "
+        "directions of the embeddings are left; of a latent model, two vectors have a cosine below "
+        f"{limit.COSINE_COLLAPSED:g} in the mean, and those of the same token still find each other "
+        f"({limit.TOKENS_TOLD_APART:.2g} of what the embeddings do)"
     )
+    if _nearly_the_same(subject, figures):
+        return _judge_the_same(subject, side, figures, threshold)
     forgets = figures["tokens_told_apart"] < limit.TOKENS_TOLD_APART and figures["rank_kept"] < limit.RANK_KEPT_LATENT
-    if figures["spread_share"] < limit.SPREAD_COLLAPSED:
-        cause = (
-            "the vectors of different tokens are nearly the same: the encoder has collapsed (a target that a constant "
-            "satisfies, a learning rate far too high, or a last norm that lets nothing through)"
-        )
-    elif figures["rank_kept"] < limit.RANK_KEPT or (subject.latent is not None and forgets):
-        cause = (
-            "the vectors have lost most of what their tokens were: the loss does not ask the encoder to tell them "
-            "apart (alignment alone, no ranking, no protection against collapse), or the rate was far too high"
-        )
-    else:
-        return passed("collapse.representation", figures, threshold)
-    remedy = (
-        "start again with a lower learning rate; of a latent model also raise ranking_weight, set collapse_protection "
-        "to vicreg or sigreg, or take the online or ema table as target"
-    )
+    if figures["rank_kept"] < limit.RANK_KEPT or (subject.latent is not None and forgets):
+        return _collapsed(side, figures, threshold, _FORGOTTEN)
+    return passed("collapse.representation", figures, threshold)
+
+
+def _nearly_the_same(subject: Subject, figures: dict[str, Any]) -> bool:
+    """Whether most of every vector is a constant; a latent model's are compared by direction, so theirs count."""
+    one_way = subject.latent is not None and figures["mean_pairwise_cosine"] > limit.COSINE_COLLAPSED
+    return one_way or figures["spread_share"] < limit.SPREAD_COLLAPSED
+
+
+def _judge_the_same(subject: Subject, side: str, figures: dict[str, Any], threshold: str) -> Finding:
+    """Every model is nearly constant for a while when it learns how frequent tokens are: training tells the two apart.
+
+    The loss of a healthy one asks its vectors to differ, and some steps on a copy spread them out. Where a constant
+    satisfies the loss, where nothing flows back, or where the weights are thrown far away, they stay together.
+    """
+    if side != "encoder":
+        later = _spread_after_training(subject)
+        figures |= {"spread_after_training": later, "steps_of_training": limit.STEPS_TO_SPREAD}
+        if later is not None and later > limit.SPREAD_REGAINED:
+            return Finding(
+                "collapse.representation",
+                NOTE,
+                figures,
+                threshold,
+                "nearly all of every vector is the same for every token, and some steps of training spread them out: "
+                "a young model that knows how frequent tokens are, or one that a large step threw back to it",
+                "train on; if the loss does not fall below that of guessing by frequency, lower the learning rate",
+            )
+    return _collapsed(side, figures, threshold, _THE_SAME)
+
+
+def _spread_after_training(subject: Subject) -> float | None:
+    """The largest `spread_share` that a copy reaches at some usual rate; None where nothing may be trained."""
+    if not trainable(subject):
+        return None
+    batch, lesson = subject.batch(ROWS, LENGTH), subject.batch(ROWS_TO_TRAIN, LENGTH)
+    inputs = subject.learning_inputs(subject.holes(lesson, limit.HOLES_SHARE) if subject.kind == "masked" else lesson)
+    reached = 0.0
+    for rate in limit.RATES_TO_SPREAD:
+        model, _ = trained_copy(subject, inputs, limit.STEPS_TO_SPREAD, rate)
+        layers = list(_layers(replace(subject, model=model), batch).values())[-1]
+        if torch.isfinite(layers[-1]).all():
+            reached = max(reached, representation_of(layers[-1], layers[0])["spread_share"])
+        if reached > limit.SPREAD_REGAINED:
+            break
+    return reached
+
+
+def _collapsed(side: str, figures: dict[str, Any], threshold: str, cause: str) -> Finding:
     if side == "encoder":  # of seq2seq: what its decoder does without shrinks, and the task may not need it
         cause += ", or the decoder learnt to do without its source"
-        return Finding("collapse.representation", NOTE, figures, threshold, cause, remedy)
-    if subject.latent is None and figures["rank_kept"] > MOST_RANK_KEPT and knows_frequencies_only(subject):
-        # A constant plus little that differs is also how the way leads through guessing by frequency.
-        remedy = "train on; if the loss does not fall below that of guessing by frequency, " + remedy
-        return Finding("collapse.representation", NOTE, figures, threshold, cause, remedy)
-    return Finding("collapse.representation", FAIL, figures, threshold, cause, remedy)
+    verdict = NOTE if side == "encoder" else FAIL
+    return Finding("collapse.representation", verdict, figures, threshold, cause, _REMEDY)
 
 
 def _keep_series(subject: Subject, sides: dict[str, list[Tensor]]) -> None:
@@ -203,6 +239,19 @@ def _some(layers: list[Tensor], most: int = 8) -> list[Tensor]:
         return layers
     return [layers[number * (len(layers) - 1) // (most - 1)] for number in range(most)]
 
+
+_THE_SAME = (
+    "the vectors of different tokens are nearly the same: the encoder has collapsed (a target that a constant "
+    "satisfies, a learning rate far too high, or a last norm that lets nothing through)"
+)
+_FORGOTTEN = (
+    "the vectors have lost most of what their tokens were: the loss does not ask the encoder to tell them apart "
+    "(alignment alone, no ranking, no protection against collapse), or the rate was far too high"
+)
+_REMEDY = (
+    "start again with a lower learning rate; of a latent model also raise ranking_weight, set collapse_protection to "
+    "vicreg or sigreg, or take the online or ema table as target"
+)
 
 CHECKS: tuple[Check, ...] = (
     Check("representation", representation),

@@ -166,14 +166,6 @@ def advice(subject: Subject) -> list[Finding]:
     return [_finding_of(one, log, facts, threshold) for one in said]
 
 
-def knows_frequencies_only(subject: Subject) -> bool:
-    """Whether the run is young, and its loss is not yet below that of guessing by frequency; False without a run."""
-    if subject.record is None or subject.record.steps >= limit.YOUNG_STEPS:
-        return False
-    _, losses = _cross_entropy(subject, subject.record)
-    return bool(losses) and _lately(losses) > limit.MORE_THAN_FREQUENCIES * _unigram(subject)
-
-
 # ---- what the log says ----
 
 

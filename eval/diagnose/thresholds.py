@@ -128,6 +128,13 @@ CALIBRATION_NOTE = 0.15
 # is the same for every token. Trained models have 0.3 (a BERT that knows frequencies only) to 1, untrained ones 0.8.
 # The median over dimensions, since a few dimensions of healthy pretrained models are nearly constant and very large.
 SPREAD_COLLAPSED = 0.1
+# Mean cosine of two vectors of a latent model, whose answers are directions: at most 0.6 in models that rank their
+# answers, from the 5th step on, and above it where alignment alone let them fall together.
+COSINE_COLLAPSED = 0.9
+# Every model passes through nearly constant vectors when it learns how frequent tokens are (a spread of 0.01 to 0.1
+# after 10 to 20 steps of a large rate). Some AdamW steps at the better of two usual rates tell: young models come to
+# 0.6 to 0.9, encoders whose loss a constant satisfies, and ones after a rate far too high, to 0.1 to 0.35.
+STEPS_TO_SPREAD, RATES_TO_SPREAD, SPREAD_REGAINED = 40, (3e-3, 1e-3), 0.5
 # Effective rank of the last vectors as a share of that of the embeddings of the same tokens: what is left of the
 # directions that came in. Trained models keep 0.4 to 1, and half trained ones at least a tenth.
 RANK_KEPT = 0.05

@@ -16,21 +16,29 @@ WORDS = 120
 SPECIAL = ["[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]"]
 
 
-def causal_subject() -> Subject:
-    """A GPT-2 over ids drawn at random."""
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=150, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+def causal_subject(seed: int = 0, width: int = 32, reads_sentences: bool = False) -> Subject:
+    """A GPT-2 over ids drawn at random, or over sentences in which words are as frequent as in language."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=150, n_positions=64, n_embd=width, n_layer=2, n_head=2, bos_token_id=3, eos_token_id=4
+    )
+    model = GPT2LMHeadModel(config)
+    if reads_sentences:
+        return make_subject(model.eval(), _tokenizer(), _sentences(), name="small")
     return make_subject(model.eval(), None, ["no tokenizer reads this"], name="small")
 
 
-def latent_subject(change: Callable[[TextJepaForMaskedLM], object] | None = None, **fields: object) -> Subject:
+def latent_subject(
+    change: Callable[[TextJepaForMaskedLM], object] | None = None, seed: int = 0, **fields: object
+) -> Subject:
     """A latent text model over sentences in which words are as frequent as in language.
 
     Args:
         change: done to the model in place, without gradients.
+        seed: of the weights.
         fields: of its configuration.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tokenizer = _tokenizer()
     settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = TextJepaConfig(
