@@ -259,7 +259,7 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
         self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What cross-attention sees, `(B, S or S + T, H)`, with its mask."""
-        memory = self.latent_proj(latents)
+        memory = self.latent_proj(latents.to(self.latent_proj.weight.dtype))  # of float32, being directions
         if context is None:
             return memory, None
         memory = torch.cat((memory, context), dim=1)
@@ -329,7 +329,8 @@ class PretrainedDecoder(nn.Module):
         self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, prefix, width)` and its mask."""
-        prefix = self.latent_proj(latents).unflatten(-1, (self.prefix_length, -1)).flatten(1, 2)
+        prefix = self.latent_proj(latents.to(self.latent_proj.weight.dtype))
+        prefix = prefix.unflatten(-1, (self.prefix_length, -1)).flatten(1, 2)
         mask = torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device)
         if context is None or self.context_proj is None:
             return prefix, mask
@@ -503,6 +504,29 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         if tuple(counts.shape) != (self.config.vocab_size,):
             raise ValueError(f"counts has shape {tuple(counts.shape)}; it must be ({self.config.vocab_size},).")
         self.token_counts.copy_(counts)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As the library's, of every table; counts of new tokens are 0, the teacher's new rows are the student's."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        size = embeddings.num_embeddings
+        kept = min(size, self.token_counts.shape[0])
+        counts = self.token_counts.new_zeros(size)
+        counts[:kept] = self.token_counts[:kept]
+        self.token_counts = counts
+        name = "encoder.embed_tokens"
+        table = nn.Embedding.from_pretrained(embeddings.weight.detach().clone())
+        table.weight[:kept] = self.teacher.target.get_submodule(name).get_parameter("weight")[:kept]
+        self.teacher.target.set_submodule(name, table)
+        self._resize_decoder(size)
+        return embeddings
+
+    def _resize_decoder(self, size: int) -> None:
+        """What the library does not know: a table of the decoder's own."""
+        if isinstance(self.decoder, PretrainedDecoder):
+            self.decoder.language_model.resize_token_embeddings(size)
+            self.config.decoder_config = {**(self.config.decoder_config or {}), "vocab_size": size}
+        elif self.decoder.embed_tokens.num_embeddings != size:
+            self.decoder.resize_token_embeddings(size)
 
     @property
     def _begin(self) -> int:

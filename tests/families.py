@@ -6,8 +6,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from configuration_jepa import JepaConfig, StagedGeneratorConfig, TextJepaConfig
-from modeling_jepa import StagedGeneratorForCausalLM, StagedGeneratorModel, TextJepaForMaskedLM, TextJepaModel
+from configuration_jepa import DialogueJepaConfig, JepaConfig, StagedGeneratorConfig, TextJepaConfig
+from modeling_jepa import (
+    DialogueJepaForConditionalGeneration,
+    DialogueJepaModel,
+    StagedGeneratorForCausalLM,
+    StagedGeneratorModel,
+    TextJepaForMaskedLM,
+    TextJepaModel,
+)
 from training.data.settings import DataSettings
 from training.data.tokenization import SPECIAL_TOKENS, build_tokenizer
 
@@ -19,6 +26,10 @@ class Family:
     """One family: `classes` maps an Auto class to ours, the one that learns last; `inputs(config, rows, seed)` has no
     labels, `learning_inputs` has them; `main_part` is the part of the loss that predicts; `tasks` are its stock
     pipelines; `attended(length)` is the last axis of its attentions; `memorising` switches off what keeps the loss up.
+
+    `answered` is the mask of the places that answers stand at; `records` are the names of recorded states and
+    attentions, each with the mask of its places; `splitting` switches off what compares the rows of a batch, whose
+    parts are `of_the_batch`.
     """
 
     name: str
@@ -31,6 +42,10 @@ class Family:
     tasks: tuple[str, ...]
     attended: Callable[[int], int] = int
     memorising: Mapping[str, object] = field(default_factory=dict)
+    answered: str = "attention_mask"
+    records: tuple[tuple[str, str, str], ...] = (("hidden_states", "attentions", "attention_mask"),)
+    splitting: Mapping[str, object] = field(default_factory=dict)
+    of_the_batch: frozenset[str] = frozenset()
 
     @property
     def learner(self) -> type[PreTrainedModel]:
@@ -130,7 +145,58 @@ ROUTED_GENERATOR = replace(
     attended=lambda length: 1 + 2 + 2 + 4,
 )
 
-FAMILIES = (TEXT_JEPA, STAGED_GENERATOR, ROUTED_GENERATOR)
+
+def reply_inputs(config: JepaConfig, rows: int = 4, length: int = 10, seed: int = 0) -> Inputs:
+    """Contexts of different lengths, and what was said so far of their replies, shorter by three; both padded."""
+    said = text_inputs(config, rows, length - 3, seed + 1)
+    said["input_ids"][:, 0] = config.bos_token_id
+    order = torch.arange(rows).flip(0)  # so that the longest context has not the longest reply
+    return {**text_inputs(config, rows, length, seed), **{f"decoder_{name}": said[name][order] for name in said}}
+
+
+def reply_learning_inputs(config: JepaConfig, rows: int = 4, length: int = 10, seed: int = 0) -> Inputs:
+    """The contexts of `reply_inputs`, and the replies that follow from what was said."""
+    inputs = reply_inputs(config, rows, length, seed)
+    said, mask = inputs.pop("decoder_input_ids"), inputs.pop("decoder_attention_mask")
+    return {**inputs, "labels": said.masked_fill(mask == 0, -100)[:, 1:]}
+
+
+DIALOGUE_JEPA = Family(
+    name="dialogue_jepa",
+    config_class=DialogueJepaConfig,
+    small={
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "max_reply_length": 16,
+        "decoder_layers": 2,
+        "num_latents": 2,
+    },
+    classes={"AutoModel": DialogueJepaModel, "AutoModelForSeq2SeqLM": DialogueJepaForConditionalGeneration},
+    inputs=reply_inputs,
+    learning_inputs=reply_learning_inputs,
+    main_part="reply",
+    tasks=("feature-extraction",),
+    memorising={"collapse_protection": "none"},
+    answered="decoder_attention_mask",
+    records=(
+        ("encoder_hidden_states", "encoder_attentions", "attention_mask"),
+        ("decoder_hidden_states", "decoder_attentions", "decoder_attention_mask"),
+    ),
+    splitting={"alignment_weight": 0.0, "ranking_weight": 0.0, "collapse_protection": "none"},
+    of_the_batch=frozenset({"ranking", "batch_accuracy"}),
+)
+
+FAMILIES = (TEXT_JEPA, STAGED_GENERATOR, ROUTED_GENERATOR, DIALOGUE_JEPA)
+
+
+def row_of(inputs: Inputs, row: int) -> Inputs:
+    """One row alone, without its padding."""
+    lengths = {name: int(mask[row].sum()) for name, mask in inputs.items() if name.endswith("attention_mask")}
+    mask_of = {name: f"{'decoder_' * name.startswith('decoder_')}attention_mask" for name in inputs}
+    return {name: tensor[row : row + 1, : lengths[mask_of[name]]] for name, tensor in inputs.items()}
 
 
 def tiny_tokenizer(config: JepaConfig) -> PreTrainedTokenizerFast:

@@ -285,6 +285,23 @@ def test_generation_samples_by_default() -> None:
 # ---- bad input ----
 
 
+@every_variant
+def test_more_tokens_change_no_answer_and_the_checkpoint_opens_again(variant: str, tmp_path: Path) -> None:
+    model, inputs = dialogue(variant), pairs()
+    before = model(**inputs)
+    model.resize_token_embeddings(101)
+    after = model(**inputs)
+    torch.testing.assert_close(after.logits[..., :97], before.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(after.target_latents, before.target_latents, atol=1e-5, rtol=0)
+    inputs["labels"][:, 0] = inputs["input_ids"][:, 0] = 100
+    assert model(**inputs).loss.isfinite()
+    model.update_teacher()
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert torch.equal(opened(**inputs).logits, model(**inputs).logits)
+    assert opened.token_counts.shape == (101,)
+
+
 def test_neither_what_was_said_nor_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="decoder_input_ids"):
         dialogue()(**asked(pairs()))
