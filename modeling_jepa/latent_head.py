@@ -18,15 +18,16 @@ class Predictor(nn.Module):
     """From the encoder's space to the target's, same width.
 
     Hidden layers with norm, then a plain linear layer, whose free length can say how certain the prediction is.
-    Without hidden layers it is the identity.
+    Without hidden layers it is the identity. `width`: H, by default the trunk's.
     """
 
-    def __init__(self, config: JepaConfig, num_layers: int) -> None:
+    def __init__(self, config: JepaConfig, num_layers: int, width: int | None = None) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList(nn.Linear(config.hidden_size, config.hidden_size) for _ in range(num_layers))
-        self.norms = nn.ModuleList(RMSNorm(config.hidden_size, config.norm_eps) for _ in range(num_layers))
+        width = width or config.hidden_size
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(num_layers))
+        self.norms = nn.ModuleList(RMSNorm(width, config.norm_eps) for _ in range(num_layers))
         self.activation = ACT2FN[config.hidden_act]
-        self.output = nn.Linear(config.hidden_size, config.hidden_size) if num_layers else nn.Identity()
+        self.output = nn.Linear(width, width) if num_layers else nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., H) -> (..., H)`."""
@@ -45,21 +46,22 @@ class LatentHead(nn.Module):
     - `softmax`: the dot product p . w.
 
     Each with a bias per token where `frequency_bias` is set. The table is given with each call: the head's own
-    `decoder.weight`, or a teacher's.
+    `decoder.weight`, or a teacher's. `width`: H, by default the trunk's.
     """
 
-    def __init__(self, config: JepaConfig) -> None:
+    def __init__(self, config: JepaConfig, width: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.predictor = Predictor(config, config.predictor_layers)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.frequency_bias)
+        self.width = width or config.hidden_size
+        self.predictor = Predictor(config, config.predictor_layers, self.width)
+        self.decoder = nn.Linear(self.width, config.vocab_size, bias=config.frequency_bias)
         self.log_scale = None
         if config.head == "cosine" and config.logit_scale != "fixed":
             self.log_scale = nn.Parameter(torch.tensor(self.initial_log_scale()))
 
     def initial_log_scale(self) -> float:
         """Start of the learned scale: 1 / temperature, for `length` shared out over the expected length sqrt(H)."""
-        length = math.sqrt(self.config.hidden_size) if self.config.logit_scale == "length" else 1.0
+        length = math.sqrt(self.width) if self.config.logit_scale == "length" else 1.0
         return -math.log(self.config.temperature * length)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
