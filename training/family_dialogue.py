@@ -4,28 +4,40 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from configuration_jepa import DialogueJepaConfig, TextJepaConfig
 from eval.loading import open_model, open_tokenizer
+from eval.ngrams import Unigram
+from eval.representation import mean_pairwise_cosine
 from eval.retrieval import ReplyIndex
 from eval.rules import Verdict, judge_steps, judge_text_size, passes_over_data, readable, readable_ratio
 from eval.run_log import RunFacts
 from eval.score import write_json
-from eval.scorers.text_jepa import MAX_ROWS
+from eval.scorers.dialogue import MAX_PAIRS, answer_pairs, figures, latent_ranks, read_pairs
 from modeling_jepa import DialogueJepaForConditionalGeneration
 from training.arguments import Run
 from training.cards import TEMPLATES, CardStyle, max_rows_flag
 from training.data.families import FAMILIES
 from training.data.prepared import Prepared
 from training.dialogue_answers import Answerer, training_replies, transcript
-from training.dialogue_figures import held_out_figures
 from training.families import Family, Origin
 from training.layout import TRANSCRIPT_FILE
 from training.optimizers import Grouping, MuonWithAdamW, grouped_adamw
 
+# What a line of held-out figures begins with.
+_LEADING = (
+    "perplexity",
+    "latent_usage_ratio",
+    "hits_at_1",
+    "mrr",
+    "accuracy",
+    "effective_rank",
+    "target_effective_rank",
+)
 _TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.latent_proj\."
 _OF_DECODER = ("decoder.", "lm_head.")
 _OF_ENCODER = (
@@ -36,7 +48,21 @@ _PRETRAINED = "decoder.language_model."
 
 
 def _score_held_out(model: PreTrainedModel, prepared: Prepared, max_rows: int) -> dict[str, Any]:
-    return held_out_figures(model, prepared.valid, max_rows)
+    pairs = read_pairs(prepared.valid, max_rows)
+    answers = answer_pairs(model, prepared.tokenizer, pairs)
+    found = {**figures(answers), **latent_ranks(answers)}
+    return {
+        **{name: found[name] for name in _LEADING},
+        **found,
+        "mean_pairwise_cosine": mean_pairwise_cosine(answers.predicted.flatten(1)) if len(pairs) > 1 else None,
+        "unigram_perplexity": _unigram_perplexity(model, np.concatenate(pairs.labels)),
+    }
+
+
+def _unigram_perplexity(model: PreTrainedModel, labels: np.ndarray) -> float | None:
+    """By the training replies' counts; None for a model that was never told them."""
+    counts = model.token_counts.cpu().numpy()
+    return float(np.exp(Unigram(counts).nll[labels].mean())) if counts.any() else None
 
 
 def _make_sample(prepared: Prepared) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase, str], str]:
@@ -135,7 +161,7 @@ def _at_end(run: Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[str, Any]:
-    return {"max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], MAX_ROWS)}
+    return {"max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], MAX_PAIRS)}
 
 
 DIALOGUE_JEPA = Family(

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from configuration_jepa import StagedGeneratorConfig, TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig
 from configuration_jepa.configuration_base import own_fields
 from training import train
 from training.arguments import _UNIVERSAL, keys_of_family
@@ -23,7 +23,7 @@ from training.settings import TRACKERS
 from training.settings_schema import SECTIONS, Key
 
 KEYS = {(family, key.name): key for family in family_names() for key in keys_of_family(family).values()}
-CONFIGS = (TextJepaConfig, StagedGeneratorConfig)
+CONFIGS = (TextJepaConfig, StagedGeneratorConfig, DialogueJepaConfig)
 
 # What each number may be: lowest, highest (None: no limit, for whole ones below 2 ** 32), and whether those may.
 AT_LEAST_0, AT_LEAST_1 = (0, None, True, True), (1, None, True, True)
@@ -60,7 +60,10 @@ RANGES = {
     **dict.fromkeys("label_smoothing muon_momentum".split(), BELOW_1),
     **dict.fromkeys("credit_siblings credit_rest credit_floor".split(), SHARE),
     # of the dialogue model
-    **dict.fromkeys("context_turns min_reply_words".split(), AT_LEAST_1),
+    **dict.fromkeys("context_turns min_reply_words decoder_layers num_latents prefix_length".split(), AT_LEAST_1),
+    **dict.fromkeys("reply_weight lora_rank".split(), AT_LEAST_0),
+    "decoder_learning_rate": OPEN_SHARE,
+    "max_reply_length": (2, None, True, True),
     "time_dim": (2, None, True, True),
     "routing_candidates": (16, None, True, True),
     "stage": (0, 3, True, True),
@@ -78,8 +81,9 @@ CHOICES = (
     ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
     *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
+    *("context_access", "decoder_latent"),
 )
-FREE = ("data", "split", "text_column", "tokenizer", "run_name", "sample_phrases")
+FREE = ("data", "split", "text_column", "tokenizer", "run_name", "sample_phrases", "pretrained_decoder")
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
 
 few = settings(
@@ -401,7 +405,9 @@ def test_a_configuration_refuses_what_is_out_of_range(config: type, field: Any, 
     elif field.name in SPECIAL_IDS:
         values = st.integers(max_value=-1) | st.integers(min_value=config().vocab_size)
     elif field.name == "vocab_size":
-        values = st.integers(max_value=30)
+        values = st.integers(max_value=4)
+    elif field.name == "decoder_config":
+        values = st.just({"hidden_size": 16})
     elif field.type is bool:
         values = st.integers()
     else:
