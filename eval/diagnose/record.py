@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.loading import read_run
+from training.data.dialogues import BETWEEN_TURNS, load_dialogues
 from training.data.documents import load_documents
 from training.data.errors import InputError
 from training.data.families import FAMILIES
-from training.data.settings import GeneratorDataSettings, SourceSettings
+from training.data.settings import DialogueDataSettings, GeneratorDataSettings, SourceSettings
 from training.data.sources import load_rows
 
 LOG_FILE = "log.jsonl"
@@ -131,9 +132,11 @@ def is_finite(value: Any) -> bool:
 
 
 def _read(settings: SourceSettings, part: str) -> Sequence[str]:
-    """The rows of a part, or its documents where the family reads documents."""
+    """The rows of a part, or its documents or dialogues where the family reads those."""
     if isinstance(settings, GeneratorDataSettings):
         return load_documents(settings, part).texts
+    if isinstance(settings, DialogueDataSettings):
+        return [BETWEEN_TURNS.join(turns) for turns in load_dialogues(settings, part).turns]
     return load_rows(settings, part).dataset["text"]
 
 

@@ -27,6 +27,14 @@ def test_our_run_is_read_with_its_rate_rows_checkpoints_and_texts(finished_run: 
     assert record.claims == {}  # acc_neg and the accuracy of a training batch claim nothing
 
 
+def test_a_run_on_dialogues_gives_a_text_for_each(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"turns": ["how are you ?", "fine"]}\n{"turns": ["bye", "bye"]}\n')
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    recipe = {"data": {"data": str(tmp_path)}, "training": {"learning_rate": 1e-3}}
+    (tmp_path / "run.json").write_text(json.dumps({"family": "dialogue_jepa", "recipe": recipe}))
+    assert read_record(tmp_path).train_texts() == ["how are you?\nfine", "bye\nbye"]
+
+
 def test_a_checkpoint_of_our_run_knows_the_log_up_to_its_step(finished_run: Path) -> None:
     record = read_record(finished_run / "checkpoint-8")
     assert max(row["step"] for row in record.rows) <= 8
