@@ -55,9 +55,9 @@ LOSS_MOVES = 1e-5
 SLOPE_DIFFERS = 0.1
 # Spread of the squared lengths of a table's rows: sinusoids have d / 2 up to float32, drawn or trained rows percents.
 SAME_LENGTHS = 1e-5
-# Between the layers with the most and the least gradient per weight. Ten stock architectures, 64 wide, of 12 layers and
-# untrained: 1 to 47 (BERT and RoBERTa, whose norms stand after the sum, above 40; the others up to 16); four of them of
-# 2 layers and trained: 1 to 4. The limits stand two and five powers of ten above.
+# Between the layers with the most and the least gradient per weight. Ten stock architectures, 64 wide, of 12 layers,
+# untrained: 1 to 47 (BERT and RoBERTa, whose norms stand after the sum, above 40; the others up to 16); four of them
+# of 2 layers, trained: 1 to 4. The limits stand two and five powers of ten above.
 GRADIENT_RATIO_NOTE = 1e4
 GRADIENT_RATIO_FAIL = 1e7
 # Of all gradients together. The same models have 0.8 to 7; clipping at 1 is the rule.
@@ -131,8 +131,8 @@ CALIBRATION_NOTE = 0.15
 # is the same for every token. Trained models have 0.3 (a BERT that knows frequencies only) to 1, untrained ones 0.8.
 # The median over dimensions, since a few dimensions of healthy pretrained models are nearly constant and very large.
 SPREAD_COLLAPSED = 0.1
-# Mean cosine of two vectors of a latent model, whose answers are directions: in models that rank their answers 0.6 after
-# 20 steps and 0.1 to 0.3 later; 0.97 to 1 where alignment alone let them fall together.
+# Mean cosine of two vectors of a latent model, whose answers are directions: in models that rank their answers 0.6
+# after 20 steps and 0.1 to 0.3 later; 0.97 to 1 where alignment alone let them fall together.
 COSINE_COLLAPSED = 0.9
 # Every model passes through nearly constant vectors when it learns how frequent tokens are (a spread of 0.01 to 0.1
 # after 10 to 20 steps of a large rate). Some AdamW steps at the better of two usual rates tell: young models come to
