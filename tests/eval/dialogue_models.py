@@ -1,10 +1,15 @@
 """A tiny dialogue model, its tokenizer and conversations for the tests of eval; nothing is trained."""
 
+import json
+from pathlib import Path
+
+import datasets
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from configuration_jepa import DialogueJepaConfig
 from modeling_jepa import DialogueJepaForConditionalGeneration
+from training.data.framing_replies import encode_context, encode_reply
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer
 
@@ -43,3 +48,37 @@ def tiny_dialogue(
         }
     )
     return DialogueJepaForConditionalGeneration(config).eval()
+
+
+def tiny_pairs(tokenizer: PreTrainedTokenizerFast, count: int = 30, texts: bool = True) -> datasets.Dataset:
+    """Pairs of which no two have the same reply."""
+    replies = [f"{first} {second}" for _, first in PAIRS for _, second in PAIRS][:count]
+    pairs = [(PAIRS[number % len(PAIRS)][0], reply) for number, reply in enumerate(replies)]
+    columns = {
+        "input_ids": [encode_context([prompt], tokenizer, CONTEXT)[0].tolist() for prompt, _ in pairs],
+        "labels": [encode_reply(reply, tokenizer, REPLY)[0].tolist() for _, reply in pairs],
+        "row_id": [1000 + 7 * number for number in range(len(pairs))],
+        "dialogue_id": [number // 2 for number in range(len(pairs))],
+    }
+    if texts:
+        columns |= {"prompt": [prompt for prompt, _ in pairs], "reply": [reply for _, reply in pairs]}
+    return datasets.Dataset.from_dict(columns)
+
+
+def tiny_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerFast, source: Path | None = None, **changes) -> Path:
+    """A checkpoint folder as a run leaves it, but for the index of replies."""
+    tiny_dialogue(tokenizer, **changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if source is not None:
+        data = {"data": str(source), "join_punctuation": False, "context_turns": 2}
+        (folder / "run.json").write_text(json.dumps({"recipe": {"data": data}}), encoding="utf-8")
+    return folder
+
+
+def tiny_source(folder: Path) -> Path:
+    """Dialogues of four turns: train, valid and test."""
+    folder.mkdir()
+    for split, pairs in (("train", PAIRS[:4]), ("valid", PAIRS[4:5]), ("test", PAIRS[5:])):
+        lines = [json.dumps({"turns": [*pair, *pair]}) + "\n" for pair in pairs]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder

@@ -13,7 +13,7 @@ from eval import nearest
 from eval.errors import NonFiniteError
 from eval.replies import Context, check_tokenizer, padded, read_turns, say, whole_reply
 from eval.retrieval import ReplyIndex, main, weights_hash
-from tests.eval.dialogue_models import CONTEXT, PAIRS, REPLY, tiny_dialogue, tiny_words
+from tests.eval.dialogue_models import CONTEXT, PAIRS, REPLY, tiny_dialogue, tiny_source, tiny_words
 from training.data.errors import InputError
 from training.data.framing_replies import encode_reply
 
@@ -202,12 +202,7 @@ def test_the_index_is_plain_text_and_safetensors(checkpoint):
 
 @pytest.fixture
 def source(tmp_path):
-    folder = tmp_path / "talks"
-    folder.mkdir()
-    for split, pairs in (("train", PAIRS[:4]), ("valid", PAIRS[4:5]), ("test", PAIRS[5:])):
-        lines = [json.dumps({"turns": [*pair, *pair]}) + "\n" for pair in pairs]
-        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
+    return tiny_source(tmp_path / "talks")
 
 
 def test_the_command_builds_an_index_of_the_runs_training_replies(checkpoint, source, model, words, capsys):
