@@ -75,16 +75,20 @@ def generator_arm(
 
 
 def tune(
-    names: Sequence[str], make: Callable[[str, float, dict[str, Any]], Arm], options: argparse.Namespace
+    names: Sequence[str],
+    make: Callable[[str, float, dict[str, Any]], Arm],
+    options: argparse.Namespace,
+    cost: Callable[[str, dict[str, Any]], float] = lambda name, metrics: metrics["perplexity"],
 ) -> tuple[Rates, dict[str, Rates], dict[str, str]]:
-    """The rate of each arm with the lowest perplexity on valid, in short runs with seed 0.
+    """The rate of each arm with the lowest cost (by default the perplexity) on valid, in short runs with seed 0.
 
     Args:
         names: of the arms.
         make: (arm, rate, exam) -> the short run.
+        cost: (arm, its figures on valid) -> what is to be low.
 
     Returns:
-        Arm -> rate; arm -> rate -> perplexity; and what failed. Arms without a result are left out. Where there is
+        Arm -> rate; arm -> rate -> cost; and what failed. Arms without a result are left out. Where there is
         only one rate to try, nothing is run.
     """
     if len(options.rates) == 1:
@@ -98,7 +102,7 @@ def tune(
     found: dict[str, Rates] = {name: {} for name in names}
     for (name, rate), arm in arms.items():
         if arm.name in results:
-            found[name][f"{rate:g}"] = results[arm.name][0]["metrics"]["perplexity"]
+            found[name][f"{rate:g}"] = cost(name, results[arm.name][0]["metrics"])
     best = {name: float(min(tried, key=lambda rate: tried[rate])) for name, tried in found.items() if tried}
     return best, found, failed
 

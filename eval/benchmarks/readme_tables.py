@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks.dialogue_twin import shown_difference
 from eval.benchmarks.generator_arms import shown_number, shown_ratio
 from eval.benchmarks.recipe_arms import markdown
 
@@ -35,6 +36,14 @@ _GENERATOR_NAMES = {
     "gpt2": "`GPT2LMHeadModel` (AdamW)",
     "llama": "`LlamaForCausalLM` (AdamW)",
     "llama_muon": "the same with Muon",
+}
+
+_DIALOGUE_NAMES = {
+    "ours": "ours, latent and context",
+    "ours_latent": "ours, the latent alone",
+    "bi_encoder": "a bi-encoder",
+    "seq2seq": "encoder and decoder, no latent",
+    "no_latent": "the decoder alone",
 }
 
 
@@ -139,7 +148,36 @@ def generator_stages_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def dialogue_twin_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Arms at the end of their runs, means over seeds, and the guessers."""
+    header = [
+        "arm",
+        "seeds",
+        "rate",
+        "perplexity",
+        "usage ratio",
+        "hits@1 of 20",
+        "hits@5",
+        "MRR",
+        "distinct-2",
+        "rank",
+    ]
+    rows = [[*header, "times seq2seq's", "times the decoder's alone", "hits@1 minus the bi-encoder's", "CPU s"]]
+    for name, arm in record["arms"].items():
+        versus = [
+            *(shown_ratio(record["perplexity_ratios"].get(other, {}).get(name)) for other in ("seq2seq", "no_latent")),
+            shown_difference(record["retrieval_differences"].get(name, {}).get("hits_at_1")),
+        ]
+        label, seconds = [_DIALOGUE_NAMES[name], str(len(arm["seeds"]))], arm["training_cpu_seconds"]["mean"]
+        rows.append([*label, f"{arm['learning_rate']:g}", *_replies(arm["figures"]), *versus, f"{seconds:,.0f}"])
+    for name, found in record["baselines"].items():
+        figures = {metric: {"mean": value, "sd": None} for metric, value in found.items()}
+        rows.append([name.replace("_", " "), "", "", *_replies(figures), "", "", "", ""])
+    return rows
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
+    "dialogue_twin": dialogue_twin_rows,
     "generator_stages": generator_stages_rows,
     "generator_twin": generator_twin_rows,
     "staged_quickstart": staged_quickstart_rows,
@@ -152,6 +190,13 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
 def _language(figures: dict[str, dict[str, float | None]]) -> list[str]:
     """What language models are compared by."""
     forms = {"perplexity": ",.1f", "word_perplexity": ",.0f", "bits_per_byte": ".3f", "greedy_accuracy": ".3f"}
+    return [shown_number(figures[name], form) for name, form in forms.items()]
+
+
+def _replies(figures: dict[str, dict[str, float | None]]) -> list[str]:
+    """What dialogue models are compared by."""
+    forms = {"perplexity": ",.1f", "latent_usage_ratio": ".2f", "hits_at_1": ".3f", "hits_at_5": ".3f", "mrr": ".3f"}
+    forms |= {"distinct_2": ".3f", "effective_rank": ".1f"}
     return [shown_number(figures[name], form) for name, form in forms.items()]
 
 

@@ -1,0 +1,180 @@
+"""What the dialogue model is compared with: each is our own network with a part taken out, of our sizes.
+
+Where a configuration says the same, it says it: `ANCHOR_FIELDS`. The rest is here. What a twin does not use gets no
+gradient, is no part of its size, and is not computed in training where that would cost time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from configuration_jepa import DialogueJepaConfig
+from modeling_jepa import DialogueJepaForConditionalGeneration
+from modeling_jepa.chunked_cross_entropy import NextTokenParts
+from modeling_jepa.modeling_dialogue_jepa import (
+    DialogueJepaModel,
+    DialogueLatentOutput,
+    DialogueOutput,
+    ReplyDecoder,
+    full_length,
+)
+
+OF_REPLIES = ("perplexity", "accuracy", "distinct_1", "distinct_2")
+OF_RETRIEVAL = ("hits_at_1", "hits_at_5", "mrr", "effective_rank", "target_effective_rank")
+_NO_LATENT_LOSSES = {
+    "alignment_weight": 0.0,
+    "ranking_weight": 0.0,
+    "collapse_protection": "none",
+    "decoder_latent": "predicted",
+    "decoder_gradient": True,
+}
+
+
+class Twin(DialogueJepaForConditionalGeneration):
+    """Ours without a teacher. `unused`: names of the modules and parameters that it has no use for."""
+
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: DialogueJepaConfig) -> None:
+        super().__init__(config)
+        self._take_out()
+        self.tie_weights()
+        for parameter in self._still():
+            parameter.requires_grad_(False)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Nothing follows the student."""
+        return False
+
+    def _take_out(self) -> None:
+        """Replace parts; the weights are tied afterwards."""
+
+    def _still(self) -> Iterator[nn.Parameter]:
+        """Parameters of what is not used; the table is everybody's."""
+        table = self.get_input_embeddings().weight
+        for name, parameter in self.named_parameters():
+            if parameter is not table and name.startswith(self.unused):
+                yield parameter
+
+
+class BiEncoder(Twin):
+    """Reads context and reply with one encoder, both with gradient, and learns which belong together among those of
+    the batch (Henderson et al., 2019, arXiv:1911.03688, section 3.2). It says nothing.
+    """
+
+    unused = ("decoder.", "lm_head.")
+
+    def forward(  # type: ignore[override] # it is never generated from
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        encoder_outputs: DialogueLatentOutput | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> DialogueOutput:
+        """The ranking loss, given labels; else logits `(B, L, V)` that know nothing."""
+        read = self.model(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs
+        if labels is None:
+            zeros = read.predicted_latents.new_zeros(1, 1, 1)
+            return DialogueOutput(logits=zeros.expand(*decoder_input_ids.shape, self.config.vocab_size))
+        target = self.read_replies(*self._whole_replies(labels))
+        pairs = self._latent_parts(read.predicted_latents, read.context_latents, target, labels)
+        nothing = target.new_zeros(())
+        said = NextTokenParts(loss=nothing, cross_entropy=nothing, correct=nothing)
+        loss, parts = self._weigh(said, (labels != -100).sum(), pairs, num_items_in_batch)
+        return DialogueOutput(loss=loss, loss_parts=parts, predicted_latents=read.predicted_latents)
+
+    def read_replies(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents `(B, S, H)` of whole replies `(B, L)`, by the same reader."""
+        _, latents, _ = self.model.reader(input_ids, attention_mask)
+        return full_length(latents)
+
+
+class WithoutLatents(Twin):
+    """Learns to say replies alone: nobody reads them. The latent losses have no weight in its configuration."""
+
+    def read_replies(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Zeros `(B, S, H)`."""
+        shape = (len(input_ids), self.config.num_latents, self.config.hidden_size)
+        return torch.zeros(shape, device=input_ids.device)
+
+
+class SequenceToSequence(WithoutLatents):
+    """Encoder and decoder; the decoder attends to the context alone (Vaswani et al., 2017, arXiv:1706.03762)."""
+
+    unused = (
+        *("model.reader.queries", "model.reader.attention", "model.reader.norm", "model.predictor"),
+        *("decoder.latent_proj", "log_scale"),
+    )
+
+    def _take_out(self) -> None:
+        self.decoder = ContextDecoder(self.config)
+
+
+class ContextDecoder(ReplyDecoder):
+    """Our decoder, to which no latents are shown."""
+
+    def _memory(
+        self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if context is None:
+            raise ValueError("context is None: a sequence-to-sequence model needs context_access='both'.")
+        return context, context_mask
+
+
+class Unconditional(WithoutLatents):
+    """A language model of replies: the decoder sees learned constants where ours sees predicted latents."""
+
+    unused = ("model.reader.encoder", "model.reader.attention", "model.reader.norm", "log_scale")
+
+    def _take_out(self) -> None:
+        self.model = ConstantLatents(self.config)
+
+
+class ConstantLatents(DialogueJepaModel):
+    """Our reader and predictor, of which only the queries are read: the same latents for every context."""
+
+    def forward(  # type: ignore[override] # nothing is recorded
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> DialogueLatentOutput:
+        """`(B, T)` -> latents `(B, S, H)` that depend on nothing."""
+        queries = self.reader.queries.expand(len(input_ids), -1, -1)
+        return DialogueLatentOutput(
+            last_hidden_state=queries,
+            context_latents=queries,
+            predicted_latents=full_length(self.predictor(queries)),
+        )
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A model class, and which figures mean something for it."""
+
+    model_class: type[PreTrainedModel]
+    figures: tuple[str, ...]
+
+
+ANCHORS = {
+    "ours": Anchor(DialogueJepaForConditionalGeneration, ("latent_usage_ratio", *OF_REPLIES, *OF_RETRIEVAL)),
+    "bi_encoder": Anchor(BiEncoder, OF_RETRIEVAL),
+    "seq2seq": Anchor(SequenceToSequence, OF_REPLIES),
+    "no_latent": Anchor(Unconditional, OF_REPLIES),
+}
+ANCHOR_FIELDS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "bi_encoder": {
+        **_NO_LATENT_LOSSES,
+        "context_access": "latent",
+        "ranking_weight": 1.0,
+        "reply_weight": 0.0,
+    },
+    "seq2seq": {**_NO_LATENT_LOSSES, "context_access": "both"},
+    "no_latent": {**_NO_LATENT_LOSSES, "context_access": "latent"},
+}
