@@ -176,6 +176,17 @@ def test_a_checkpoint_without_an_index_says_how_to_build_one(checkpoint, model, 
         ReplyIndex.load(checkpoint, model, words)
 
 
+def test_an_index_of_a_repository_that_cannot_be_reached_is_one_clear_line(model, words):
+    with pytest.raises(InputError, match=r"index of somebody/nothing cannot be fetched: [^\n]+$"):
+        ReplyIndex.load("somebody/nothing", model, words)
+
+
+def test_an_index_is_never_kept_apart_from_a_checkpoint(index, tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        index.save(tmp_path / "somebody" / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["latents.safetensors", "replies.jsonl"])
 def test_a_damaged_index_is_refused(checkpoint, model, words, name):
     path = checkpoint / "index" / name
