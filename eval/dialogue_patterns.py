@@ -8,7 +8,8 @@ from eval.run_log import Advice, RunFacts, RunLog
 def latents_collapsing(log: RunLog, facts: RunFacts) -> Advice | None:
     """Different replies get nearly the same latents, or those lose directions that they had."""
     cosine = log.last_held_out("mean_pairwise_cosine", facts.settled)
-    ranks = log.held_out_values("target_effective_rank")
+    # Untrained latents use far more directions than any that mean something, so those do not count.
+    ranks = log.held_out_values("target_effective_rank", facts.settled)
     if cosine is None or not ranks:
         return None
     if cosine < limits.COLLAPSED_COSINE and ranks[-1] > limits.RANK_LEFT * max(ranks):

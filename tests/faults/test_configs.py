@@ -81,7 +81,7 @@ CHOICES = (
     ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
     *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
-    *("context_access", "decoder_latent"),
+    *("context_access", "decoder_latent", "ranking_target"),
 )
 FREE = ("data", "split", "text_column", "tokenizer", "run_name", "sample_phrases", "pretrained_decoder")
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")

@@ -181,6 +181,16 @@ def test_a_dry_run_counts_pairs(recipe: Path, tmp_path: Path) -> None:
     assert "(every pair is seen so often)" in ending.out
 
 
+def test_latents_without_protection_collapse_and_the_run_says_so(recipe: Path, tmp_path: Path) -> None:
+    flags = "--collapse_protection none --ranking_weight 0 --alignment_weight 4 --reply_weight 0.05"
+    flags += " --max_steps 200 --eval_steps 100 --learning_rate 1e-2 --logging_steps 50 --save_steps 200"
+    ending = train(recipe, tmp_path / "run", flags)
+    assert ending.code == 0, ending
+    assert "advice: representation collapsing: effective rank of the replies' latents 1." in ending.out
+    ranks = [row["eval_target_effective_rank"] for row in log_rows(tmp_path / "run") if "eval_mrr" in row]
+    assert ranks[-1] < 1.5 < 5 < ranks[0]
+
+
 # ---- the decoder's own rate ----
 
 
