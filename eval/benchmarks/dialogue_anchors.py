@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from configuration_jepa import DialogueJepaConfig
 from modeling_jepa import DialogueJepaForConditionalGeneration
@@ -18,7 +19,6 @@ from modeling_jepa.chunked_cross_entropy import NextTokenParts
 from modeling_jepa.modeling_dialogue_jepa import (
     DialogueJepaModel,
     DialogueLatentOutput,
-    DialogueOutput,
     ReplyDecoder,
     full_length,
 )
@@ -26,6 +26,7 @@ from modeling_jepa.modeling_dialogue_jepa import (
 OF_REPLIES = ("perplexity", "accuracy", "distinct_1", "distinct_2")
 OF_RETRIEVAL = ("hits_at_1", "hits_at_5", "mrr", "effective_rank", "target_effective_rank")
 _NO_LATENT_LOSSES = {
+    "ranking_target": "teacher",  # what `read_replies` gives, which a twin says itself
     "alignment_weight": 0.0,
     "ranking_weight": 0.0,
     "collapse_protection": "none",
@@ -67,34 +68,34 @@ class BiEncoder(Twin):
     the batch (Henderson et al., 2019, arXiv:1911.03688, section 3.2). It says nothing.
     """
 
-    unused = ("decoder.", "lm_head.")
-
-    def forward(  # type: ignore[override] # it is never generated from
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        encoder_outputs: DialogueLatentOutput | None = None,
-        labels: torch.LongTensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
-    ) -> DialogueOutput:
-        """The ranking loss, given labels; else logits `(B, L, V)` that know nothing."""
-        read = self.model(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs
-        if labels is None:
-            zeros = read.predicted_latents.new_zeros(1, 1, 1)
-            return DialogueOutput(logits=zeros.expand(*decoder_input_ids.shape, self.config.vocab_size))
-        target = self.read_replies(*self._whole_replies(labels))
-        pairs = self._latent_parts(read.predicted_latents, read.context_latents, target, labels)
-        nothing = target.new_zeros(())
-        said = NextTokenParts(loss=nothing, cross_entropy=nothing, correct=nothing)
-        loss, parts = self._weigh(said, (labels != -100).sum(), pairs, num_items_in_batch)
-        return DialogueOutput(loss=loss, loss_parts=parts, predicted_latents=read.predicted_latents)
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.reader.encoder.embed_tokens.weight"}
 
     def read_replies(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Latents `(B, S, H)` of whole replies `(B, L)`, by the same reader."""
         _, latents, _ = self.model.reader(input_ids, attention_mask)
         return full_length(latents)
+
+    def _take_out(self) -> None:
+        self.decoder = Silence()
+
+    def _logits(self, decoded: torch.Tensor) -> torch.Tensor:
+        return decoded.expand(*decoded.shape[:-1], self.config.vocab_size)
+
+    def _reply_parts(self, decoded: torch.Tensor, labels: torch.Tensor) -> NextTokenParts:
+        nothing = decoded.new_zeros(())
+        return NextTokenParts(loss=nothing, cross_entropy=nothing, correct=nothing)
+
+
+class Silence(nn.Module):
+    """Stands where a decoder was."""
+
+    def forward(
+        self, input_ids: torch.LongTensor, *args: Any, **kwargs: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """`(B, L)` -> zeros `(B, L, 1)`."""
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=torch.zeros(*input_ids.shape, 1, device=input_ids.device)
+        )
 
 
 class WithoutLatents(Twin):
