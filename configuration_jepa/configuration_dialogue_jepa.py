@@ -9,6 +9,7 @@ from configuration_jepa.configuration_base import JepaConfig, require, require_c
 CONTEXT_ACCESS = ("latent", "both")
 DECODER_LATENTS = ("predicted", "target", "mixed")
 PROTECTIONS = ("none", "vicreg", "sigreg")
+RANKING_TARGETS = ("teacher", "online")
 
 
 @strict
@@ -34,6 +35,8 @@ class DialogueJepaConfig(JepaConfig):
         alignment_weight: weight of 2 - 2 cos between predicted and target latent.
         ranking_weight: weight of the cross entropy of the cosines among the replies of the batch (van den Oord et al.,
             2018, arXiv:1807.03748).
+        ranking_target: whose latents of the replies those cosines are with: the `teacher`'s, or `online`: the student
+            reads the replies too, and learns from both sides (as Radford et al., 2021, arXiv:2103.00020, do).
         temperature: start of the learned scale 1 / temperature of those cosines.
         label_smoothing: share of a reply's token that is spread over the vocabulary.
         teacher_momentum: share of its old self that the moving average keeps at each step.
@@ -58,6 +61,7 @@ class DialogueJepaConfig(JepaConfig):
         "reply_weight",
         "alignment_weight",
         "ranking_weight",
+        "ranking_target",
         "temperature",
         "label_smoothing",
         "teacher_momentum",
@@ -81,6 +85,7 @@ class DialogueJepaConfig(JepaConfig):
     reply_weight: float | int = 1.0
     alignment_weight: float | int = 0.5
     ranking_weight: float | int = 1.0
+    ranking_target: str = "teacher"
     temperature: float | int = 0.05
     label_smoothing: float | int = 0.0
     teacher_momentum: float = 0.99
@@ -94,6 +99,7 @@ class DialogueJepaConfig(JepaConfig):
         require_choice(self, "context_access", CONTEXT_ACCESS)
         require_choice(self, "decoder_latent", DECODER_LATENTS)
         require_choice(self, "collapse_protection", PROTECTIONS)
+        require_choice(self, "ranking_target", RANKING_TARGETS)
         for name in ("decoder_layers", "num_latents", "prefix_length"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "max_reply_length", self.max_reply_length >= 2, "at least 2")

@@ -439,7 +439,8 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
             logits = self._logits(decoded.last_hidden_state[:, kept])
         if labels is not None and target is not None:
             reply, count = self._reply_parts(decoded.last_hidden_state, labels), (labels != IGNORED).sum()
-            pairs = self._latent_parts(read.predicted_latents, read.context_latents, target, labels)
+            answers = target if self.config.ranking_target == "teacher" else self._own_reading(labels)
+            pairs = self._latent_parts(read.predicted_latents, read.context_latents, target, answers, labels)
             loss, parts = self._weigh(reply, count, pairs, num_items_in_batch)
         return DialogueOutput(
             loss=loss,
@@ -545,6 +546,11 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         tokens = nn.functional.pad(labels, (1, 0), value=self._begin)
         return tokens.masked_fill(~known, self._padding), known.long()
 
+    def _own_reading(self, labels: torch.Tensor) -> torch.Tensor:
+        """Latents `(B, S, H)` of the replies by the student, with gradient."""
+        _, latents, _ = self.model.reader(*self._whole_replies(labels))
+        return full_length(latents)
+
     def _decoder_latents(
         self, predicted: torch.Tensor, target: torch.Tensor | None, target_share: float | torch.Tensor | None
     ) -> torch.Tensor:
@@ -570,10 +576,15 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         return cross_entropy_parts(self._logits(vectors), targets, smoothing, 0.0)
 
     def _latent_parts(
-        self, predicted: torch.Tensor, context: torch.Tensor, target: torch.Tensor, labels: torch.Tensor
+        self,
+        predicted: torch.Tensor,
+        context: torch.Tensor,
+        target: torch.Tensor,
+        answers: torch.Tensor,
+        labels: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The parts of pairs, each (sum, count) with its gradient."""
-        cosines = self.latent_cosines(predicted, target)
+        """The parts of pairs, each (sum, count) with its gradient; `answers` are the replies' latents to rank."""
+        cosines = self.latent_cosines(predicted, answers)
         # A reply that stands in the batch twice is no wrong answer for its twin.
         same = (labels[:, None] == labels[None]).all(-1)
         own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)

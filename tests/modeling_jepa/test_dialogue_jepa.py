@@ -38,7 +38,7 @@ LLAMA = {
 VARIANTS = {
     "both": {},
     "latent": {"context_access": "latent", "num_latents": 3, "collapse_protection": "sigreg"},
-    "deep": {"decoder_layers": 3, "tie_word_embeddings": False},
+    "deep": {"decoder_layers": 3, "tie_word_embeddings": False, "ranking_target": "online"},
     "gpt2": {"decoder_config": GPT2},
     "llama": {"decoder_config": LLAMA, "context_access": "latent", "collapse_protection": "none"},
 }
@@ -204,6 +204,24 @@ def test_without_a_gradient_into_the_encoder_the_reply_teaches_the_decoder_alone
     model(**pairs()).loss.backward()
     moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {"decoder", "lm_head"}
+
+
+@pytest.mark.parametrize("target", ["teacher", "online"])
+def test_the_reply_side_of_the_ranking_learns_where_the_student_reads_it(target: str) -> None:
+    only = {"reply_weight": 0.0, "alignment_weight": 0.0, "collapse_protection": "none", "predictor_layers": 0}
+    model, inputs = dialogue(ranking_target=target, **only).train(), pairs()
+    context_words = inputs["input_ids"].unique()
+    reply_words = [word for word in inputs["labels"].unique().tolist() if word > 0 and word not in context_words]
+    model(**inputs).loss.backward()
+    table = model.get_input_embeddings().weight.grad
+    assert bool(table[reply_words].any()) == (target == "online")
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+def test_both_ranking_targets_are_the_same_before_the_teacher_has_moved() -> None:
+    inputs = pairs()
+    losses = [dialogue(ranking_target=target)(**inputs).loss for target in ("teacher", "online")]
+    torch.testing.assert_close(*losses)
 
 
 def test_the_teacher_follows_the_reader_is_saved_and_stays_frozen(tmp_path: Path) -> None:
