@@ -41,12 +41,11 @@ class FrameCodes(nn.Module):
         self._check(frames)
         squares = self.squares(frames.float())
         flat = squares.reshape(-1, squares.shape[-1])
-        values = self.values.float()
-        nearest = [
-            (values @ part.T - values.pow(2).sum(1, keepdim=True) / 2).argmax(0)
-            for part in flat.split(_SQUARES_AT_ONCE)
-        ]
-        return torch.cat(nearest).view(squares.shape[:-1])
+        half_norms = self.values.float().pow(2).sum(1) / 2
+        codes = half_norms.argmin().repeat(len(flat))
+        drawn = flat.amax(1) > 0  # of moving digits most squares are black, and need no comparison
+        codes[drawn] = self._nearest(flat[drawn], half_norms)
+        return codes.view(squares.shape[:-1])
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes `(B, T, N, C)` -> frames `(B, T, 1, S, S)`, float32.
@@ -77,6 +76,12 @@ class FrameCodes(nn.Module):
         side, inner, code = self._counts()
         laid = squares.reshape(batch, length, side, side, inner, inner, code, code).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return laid.reshape(batch, length, 1, self.config.frame_size, self.config.frame_size)
+
+    def _nearest(self, squares: torch.Tensor, half_norms: torch.Tensor) -> torch.Tensor:
+        """`(n, P) -> (n,)`: |s - v|^2 is least where s v - |v|^2 / 2 is greatest."""
+        values = self.values.float()
+        parts = squares.split(_SQUARES_AT_ONCE)
+        return torch.cat([(part @ values.T - half_norms).argmax(1) for part in parts])
 
     def _counts(self) -> tuple[int, int, int]:
         """Tokens along a frame's side, codes along a token's, pixels along a code's."""

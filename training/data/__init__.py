@@ -18,5 +18,14 @@ blocks.py            all three, cached by content
 generator_stream.py  blocks of a corpus read as training goes on
 causal_labels.py     what is predicted in a batch of blocks
 
+A video model takes clips:
+
+digits.py            pictures of digits, from files, the Hub or a package
+clips.py             clips of moving digits: functions of (split, seed, index), rendered when they are read
+quantiser.py         pictures for the codes of small squares, learned
+frame_tokenizer.py   frames as codes: made once, measured, cached by content
+prepared_clips.py    all of it for a run
+video_masks.py       which codes are hidden: a function of (seed, pass, row_id, position)
+
 families.py      what each model family takes of these
 """

@@ -6,7 +6,7 @@ process, batch and order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 import datasets
@@ -16,12 +16,14 @@ import torch
 from torch.utils.data import Dataset
 
 from modeling_jepa.counter_random import counter_uniform
+from training.data.cache import digest
 from training.data.digits import SIDE, SPLITS, Digits
 from training.data.errors import InputError
 
 CANVAS = 64
 STEP = 0.1  # of the free range, in each frame
 FRAME_SIZES = (64, 32, 16)
+CLIPS_VERSION = 1  # of how an index becomes a clip
 _DIGIT, _PLACE, _HEADING, _FLIP, _ANGLE, _BRIGHTNESS, _CONTRAST = range(1, 8)
 
 
@@ -71,12 +73,19 @@ class ClipMaker:
         if frame_size not in FRAME_SIZES:
             raise InputError(f"frame_size: got {frame_size}; use one of {', '.join(map(str, FRAME_SIZES))}")
         self.pictures = digits.pictures
+        self._digits_fingerprint = digits.fingerprint
         self.split = SPLITS.index(split)
         self.seed = seed
         self.length = length
         self.frame_size = frame_size
         self.num_digits = num_digits
         self.augmentation = augmentation or Augmentation()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the clips."""
+        sizes = (self.split, self.seed, self.length, self.frame_size, self.num_digits)
+        return digest("clips", CLIPS_VERSION, self._digits_fingerprint, sizes, asdict(self.augmentation))
 
     def render(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """`(clips, length, frame_size, frame_size)`, uint8."""

@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from training.data.blocks import BlockDataset, prepare_blocks
 from training.data.causal_labels import CausalLabels
+from training.data.clips import ClipCollator, ClipDataset
 from training.data.collators import BlockCollator, PairCollator, TextCollator
 from training.data.errors import InputError
+from training.data.frame_tokenizer import FrameTokenizer
 from training.data.generator_stream import GeneratorStream
 from training.data.masking import TextMasker
 from training.data.pairs import PairDataset, prepare_pairs
 from training.data.prepared import Prepared, prepare
+from training.data.prepared_clips import PreparedClips, prepare_clips
 from training.data.reply_latents import DialogueMasker
 from training.data.sampling import PassDataset
 from training.data.settings import (
@@ -30,11 +33,16 @@ from training.data.settings import (
     MaskingSettings,
     NoMaskingSettings,
     SourceSettings,
+    VideoDataSettings,
+    VideoMaskingSettings,
 )
 from training.data.streaming import LikeLengths, TextStream
 from training.data.tokenization import TokenIds
+from training.data.video_masks import VideoMasker
 
 Batch = dict[str, torch.Tensor]
+# What makes tokens of rows: both have a length (the vocabulary's), the ids of special tokens and `save_pretrained`.
+Tokenizer = PreTrainedTokenizerFast | FrameTokenizer
 
 
 class MakeStream(Protocol):
@@ -50,7 +58,7 @@ class MakeMasker(Protocol):
     def __call__(
         self,
         settings: Any,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: Any,
         *,
         seed: int,
         config: Any,
@@ -60,6 +68,7 @@ class MakeMasker(Protocol):
 
         Args:
             settings: of the family's `masking_settings`.
+            tokenizer: the family's kind of `Tokenizer`.
             config: the model's configuration; what the loss must be given, such as negatives, is drawn as it says.
             token_counts: (vocabulary,) of the training part.
         """
@@ -78,12 +87,12 @@ class FamilyData:
         make_masker: (masking settings, tokenizer, ...) -> batches to masked batches.
     """
 
-    data_settings: type[SourceSettings]
-    masking_settings: type[MaskingSettings] | type[NoMaskingSettings]
-    prepare: Callable[[Any, Any, PreTrainedTokenizerFast | None], Prepared]
-    make_dataset: Callable[[datasets.Dataset], PassDataset]
+    data_settings: type[SourceSettings] | type[VideoDataSettings]
+    masking_settings: type[MaskingSettings] | type[NoMaskingSettings] | type[VideoMaskingSettings]
+    prepare: Callable[[Any, Any, Any], Prepared]
+    make_dataset: Callable[[datasets.Dataset], PassDataset | ClipDataset]
     make_stream: MakeStream
-    make_collator: Callable[[PreTrainedTokenizerFast], TextCollator | BlockCollator | PairCollator]
+    make_collator: Callable[[Any], TextCollator | BlockCollator | PairCollator | ClipCollator]
     make_masker: MakeMasker
 
 
@@ -164,6 +173,31 @@ def _dialogue_masker(
     return DialogueMasker(config.decoder_latent)
 
 
+def _prepare_clips(
+    settings: VideoDataSettings, config: VideoJepaConfig, tokenizer: FrameTokenizer | None
+) -> PreparedClips:
+    return prepare_clips(settings, config, tokenizer)
+
+
+def _no_clip_stream(prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> TextStream:
+    raise InputError("streaming: clips are made when they are needed; leave it out")
+
+
+def _clip_collator(tokenizer: FrameTokenizer) -> ClipCollator:
+    return ClipCollator()
+
+
+def _video_masker(
+    settings: VideoMaskingSettings,
+    tokenizer: FrameTokenizer,
+    *,
+    seed: int,
+    config: VideoJepaConfig,
+    token_counts: np.ndarray | None = None,
+) -> VideoMasker:
+    return VideoMasker(settings, tokenizer, seed, config.max_position_embeddings)
+
+
 FAMILIES: dict[str, FamilyData] = {
     "text_jepa": FamilyData(
         data_settings=DataSettings,
@@ -191,5 +225,14 @@ FAMILIES: dict[str, FamilyData] = {
         make_stream=_no_stream,
         make_collator=_pair_collator,
         make_masker=_dialogue_masker,
+    ),
+    "video_jepa": FamilyData(
+        data_settings=VideoDataSettings,
+        masking_settings=VideoMaskingSettings,
+        prepare=_prepare_clips,
+        make_dataset=ClipDataset,
+        make_stream=_no_clip_stream,
+        make_collator=_clip_collator,
+        make_masker=_video_masker,
     ),
 }

@@ -3,9 +3,13 @@
 Nothing here imports torch, so that a typo is found at once.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from training.data.errors import InputError
+
+# What a clip of a video model is trained for; `mixed` draws one of them for each clip.
+OBJECTIVES = ("future", "joint", "individual")
 
 
 def _help(text: str) -> dict[str, str]:
@@ -215,6 +219,82 @@ class DialogueDataSettings(SourceSettings):
 
 
 @dataclass
+class VideoDataSettings:
+    """The `data` section of a recipe that trains on clips of moving digits. `validate()` raises InputError.
+
+    The clips' length and size are the model's (`max_position_embeddings`, `frame_size`).
+    """
+
+    digits: str = field(
+        default="builtin:digits",
+        metadata=_help(
+            "where the digits come from: builtin:digits (scikit-learn's), a folder with the idx files of MNIST, one "
+            "idx file of pictures, hub:mnist or hub:ID[:CONFIG]"
+        ),
+    )
+    num_digits: int = field(default=2, metadata=_help("digits in each clip"))
+    num_clips: int = field(
+        default=100_000,
+        metadata=_help("different training clips; each is made when it is needed, so many cost nothing"),
+    )
+    clip_seed: int = field(default=0, metadata=_help("decides the clips of every part; not the run's seed"))
+    code_levels: list[int] = field(
+        default_factory=lambda: [8, 8, 4],
+        metadata=_help(
+            "frame_codes=patch: levels of the quantiser's dimensions, whose product is the number of codes; "
+            "frame_codes=grey: the number of greys alone"
+        ),
+    )
+    flip: bool = field(default=False, metadata=_help("mirror half of the training clips, left to right"))
+    rotation: float = field(
+        default=0.0, metadata=_help("turn each training digit by up to so many degrees, either way")
+    )
+    brightness: float = field(
+        default=0.0, metadata=_help("multiply a training clip's brightness by up to 1 plus or minus this (0 to 1)")
+    )
+    contrast: float = field(
+        default=0.0, metadata=_help("multiply a training clip's contrast by up to 1 plus or minus this (0 to 1)")
+    )
+
+    @property
+    def data(self) -> str:
+        """The source, under the name that it has in the other families."""
+        return self.digits
+
+    @property
+    def max_vocab(self) -> int:
+        """The number of codes."""
+        return math.prod(self.code_levels)
+
+    @property
+    def tokenizer(self) -> str:
+        """What makes tokens of the data: nothing that a recipe chooses."""
+        return "frames"
+
+    @property
+    def streaming(self) -> bool:
+        """Clips are made, not streamed."""
+        return False
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range."""
+        if not self.digits.strip():
+            raise InputError("digits: is empty; give builtin:digits, a folder with idx files, or hub:mnist")
+        _at_least("num_digits", self.num_digits, 1)
+        _at_least("num_clips", self.num_clips, 1)
+        _at_least("clip_seed", self.clip_seed, 0)
+        if not self.code_levels or min(self.code_levels) < 2 or self.max_vocab > 65_536:
+            raise InputError(
+                f"code_levels: got {self.code_levels}; use whole numbers of at least 2 whose product is at most "
+                "65,536, such as 8 8 4"
+            )
+        if not 0 <= self.rotation <= 180:
+            raise InputError(f"rotation: got {self.rotation}; use 0 to 180 degrees (10 is usual)")
+        _share("brightness", self.brightness)
+        _share("contrast", self.contrast)
+
+
+@dataclass
 class MaskingSettings:
     """The `masking` section of a recipe. `validate()` raises InputError."""
 
@@ -252,6 +332,72 @@ class MaskingSettings:
             raise InputError(
                 f"mask_token_share + random_token_share: {self.mask_token_share} + {self.random_token_share} is more "
                 "than 1; what they leave of 1 stays as it is, so lower one of them"
+            )
+
+
+@dataclass
+class VideoMaskingSettings:
+    """The `masking` section of a recipe that trains on clips. `validate()` raises InputError."""
+
+    objective: str = field(
+        default="mixed",
+        metadata=_help(
+            "`future` (the first frames are clean, later ones hidden; a frame sees the past), `joint` (all frames are "
+            "masked and see each other), `individual` (each frame alone), or `mixed`"
+        ),
+    )
+    future_share: float = field(default=0.5, metadata=_help("`mixed`: share of the clips with the objective `future`"))
+    joint_share: float = field(default=0.4, metadata=_help("`mixed`: share of `joint`"))
+    individual_share: float = field(default=0.1, metadata=_help("`mixed`: share of `individual`; the three make 1"))
+    context_frames: int | None = field(
+        default=None,
+        metadata=_help("`future`: clean frames (default: drawn for each clip, from 1/4 to 3/4 of its length)"),
+    )
+    mask_ratio_start: float = field(
+        default=0.5,
+        metadata=_help("share of the codes that are hidden, at the first step; of the later frames, or of all"),
+    )
+    mask_ratio_end: float = field(
+        default=1.0,
+        metadata=_help(
+            "that share at the last step, reached in a straight line; `joint` and `individual` stop at 0.95"
+        ),
+    )
+    curriculum_frames: list[int] = field(
+        default_factory=list,
+        metadata=_help(
+            "lengths of the clips as training goes on, such as 5 10 15 20 (default: the whole length always)"
+        ),
+    )
+    curriculum_share: float = field(
+        default=0.5, metadata=_help("share of the steps over which these lengths follow each other; then the last one")
+    )
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Of `OBJECTIVES`, with `mixed`."""
+        return self.future_share, self.joint_share, self.individual_share
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        _one_of("objective", self.objective, (*OBJECTIVES, "mixed"))
+        for name, share in zip(OBJECTIVES, self.shares, strict=True):
+            _share(f"{name}_share", share)
+        if abs(sum(self.shares) - 1) > 1e-6:
+            raise InputError(
+                f"future_share + joint_share + individual_share: {' + '.join(map(str, self.shares))} is not 1; "
+                "change one of them"
+            )
+        if self.context_frames is not None:
+            _at_least("context_frames", self.context_frames, 1)
+        for name in ("mask_ratio_start", "mask_ratio_end", "curriculum_share"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise InputError(f"{name}: got {value}; use a share above 0 and at most 1")
+        lengths = self.curriculum_frames
+        if lengths and (lengths[0] < 2 or sorted(set(lengths)) != lengths):
+            raise InputError(
+                f"curriculum_frames: got {lengths}; use growing lengths of 2 frames or more, such as 5 10 15 20"
             )
 
 

@@ -1,7 +1,7 @@
 import pytest
 from torch.utils.data import DataLoader
 
-from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from training.data.families import FAMILIES
 from training.data.sampling import PassSampler
 
@@ -12,7 +12,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_familys_parts_fit_together_from_file_to_masked_batch(name, tmp_path, monkeypatch):
     monkeypatch.setenv("JEPA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.txt").write_text("\n".join(f"line {n} of\tthis small file" for n in range(200)))
@@ -39,3 +39,45 @@ def test_a_familys_parts_fit_together_from_file_to_masked_batch(name, tmp_path, 
             assert masked["labels"].shape == masked["input_ids"].shape
         if name == "text_jepa":
             assert masked["negative_ids"].shape == (int((masked["labels"] != -100).sum()), 8)
+
+
+def test_a_video_models_parts_fit_together_from_digits_to_masked_batch(tmp_path, monkeypatch):
+    monkeypatch.setenv("JEPA_CACHE", str(tmp_path / "cache"))
+    family = FAMILIES["video_jepa"]
+    config = VideoJepaConfig(
+        frame_size=16, patch_size=4, code_size=1, frame_codes="grey", max_position_embeddings=6, vocab_size=16
+    )
+    ready = family.prepare(family.data_settings(num_clips=10, code_levels=[16]), config, None)
+    masker = family.make_masker(family.masking_settings(), ready.tokenizer, seed=0, config=config)
+    rows = family.make_dataset(ready.train)
+    loader = DataLoader(
+        rows, batch_size=4, sampler=PassSampler(len(rows), 0, 12), collate_fn=family.make_collator(ready.tokenizer)
+    )
+    shapes = [masker(batch, 0.5)["codes"].shape for batch in loader]
+    assert shapes == [(4, 6, 16, 16)] * 3
+    assert (len(ready.train), len(ready.valid), len(ready.test)) == (10, 10_000, 10_000)
+    assert len({report["key"] for report in ready.reports.values()}) == 3
+    assert ready.reports["train"]["tokens"]["unchanged"] == 1
+    assert ready.counts.sum() == 64 * 6 * 256
+
+
+def test_clips_of_other_digits_lengths_or_numbers_are_other_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("JEPA_CACHE", str(tmp_path / "cache"))
+    family, shape = FAMILIES["video_jepa"], {"frame_size": 16, "patch_size": 4, "code_size": 1, "frame_codes": "grey"}
+    hashes = [
+        family.prepare(
+            family.data_settings(code_levels=[16], **data),
+            VideoJepaConfig(max_position_embeddings=length, **shape),
+            None,
+        ).data_hash
+        for data, length in (
+            ({}, 3),
+            ({}, 4),
+            ({"num_clips": 7}, 3),
+            ({"clip_seed": 1}, 3),
+            ({"flip": True}, 3),
+            ({}, 3),
+        )
+    ]
+    assert hashes[0] == hashes[-1]
+    assert len(set(hashes)) == 5

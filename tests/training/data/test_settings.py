@@ -1,7 +1,7 @@
 import pytest
 
 from training.data.errors import InputError
-from training.data.settings import DataSettings, MaskingSettings
+from training.data.settings import DataSettings, MaskingSettings, VideoDataSettings, VideoMaskingSettings
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,47 @@ def test_an_impossible_data_setting_is_named(field, value):
         DataSettings(**{field: value}).validate()
 
 
-@pytest.mark.parametrize("settings", [DataSettings(), MaskingSettings()])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("digits", " "),
+        ("num_digits", 0),
+        ("num_clips", 0),
+        ("clip_seed", -1),
+        ("code_levels", []),
+        ("code_levels", [8, 1]),
+        ("code_levels", [300, 300]),
+        ("rotation", -1.0),
+        ("brightness", 1.1),
+        ("contrast", -0.1),
+    ],
+)
+def test_an_impossible_setting_of_clips_is_named(field, value):
+    with pytest.raises(InputError, match=field):
+        VideoDataSettings(**{field: value}).validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("objective", "past"),
+        ("future_share", 0.6),
+        ("joint_share", -0.1),
+        ("individual_share", 1.2),
+        ("context_frames", 0),
+        ("mask_ratio_start", 0.0),
+        ("mask_ratio_end", 1.1),
+        ("curriculum_frames", [1, 5]),
+        ("curriculum_frames", [5, 5]),
+        ("curriculum_share", 0.0),
+    ],
+)
+def test_an_impossible_masking_setting_of_clips_is_named(field, value):
+    with pytest.raises(InputError, match=field):
+        VideoMaskingSettings(**{field: value}).validate()
+
+
+@pytest.mark.parametrize("settings", [DataSettings(), MaskingSettings(), VideoDataSettings(), VideoMaskingSettings()])
 def test_the_defaults_are_valid_and_every_field_has_its_help(settings):
     settings.validate()
     assert all(field.metadata["help"] for field in type(settings).__dataclass_fields__.values())
