@@ -34,7 +34,9 @@ def with_pretrained_decoder(run: Run) -> Run:
     _refuse_another_tokenizer(run, name)
     given = {key: value for key, value in config.to_dict().items() if key not in _NOT_THE_MODEL}
     given["model_type"] = config.model_type
-    run = run.with_settings(model={"decoder_config": given}, data={"tokenizer": name})
+    # The number of layers is what a cache is made for.
+    model = {"decoder_config": given, "decoder_layers": config.num_hidden_layers}
+    run = run.with_settings(model=model, data={"tokenizer": name})
     _refuse_too_few_positions(run, config)
     return run
 

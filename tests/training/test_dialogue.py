@@ -94,7 +94,8 @@ def language_model(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = parse_arguments([str(recipe)])
     tokenizer = prepare_data(run, load_family(run.family)).tokenizer
     torch.manual_seed(3)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    # Deeper than the encoder, whose depth a cache must not go by.
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -329,7 +330,7 @@ def test_only_what_is_new_learns_beside_a_frozen_decoder(recipe: Path, language_
         for name in ("latent_proj.weight", "latent_proj.bias", "context_proj.weight", "context_proj.bias")
     }
     assert all(".lora_" in name for name in adapted - frozen)
-    assert len(adapted - frozen) == 14
+    assert len(adapted - frozen) == 3 * 2 * 7
 
 
 # ---- exact resumes ----
