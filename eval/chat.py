@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             answer = conversation.answer(arguments.message, arguments.mode)
             print("\n".join([*([f"note: {answer.note}"] if answer.note else []), *answer.lines]))
             return 0
-        print(f"mode: {arguments.mode}; {', '.join(f'/{name}' for name in MODES)} change it, /quit ends")
+        print(f"mode: {arguments.mode}; {', '.join(f'/{name}' for name in MODES)} change it, /quit ends", flush=True)
         for line in converse(conversation, arguments.mode, _written()):
             print(line, flush=True)
     except InputError as error:
