@@ -3,6 +3,7 @@
     python -m eval.score outputs/quickstart --data builtin:sotu --json scores.json
     python -m eval.score outputs/staged-3 --data PATH/TO/wikitext2
     python -m eval.score outputs/dialogue --data PATH/TO/dailydialog
+    python -m eval.score outputs/video --digits PATH/TO/mnist --plot frames.png
 
 The data is prepared as in training (settings come from the checkpoint's run.json); `--data` changes the source only.
 """
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.errors import NonFiniteError
+from eval.frame_curves import plot_frames
 from eval.loading import quiet_libraries
 from eval.records import check_target, package_versions, write_json
 from eval.replies import FAMILY
@@ -25,21 +27,28 @@ from eval.scorers.causal_checkpoint import AFFORDABLE
 from eval.scorers.checkpoint import ScoreRequest, score_checkpoint
 from eval.scorers.dialogue import MAX_PAIRS, DialogueScores
 from eval.scorers.text_jepa import MAX_ROWS, Scores
-from eval.tables import causal_table, dialogue_table, text_table
+from eval.scorers.video import MAX_CLIPS, VideoScores
+from eval.scorers.video_checkpoint import VIDEO
+from eval.tables import causal_table, dialogue_table, text_table, video_table
 from training.data.errors import InputError
 from training.data.rows import RowReport
 
 SCHEMA_VERSION = 1
-_TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {"text_jepa": text_table, FAMILY: dialogue_table}
+_TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
+    "text_jepa": text_table,
+    FAMILY: dialogue_table,
+    VIDEO: video_table,
+}
 
 
 def score(request: ScoreRequest) -> dict[str, Any]:
     """Score a checkpoint; returns the Score JSON (plain Python, None and never NaN).
 
-    Keys: schema_version, family, checkpoint, data, split, num_examples (blanks, pairs or tokens), num_rows, seed,
-    versions, metrics{}, baselines{name: {same keys}}, and rows (what was read, left out and unusable); of causal
+    Keys: schema_version, family, checkpoint, data, split, num_examples (blanks, pairs, clips or tokens), num_rows,
+    seed, versions, metrics{}, baselines{name: {same keys}}, and rows (what was read, left out and unusable); of causal
     models also scoring (context, stride, documents, max_tokens), of dialogue models scoring (candidates,
-    greedy_replies, reply_tokens, contexts_cut, replies_cut).
+    greedy_replies, reply_tokens, contexts_cut, replies_cut), of video models scoring (context_frames,
+    predicted_frames, frame_size, sampled_clips, steps, temperature, top_k).
 
     Raises:
         InputError: bad checkpoint, source or setting. NonFiniteError: the model's scores are NaN.
@@ -52,7 +61,12 @@ def score(request: ScoreRequest) -> dict[str, Any]:
 
 
 def score_record(
-    scores: Scores | CausalScores | DialogueScores, family: str, checkpoint: str, data: str, split: str, seed: int
+    scores: Scores | CausalScores | DialogueScores | VideoScores,
+    family: str,
+    checkpoint: str,
+    data: str,
+    split: str,
+    seed: int,
 ) -> dict[str, Any]:
     """The Score JSON of figures that were made elsewhere, by a trainer for instance."""
     return {
@@ -88,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=arguments.seed,
         device=arguments.device,
         progress=sys.stderr.isatty(),
+        digits=arguments.digits,
         documents=arguments.documents,
         context=arguments.context,
         stride=arguments.stride,
@@ -95,11 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     quiet_libraries()
     try:
-        if arguments.json is not None:
-            check_target(Path(arguments.json))
+        for target in (arguments.json, arguments.plot):
+            if target is not None:
+                check_target(Path(target))
         record = score(request)
         if arguments.json is not None:
             write_json(record, arguments.json)
+        if arguments.plot is not None:
+            plot_frames(record, arguments.plot)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -128,12 +146,18 @@ def _parser() -> argparse.ArgumentParser:
         type=_number_or_word,
         default=AFFORDABLE,
         metavar="N",
-        help=f"rows, documents or pairs to score, a seeded subset, or `all` (default: `{AFFORDABLE}`, {MAX_ROWS:,} "
-        f"rows or documents, {MAX_PAIRS:,} pairs of a dialogue model)",
+        help=f"rows, documents, pairs or clips to score, a seeded subset, or `all` (default: `{AFFORDABLE}`, "
+        f"{MAX_ROWS:,} rows or documents, {MAX_PAIRS:,} pairs of a dialogue model, {MAX_CLIPS:,} clips of a video "
+        "model, fewer of a large one on a CPU)",
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="blanks or windows per forward pass (default: 64)")
+    parser.add_argument(
+        "--batch_size", type=int, default=64, help="blanks, windows or clips per forward pass (default: 64)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides the subset (default: 0)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    video = parser.add_argument_group("video models")
+    video.add_argument("--digits", help="digits to make the clips of, in the place of --data")
+    video.add_argument("--plot", metavar="FILE", help="also draw the figures by predicted frame, as a picture")
     causal = parser.add_argument_group("causal models")
     causal.add_argument(
         "--documents",

@@ -28,6 +28,16 @@ _DIALOGUE = {
     "distinct_2": ("distinct-2", 3),
     "effective_rank": ("eff. rank", 1),
 }
+_VIDEO = {
+    "mse": ("MSE", 1),
+    "mae": ("MAE", 1),
+    "psnr": ("PSNR, dB", 2),
+    "ssim": ("SSIM", 3),
+    "argmax_mse": ("argmax MSE", 1),
+    "expectation_ssim": ("exp. SSIM", 3),
+    "sampled_mse": ("sampled MSE", 1),
+    "sampled_ssim": ("sampled SSIM", 3),
+}
 
 
 def text_table(record: dict[str, Any]) -> Table:
@@ -64,6 +74,15 @@ def dialogue_table(record: dict[str, Any]) -> Table:
     """Dialogue model: its figures and the baselines' on the same pairs."""
     counted = f"{record['num_examples']:,} pairs of {record['num_rows']:,} dialogues"
     return _beside_baselines(record, _DIALOGUE, counted, _dialogue_caption(record))
+
+
+def video_table(record: dict[str, Any]) -> Table:
+    """Video model: its figures and the baselines' on the same clips."""
+    how = record["scoring"]
+    counted = (
+        f"{record['num_examples']:,} clips, {how['context_frames']} frames seen, {how['predicted_frames']} to say"
+    )
+    return _beside_baselines(record, _VIDEO, counted, _video_caption(record))
 
 
 def _beside_baselines(
@@ -105,6 +124,19 @@ def _dialogue_caption(record: dict[str, Any]) -> str:
     if target is not None:
         parts.append(f"Effective rank of the target latents: {target:.1f}.")
     return " ".join(parts)
+
+
+def _video_caption(record: dict[str, Any]) -> str:
+    """The conventions, what the codes cost, and how the error grows."""
+    how, metrics = record["scoring"], record["metrics"]
+    by_frame = ", ".join(f"{value:.0f}" for value in metrics["per_frame"]["mse"])
+    size = how["frame_size"]
+    return (
+        f"MSE and MAE are summed over a frame of {size} x {size}, and with PSNR (of the mean MSE) of the expected "
+        f"frames; SSIM of the best codes (argmax; windows of 7 x 7 inside the frame). Sampled: "
+        f"{how['sampled_clips']:,} clips. Coding alone costs an MSE of {metrics['reconstruction_mse']:.1f}. "
+        f"MSE by frame: {by_frame}."
+    )
 
 
 def _causal_caption(metrics: dict[str, Any]) -> str:

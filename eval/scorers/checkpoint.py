@@ -15,11 +15,19 @@ from eval.scorers.causal import CausalScores
 from eval.scorers.causal_checkpoint import AFFORDABLE, CausalRequest, score_causal_checkpoint
 from eval.scorers.dialogue import MAX_PAIRS, DialogueScores, score_pairs
 from eval.scorers.text_jepa import BATCH_SIZE, MAX_ROWS, Scores, score_rows
+from eval.scorers.video import VideoScores, affordable_clips
+from eval.scorers.video_checkpoint import VIDEO, score_video_checkpoint
 from training.data.errors import InputError
 from training.data.families import FAMILIES
 from training.data.pairs import prepare_pairs_of
 from training.data.rows import RowReport
-from training.data.settings import DataSettings, DialogueDataSettings, GeneratorDataSettings, SourceSettings
+from training.data.settings import (
+    DataSettings,
+    DialogueDataSettings,
+    GeneratorDataSettings,
+    SourceSettings,
+    VideoDataSettings,
+)
 from training.data.sources import load_rows, scoring_split
 from training.data.tokenization import encode_rows
 
@@ -32,8 +40,9 @@ class ScoreRequest:
 
     A single file is used whole, unless it is the file that the run was trained on (then its test part by row hash).
     `max_rows` "auto" is what is scored in some minutes, None everything. Of a dialogue model, rows are pairs of a
-    context and a reply. Of a causal model, rows are documents, and `batch_size` counts windows; what follows
-    `progress` is for such models only, see `CausalRequest`.
+    context and a reply, of a video model clips, and its source is `digits` (or `data`; always a split of it). Of a
+    causal model, rows are documents, and `batch_size` counts windows; what follows `digits` is for such models only,
+    see `CausalRequest`.
     """
 
     checkpoint: str
@@ -45,6 +54,7 @@ class ScoreRequest:
     seed: int = 0
     device: str | None = None
     progress: bool = False
+    digits: str | None = None
     documents: str | None = None
     context: int | None = None
     stride: int | None = None
@@ -73,7 +83,7 @@ class Scored:
     `details` stand in the Score JSON beside what every family has.
     """
 
-    scores: Scores | CausalScores | DialogueScores
+    scores: Scores | CausalScores | DialogueScores | VideoScores
     family: str
     settings: Any
     split: str
@@ -81,7 +91,7 @@ class Scored:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Result = tuple[Scores | CausalScores | DialogueScores, RowReport, dict[str, Any]]
+Result = tuple[Scores | CausalScores | DialogueScores | VideoScores, RowReport, dict[str, Any]]
 
 
 def score_checkpoint(request: ScoreRequest) -> Scored:
@@ -122,14 +132,19 @@ def family_of(checkpoint: str) -> str:
     return config.model_type
 
 
-def data_settings(request: ScoreRequest) -> SourceSettings:
+def data_settings(request: ScoreRequest) -> SourceSettings | VideoDataSettings:
     """The run's `data` section with the requested source; defaults where the checkpoint has no run.json.
 
     Raises:
         InputError: no source given and none known, or a run.json with settings this version does not have.
     """
-    settings_class = _settings_class(family_of(request.checkpoint))
+    family = family_of(request.checkpoint)
+    settings_class = _settings_class(family)
     section = _data_section(request.checkpoint, settings_class)
+    if family == VIDEO:
+        return _video_settings(request, section)
+    if request.digits is not None:
+        raise InputError(f"digits: got {request.digits!r}, but {request.checkpoint} is no video model; use --data")
     if request.data is None and "data" not in section:
         raise InputError(f"{request.checkpoint} does not say what it was trained on: give a source with --data")
     settings = settings_class(**section)
@@ -145,10 +160,12 @@ def data_settings(request: ScoreRequest) -> SourceSettings:
     return settings
 
 
-def choose_split(request: ScoreRequest, settings: SourceSettings) -> str:
+def choose_split(request: ScoreRequest, settings: SourceSettings | VideoDataSettings) -> str:
     """The split asked for; else "all" for a single file other than the run's own, and "test" for anything else."""
     if request.split is not None:
         return request.split
+    if isinstance(settings, VideoDataSettings):
+        return "test"
     run = read_run(request.checkpoint) or {}
     trained_on = run.get("recipe", {}).get("data", {}).get("data")
     return "test" if same_source(settings.data, trained_on) else scoring_split(settings, "test")
@@ -164,12 +181,28 @@ def same_source(first: str, second: str | None) -> bool:
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
-def _settings_class(family: str) -> type[SourceSettings]:
+def _video_settings(request: ScoreRequest, section: dict[str, Any]) -> VideoDataSettings:
+    """The run's `data` section with the requested digits."""
+    for name, value in (("text_column", request.text_column), ("documents", request.documents)):
+        if value is not None:
+            raise InputError(f"{name}: got {value!r}, but {request.checkpoint} is a video model; leave it out")
+    if request.data is not None and request.digits is not None:
+        raise InputError(f"data: got {request.data!r} and digits {request.digits!r}; give --digits alone")
+    digits = request.digits if request.digits is not None else request.data
+    if digits is None and not section:
+        raise InputError(f"{request.checkpoint} does not say what it was trained on: give digits with --digits")
+    settings = VideoDataSettings(**section)
+    settings = settings if digits is None else dataclasses.replace(settings, digits=digits)
+    settings.validate()
+    return settings
+
+
+def _settings_class(family: str) -> type[SourceSettings] | type[VideoDataSettings]:
     """The family's own; a stock causal model reads documents as our generator does."""
     return FAMILIES[family].data_settings if family in FAMILIES else GeneratorDataSettings
 
 
-def _data_section(checkpoint: str, settings_class: type[SourceSettings]) -> dict[str, Any]:
+def _data_section(checkpoint: str, settings_class: type[SourceSettings] | type[VideoDataSettings]) -> dict[str, Any]:
     """The `data` section of the run's recipe, empty where there is none; raises InputError for unknown settings."""
     section = (read_run(checkpoint) or {}).get("recipe", {}).get("data", {})
     known = {one.name for one in dataclasses.fields(settings_class)}
@@ -249,8 +282,24 @@ def _score_dialogue(request: ScoreRequest, settings: DialogueDataSettings, split
     return scores, RowReport(**encoded.report["rows"]), {"scoring": scores.details | cut}
 
 
+def _score_video(request: ScoreRequest, settings: VideoDataSettings, split: str) -> Result:
+    """A video model's figures on clips of a source's digits."""
+    request.refuse_causal_settings()
+    return score_video_checkpoint(
+        request.checkpoint,
+        settings,
+        split,
+        bound=lambda model: request.rows(affordable_clips(model)),
+        batch_size=request.batch_size,
+        seed=request.seed,
+        device=request.device,
+        progress=request.progress,
+    )
+
+
 SCORERS: dict[str, Callable[[ScoreRequest, Any, str], Result]] = {
     "text_jepa": _score_text,
     "staged_generator": _score_causal,
     FAMILY: _score_dialogue,
+    VIDEO: _score_video,
 }
