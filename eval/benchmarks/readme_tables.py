@@ -176,7 +176,19 @@ def dialogue_twin_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def dialogue_score_rows(record: dict[str, Any]) -> list[list[str]]:
+    """One scored dialogue model beside the guessers."""
+    header = ["", "perplexity", "usage ratio", "hits@1 of 20", "hits@5", "MRR", "distinct-2", "effective rank"]
+    scores = {"model": record["metrics"], **record["baselines"]}
+    rows = [
+        [name.replace("_", " "), *_replies({metric: {"mean": value, "sd": None} for metric, value in found.items()})]
+        for name, found in scores.items()
+    ]
+    return [header, *rows]
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
+    "dailydialog_cpu": dialogue_score_rows,
     "dialogue_twin": dialogue_twin_rows,
     "generator_stages": generator_stages_rows,
     "generator_twin": generator_twin_rows,
