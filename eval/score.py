@@ -24,7 +24,7 @@ from eval.records import check_target, package_versions, write_json
 from eval.replies import FAMILY
 from eval.scorers.causal import CausalScores
 from eval.scorers.causal_checkpoint import AFFORDABLE
-from eval.scorers.checkpoint import ScoreRequest, score_checkpoint
+from eval.scorers.checkpoint import ScoreRequest, family_of, score_checkpoint
 from eval.scorers.dialogue import MAX_PAIRS, DialogueScores
 from eval.scorers.text_jepa import MAX_ROWS, Scores
 from eval.scorers.video import MAX_CLIPS, VideoScores
@@ -113,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for target in (arguments.json, arguments.plot):
             if target is not None:
                 check_target(Path(target))
+        if arguments.plot is not None and family_of(request.checkpoint) != VIDEO:
+            raise InputError(f"plot: got {arguments.plot!r}, but {request.checkpoint} is no video model; leave it out")
         record = score(request)
         if arguments.json is not None:
             write_json(record, arguments.json)

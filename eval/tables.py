@@ -134,7 +134,7 @@ def _video_caption(record: dict[str, Any]) -> str:
     return (
         f"MSE and MAE are summed over a frame of {size} x {size}, and with PSNR (of the mean MSE) of the expected "
         f"frames; SSIM of the best codes (argmax; windows of 7 x 7 inside the frame). Sampled: "
-        f"{how['sampled_clips']:,} clips. Coding alone costs an MSE of {metrics['reconstruction_mse']:.1f}. "
+        f"{how['sampled_clips']:,} clips. Coding alone costs an MSE of {metrics['reconstruction_mse']:.2f}. "
         f"MSE by frame: {by_frame}."
     )
 

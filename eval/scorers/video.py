@@ -30,7 +30,7 @@ BATCH_SIZE = 64
 STEPS, TEMPERATURE, TOP_K = 4, 0.8, 5  # of decoding, as `predict_frames` has them
 _LOGITS_AT_A_TIME = 2**25  # 128 MiB of float32
 _SAMPLED_AT_A_TIME = 20  # fixed: what is drawn depends on it
-_AFFORDABLE_FLOPS = 30e12  # two cores: some seven minutes
+_AFFORDABLE_FLOPS = 30e12  # two cores: five to seven minutes, at some 50e9 a second each
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def clips_at_a_time(model: PreTrainedModel, batch_size: int = BATCH_SIZE) -> int
 
 
 def affordable_clips(model: PreTrainedModel) -> int:
-    """How many clips two cores score in some seven minutes, from `SAMPLED_CLIPS` to `MAX_CLIPS`; on a GPU all.
+    """How many clips two cores score in five to seven minutes, from `SAMPLED_CLIPS` to `MAX_CLIPS`; on a GPU all.
 
     2 operations per parameter and token; all frames pass once by expectation, and by argmax each predicted frame once
     a step and once more when it is known.
