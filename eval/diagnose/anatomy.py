@@ -6,15 +6,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from eval.diagnose import thresholds as limits
 from eval.diagnose.sample import Batch
-from eval.diagnose.subject import Subject
+from eval.diagnose.subject import Subject, TooLargeError
 
 Named = dict[str, nn.Module]
+_BYTES_TO_TRAIN = 16  # a parameter of a copy in float32, its gradient and two moments
 MATRIX_LAYERS = (nn.Linear, Conv1D)
 
 
@@ -115,7 +118,12 @@ def random_tokens(subject: Subject, batch: Batch) -> Batch:
 def trained_copy(
     subject: Subject, inputs: dict[str, Tensor], steps: int, learning_rate: float
 ) -> tuple[PreTrainedModel, list[float]]:
-    """A copy after some AdamW steps on one batch, and its loss before each of them and after the last."""
+    """A copy after some AdamW steps on one batch, and its loss before each of them and after the last.
+
+    Raises:
+        TooLargeError: there is no room for it.
+    """
+    check_room_to_train(subject)
     frozen = frozen_teacher(subject)
     names = {name for name, p in subject.model.named_parameters() if p.requires_grad and p not in frozen}
     model = subject.copy()
@@ -134,10 +142,21 @@ def trained_copy(
     return model, losses
 
 
+def check_room_to_train(subject: Subject) -> None:
+    """Raise `TooLargeError` where a copy that is trained would take most of the memory that is free."""
+    needed = _BYTES_TO_TRAIN * subject.parameters
+    if subject.device.type == "cuda":
+        free = torch.cuda.mem_get_info(subject.device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if needed >= limits.MEMORY_SHARE * free:
+        raise TooLargeError(f"training a copy of {subject.parameters:,} parameters needs {needed / 2**30:.1f} GiB")
+
+
 def learning_batch(subject: Subject, rows: int | None = None) -> dict[str, Tensor]:
     """Inputs with labels, the same at every call: a quarter of the rows that the limits allow."""
-    limits = subject.limits
-    return subject.learning_inputs(subject.batch(rows or max(2, limits.rows // 4), limits.length))
+    rows = rows or max(2, subject.limits.rows // 4)
+    return subject.learning_inputs(subject.batch(rows, subject.limits.length))
 
 
 def remembered(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:

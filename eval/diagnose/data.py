@@ -38,6 +38,16 @@ def tokens(subject: Subject) -> Finding:
     threshold = (
         f"under {limits.UNKNOWN_NOTE:.0%} unknown tokens, and at most {limits.TOKENS_PER_WORD:g} tokens for a word"
     )
+    if words and not count:
+        return Finding(
+            "data.tokens",
+            FAIL,
+            evidence,
+            threshold,
+            "the tokenizer makes no token of the text: it drops what it does not know, as one without an unknown "
+            "token does, and was made for other text",
+            "take the tokenizer that the model was trained with, or train one on this text",
+        )
     if share > limits.UNKNOWN_NOTE:
         return Finding(
             "data.tokens",

@@ -29,7 +29,9 @@ def shape(subject: Subject) -> list[Finding]:
     if seen is None:
         return [_not_numbers()]
     _keep_series(subject, seen)
-    return [_shape(subject, seen), calibration(seen)]
+    found = _shape(subject, seen)
+    # Where nothing can be said of the predictions, nothing can be of how sure they are.
+    return [found] if found.check == "distribution.shape" else [found, calibration(seen)]
 
 
 def name_of(seen: Predictions, is_untouched: bool | None) -> str:
@@ -100,6 +102,8 @@ def _shape(subject: Subject, seen: Predictions) -> Finding:
         return Finding("distribution.unigram_only", NOTE, {**evidence, "steps": steps}, RIGHT, *_SAID["young"])
     if subject.kind == "seq2seq" and not _is_informed(seen) and name != "untrained":
         return Finding(f"distribution.{name}", NOTE, evidence, RIGHT, *_SAID["another_task"])
+    if subject.tokenizer is None and name in ("flat", "unigram_only"):
+        return Finding("distribution.shape", NOTE, evidence, RIGHT, *_SAID["random_ids"])
     kind = "exploded" if name == "flat" and seen.entropy < limit.FLAT_ENTROPY * seen.ln_v else name
     return Finding(f"distribution.{name}", FAIL, evidence, RIGHT, *_SAID[kind])
 
@@ -171,8 +175,10 @@ _SAID = {
     "exploded": (
         "the logits are far from even and yet say nothing of the text, not even how frequent tokens are: weights "
         "exploded, were overwritten or zeroed (see gradient.flow), the model learnt to predict something else (see "
-        "parity.offset), or the text is in no language that it knows",
-        "open an earlier checkpoint; train with a lower learning rate, a warm-up and gradient clipping",
+        "parity.offset), the tokenizer is another one than in its training, or the text is in no language that it "
+        "knows",
+        "compare the tokenizer with that of the training; else open an earlier checkpoint, and train with a lower "
+        "learning rate, a warm-up and gradient clipping",
     ),
     "saturated": (
         "nearly all the mass lies on a token that is mostly wrong: output weights or a bias exploded, or the logits "
@@ -192,6 +198,10 @@ _SAID = {
         "what it reads and writes in its own task is not known here, and text that follows text is nothing to it: it "
         "may answer, translate or sum up and be healthy, or it may have learnt nothing",
         "look at its loss on pairs of its own task, against that of answers without their questions",
+    ),
+    "random_ids": (
+        "there is no tokenizer, so it was asked about random ids, of which a healthy model knows nothing either",
+        "give the tokenizer of its training with --tokenizer",
     ),
     "too_few": ("too few positions to tell", "give more text with --data"),
 }

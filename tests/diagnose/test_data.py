@@ -4,12 +4,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     DataCollatorForLanguageModeling,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
     Trainer,
@@ -164,6 +167,14 @@ def test_the_sets_of_a_trainer_are_compared_too(gpt2, tokenizer, tmp_path):
 )
 def test_a_tokenizer_of_other_text_is_named(gpt2, tokenizer, texts, verdict):
     assert data.tokens(subject_of(gpt2, tokenizer, texts)).verdict == verdict
+
+
+def test_a_tokenizer_that_drops_all_of_the_text_is_named(gpt2, tokenizer):
+    subject = subject_of(gpt2, tokenizer, TEXTS)
+    subject.tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(vocab={"я": 0}, merges=[])))
+    finding = data.tokens(subject)
+    assert (finding.verdict, finding.evidence["tokens_looked_at"]) == ("fail", 0)
+    assert "makes no token of the text" in finding.cause
 
 
 # ---- padding in the loss ----

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from eval.diagnose.distribution import calibration_error, name_of, shape
+from eval.diagnose.opening import make_subject
 from eval.diagnose.predictions import look_at_predictions
 from eval.diagnose.subject import Subject
 from tests.diagnose.tiny_subjects import MAKERS, record, trained, untrained
@@ -66,6 +67,15 @@ def test_a_model_that_knows_frequencies_only_is_named_and_a_young_one_excused():
 
     subject.record = record(steps=100)
     assert shape(subject)[0].verdict == "note"
+
+
+def test_without_a_tokenizer_a_trained_model_is_not_blamed_for_random_ids():
+    model = trained("gpt2").model
+    bare = make_subject(model, None, name="bare")
+    assert name_of(look_at_predictions(bare), is_untouched=False) != "healthy"
+    (found,) = shape(bare)
+    assert (found.check, found.verdict) == ("distribution.shape", "note")
+    assert "--tokenizer" in found.remedy
 
 
 def test_logits_that_are_no_numbers_are_left_to_the_group_that_finds_them():

@@ -69,6 +69,18 @@ def test_a_line_that_was_cut_off_is_left_out_and_said(tmp_path: Path) -> None:
     assert "line 2" in record.notes[0]
 
 
+@pytest.mark.parametrize("content", ['{"name": "mine"}', "[1]", '{"recipe": "mine"}'])
+def test_a_run_file_of_another_program_is_no_recipe_of_ours(tmp_path: Path, content: str) -> None:
+    rows = [{"step": 1, "loss": 2.0, "learning_rate": 1e-3}]
+    (write_trainers(tmp_path / "theirs", rows) / "run.json").write_text(content)
+    (tmp_path / "log.jsonl").write_text(json.dumps(rows[0]))
+    (tmp_path / "run.json").write_text(content)
+    for record in (read_record(tmp_path / "theirs"), read_record(tmp_path)):
+        assert record.run is None
+        assert record.learning_rate == 1e-3
+    assert not read_record(tmp_path / "theirs").ours
+
+
 def test_a_source_that_is_gone_gives_no_texts_and_a_note(finished_run: Path) -> None:
     record = read_record(finished_run)
     record.run["recipe"]["data"]["data"] = "/nowhere/at/all.txt"
