@@ -213,7 +213,7 @@ def _open_tokenizer(name: str, required: bool, trust_remote_code: bool) -> PreTr
     """The tokenizer; None where the folder holds none: for some models the library then makes one without words."""
     try:
         opened = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        has_words = set(opened.get_vocab()) > set(opened.all_special_tokens)
+        has_words = bool(set(opened.get_vocab()) - set(opened.all_special_tokens))
         return opened if has_words or required else None
     except Exception as error:  # the library raises anything for a damaged file
         if required or any((Path(name) / file).exists() for file in _TOKENIZER_FILES):
