@@ -44,9 +44,14 @@ DEFAULT_CODE = (
     "eval/scorers",
     "eval/baselines.py",
     "eval/errors.py",
+    "eval/frame_baselines.py",
+    "eval/generate.py",
     "eval/loading.py",
     "eval/ngrams.py",
+    "eval/replies.py",
     "eval/representation.py",
+    "eval/word_overlap.py",
+    "eval/words.py",
     "eval/benchmarks/recipe_cell.py",
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
