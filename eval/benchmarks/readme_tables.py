@@ -130,6 +130,15 @@ def generator_twin_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def generator_optimizers_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Arms by rate after the short runs that choose it, one seed, on the validation part."""
+    rates = sorted({rate for tried in record["perplexity_by_rate"].values() for rate in tried}, key=float)
+    rows = [[f"perplexity after {record['steps']} steps, at a rate of", *rates]]
+    for name, tried in record["perplexity_by_rate"].items():
+        rows.append([_GENERATOR_NAMES[name], *(f"{tried[rate]:,.1f}" if rate in tried else "" for rate in rates)])
+    return rows
+
+
 def generator_stages_rows(record: dict[str, Any]) -> list[list[str]]:
     """Branches at the end of their runs, means over seeds."""
     header = ["branch", "seeds", "loss, nats", "perplexity", "per word", "bits per byte", "greedy accuracy"]
@@ -190,6 +199,7 @@ def dialogue_score_rows(record: dict[str, Any]) -> list[list[str]]:
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "dailydialog_cpu": dialogue_score_rows,
     "dialogue_twin": dialogue_twin_rows,
+    "generator_optimizers": generator_optimizers_rows,
     "generator_stages": generator_stages_rows,
     "generator_twin": generator_twin_rows,
     "staged_quickstart": staged_quickstart_rows,
