@@ -13,7 +13,7 @@ from eval.metrics.video import squared_error
 from eval.scorers.holes import choose_rows
 from eval.scorers.token_scores import evaluating
 from eval.scorers.video import clips_at_a_time, halves
-from training.data.clips import as_frames
+from training.data.clips import as_frames, row_ids
 from training.data.frame_tokenizer import FrameTokenizer
 from training.data.settings import VideoMaskingSettings
 from training.data.video_masks import VideoMasker
@@ -41,7 +41,7 @@ def future_figures(
     known, predicted = halves(model)
     everything = VideoMaskingSettings(objective="future", context_frames=known, mask_ratio_start=1.0)
     masker = VideoMasker(everything, tokenizer, _SEED, known + predicted)
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, _SEED)
+    rows = choose_rows(row_ids(dataset), max_rows, _SEED)
     step = clips_at_a_time(model)
     sums: dict[str, list[Tensor]] = {}
     with evaluating(model):
