@@ -12,14 +12,19 @@ _GUESSERS = ("black", "copy_last", "mean_frame")
 
 
 def frames_explode(log: RunLog, facts: RunFacts) -> Advice | None:
-    """As `explosion`, of which a loss that has only risen is no sign here."""
-    found = explosion(log, facts)
-    loss_alone = found is not None and found.evidence.startswith("the loss is ")
+    """As `explosion`, with the held-out loss in the place of that of training."""
+    if log.train and not math.isfinite(log.train[-1]["loss"] or 0.0):
+        return explosion(log, facts)
+    level = RunLog([{**row, "loss": 1.0} for row in log.train])
     held_out = log.held_out_values("future_loss")
-    if not loss_alone:
-        return found
-    worse = len(held_out) > 1 and held_out[-1] > limits.EXPLOSION * min(held_out)
-    return found if worse or not math.isfinite(found.badness) else None
+    if len(held_out) < 2 or held_out[-1] <= limits.EXPLOSION * min(held_out):
+        return explosion(level, facts)
+    return Advice(
+        "explosion",
+        f"the held-out loss of frames that follow is {held_out[-1]:.3g}, after {min(held_out):.3g} at its lowest",
+        f"lower learning_rate (now {facts.learning_rate:g}) to a third, or raise warmup_steps",
+        held_out[-1] / min(held_out),
+    )
 
 
 def future_loss_stuck(log: RunLog, facts: RunFacts) -> Advice | None:
