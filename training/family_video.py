@@ -25,7 +25,7 @@ from training.cards import TEMPLATES, CardStyle
 from training.data.clips import as_frames
 from training.data.digits import BUILTIN, hub_id_of
 from training.data.families import FAMILIES
-from training.data.frame_tokenizer import FrameTokenizer, describe
+from training.data.frame_tokenizer import FrameTokenizer
 from training.data.prepared_clips import PreparedClips
 from training.data.settings import VideoDataSettings
 from training.data.sources import SourceInfo
@@ -89,7 +89,6 @@ def _data_lines(run: Run, prepared: PreparedClips) -> list[str]:
     return [
         f"data        {len(prepared.train):,} clips of {prepared.max_length} frames of {size} x {size} pixels: "
         f"{readable(_video_tokens(prepared))} tokens, {len(prepared.tokenizer):,} codes",
-        f"            {describe(prepared.tokenizer)}",
     ]
 
 
