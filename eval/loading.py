@@ -10,12 +10,15 @@ from typing import Any
 
 import safetensors
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 import configuration_jepa  # noqa: F401  (registers the families' configurations with the Auto classes)
 import modeling_jepa  # noqa: F401  (registers the families' models with the Auto classes)
+from configuration_jepa import VideoJepaConfig
 from training.data.errors import InputError
+from training.data.frame_tokenizer import TOKENIZER_FILE, FrameTokenizer
 
 MANIFEST = "manifest.json"
 RUN_FILE = "run.json"
@@ -46,10 +49,14 @@ def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = Non
     return model.to(target).eval()
 
 
-def open_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with a checkpoint; raises InputError where there is none."""
+def open_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | FrameTokenizer:
+    """The tokenizer saved with a checkpoint, of a video model that of its frames; raises InputError where there is
+    none.
+    """
     name = checked_name(checkpoint)
     try:
+        if AutoConfig.from_pretrained(name).model_type == VideoJepaConfig.model_type:
+            return FrameTokenizer.from_pretrained(Path(cached_file(name, TOKENIZER_FILE)).parent)
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{name} holds no tokenizer that can be opened: {_one_line(error)}") from error

@@ -29,6 +29,7 @@ from eval.learning_patterns import (
     stage_3_from_nothing,
 )
 from eval.run_log import Advice, RunFacts, RunLog
+from eval.video_patterns import frames_explode, frames_no_better_than_guessed, future_loss_rising, future_loss_stuck
 
 Pattern = Callable[[RunLog, RunFacts], Advice | None]
 
@@ -76,8 +77,19 @@ DIALOGUE_PATTERNS: tuple[Pattern, ...] = (
 )
 
 
+# Of a video model.
+VIDEO_PATTERNS: tuple[Pattern, ...] = (
+    frames_explode,
+    future_loss_stuck,
+    frames_no_better_than_guessed,
+    future_loss_rising,
+)
+
+
 def look(log: RunLog, facts: RunFacts) -> list[Advice]:
     """Everything that the log shows now."""
-    patterns = GENERATOR_PATTERNS if facts.generates else DIALOGUE_PATTERNS if facts.answers else PATTERNS
+    own = ((facts.generates, GENERATOR_PATTERNS), (facts.answers, DIALOGUE_PATTERNS))
+    own += ((facts.predicts_frames, VIDEO_PATTERNS),)
+    patterns = next((patterns for holds, patterns in own if holds), PATTERNS)
     found = (pattern(log, facts) for pattern in patterns)
     return [advice for advice in found if advice is not None]

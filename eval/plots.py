@@ -14,8 +14,26 @@ from matplotlib.figure import Figure
 
 from training.data.errors import InputError
 
-LOSS_NAMES = ("loss", "ranking", "alignment", "auxiliary", "collapse", "cross_entropy", "block_decorrelation")
-HELDOUT_NAMES = ("eval_mrr", "eval_top1", "eval_top5", "eval_top10", "eval_greedy_accuracy", "eval_unigram_accuracy")
+LOSS_NAMES = (
+    "loss",
+    "ranking",
+    "alignment",
+    "auxiliary",
+    "collapse",
+    "cross_entropy",
+    "block_decorrelation",
+    "prediction",
+)
+HELDOUT_NAMES = (
+    "eval_mrr",
+    "eval_top1",
+    "eval_top5",
+    "eval_top10",
+    "eval_greedy_accuracy",
+    "eval_unigram_accuracy",
+    "eval_future_accuracy",
+)
+FRAME_NAMES = ("eval_mse", "eval_black_mse", "eval_copy_last_mse", "eval_mean_frame_mse")
 PERPLEXITY_NAMES = ("perplexity", "eval_perplexity", "eval_unigram_perplexity")
 # Credit assignment: a curve for every part of the model.
 CREDIT_PANELS = {"credit/": "share of the error", "credit_rate/": "share of the update"}
@@ -80,6 +98,8 @@ def _optional_panels(rows: Sequence[dict]) -> list[tuple[Sequence[str], str]]:
     panels: list[tuple[Sequence[str], str]] = []
     if curve(rows, PERPLEXITY_NAMES[0])[0]:
         panels.append((PERPLEXITY_NAMES, _PERPLEXITY))
+    if curve(rows, FRAME_NAMES[0])[0]:
+        panels.append((FRAME_NAMES, "squared error of a frame"))
     for prefix, label in CREDIT_PANELS.items():
         names = sorted({name for row in rows for name in row if name.startswith(prefix)})
         panels += [(names, label)] if names else []

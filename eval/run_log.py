@@ -49,6 +49,8 @@ RANK_LEFT = 0.33  # of the highest effective rank so far
 LATENT_USED = 1.01  # usage ratio: two evaluations of a decoder that ignores its latents differ by less
 STARVED = 1.2  # times the share of the rest: a part that was the most responsible in 1 of 100 choices is above it
 PERPLEXITY_RISE = 1.02  # over the best held-out one; evaluations of the same text differ by less on a healthy run
+FRAME_LOSS_RISE = 1.02  # of the held-out loss of frames over its best; the same clips are scored every time
+HALF_WAY = 0.5  # of all steps, from which frames must be predicted better than by guessers
 GREEDY_LOOP = 0.8  # of the words in samples; greedy text of small models loops, sampled text must not
 
 
@@ -83,6 +85,7 @@ class RunFacts:
         from_nothing: not started from a checkpoint.
         generates: a causal language model, which has patterns of its own.
         answers: a dialogue model, which has patterns of its own; `hidden_size` is that of all its latents together.
+        predicts_frames: a video model, which has patterns of its own.
         credit_rest: share of its update that a part gets which is never the most responsible; None without credit.
     """
 
@@ -104,6 +107,7 @@ class RunFacts:
     from_nothing: bool = True
     generates: bool = False
     answers: bool = False
+    predicts_frames: bool = False
     credit_rest: float | None = None
 
     @property

@@ -196,6 +196,11 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
         self.register_buffer("token_counts", torch.zeros(config.vocab_size, dtype=torch.int64))
         self.post_init()
 
+    @property
+    def has_teacher(self) -> bool:
+        """There is no moving average to update."""
+        return False
+
     @can_return_tuple
     def forward(
         self,

@@ -15,7 +15,14 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from training.data.errors import InputError
-from training.data.settings import DataSettings, MaskingSettings, NoMaskingSettings, SourceSettings
+from training.data.settings import (
+    DataSettings,
+    MaskingSettings,
+    NoMaskingSettings,
+    SourceSettings,
+    VideoDataSettings,
+    VideoMaskingSettings,
+)
 from training.families import DEFAULT_FAMILY, SETTINGS_SECTIONS, config_class_of, family_names, recipe_of
 from training.settings import EvaluationSettings, TrainingSettings
 from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, shortened, suggestion, type_name
@@ -33,8 +40,8 @@ class Run:
     output_dir: Path
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
-    data: SourceSettings = field(default_factory=DataSettings)
-    masking: MaskingSettings | NoMaskingSettings = field(default_factory=MaskingSettings)
+    data: SourceSettings | VideoDataSettings = field(default_factory=DataSettings)
+    masking: MaskingSettings | NoMaskingSettings | VideoMaskingSettings = field(default_factory=MaskingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     resume: str = "auto"
@@ -216,7 +223,7 @@ def _validate(run: Run) -> None:
         raise InputError(f"output_dir: {str(run.output_dir)[:80]} is not possible ({error.strerror})") from None
 
 
-def _refuse_long_spans(masking: MaskingSettings | NoMaskingSettings, max_length: int) -> None:
+def _refuse_long_spans(masking: MaskingSettings | NoMaskingSettings | VideoMaskingSettings, max_length: int) -> None:
     if not isinstance(masking, MaskingSettings) or masking.masking != "span":
         return
     if masking.max_span_length > max_length:

@@ -9,7 +9,7 @@ import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
@@ -19,6 +19,7 @@ from training.advice import Advise
 from training.arguments import Run
 from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, ShowSamples, TeacherUpdate
 from training.data.errors import InputError
+from training.data.families import Tokenizer
 from training.data.prepared import Prepared
 from training.diagnosing import Diagnose, never, refuse_sharded
 from training.families import Family
@@ -44,7 +45,7 @@ def prepare_data(run: Run, family: Family) -> Prepared:
     return prepared
 
 
-def build_config(run: Run, family: Family, tokenizer: PreTrainedTokenizerBase) -> JepaConfig:
+def build_config(run: Run, family: Family, tokenizer: Tokenizer) -> JepaConfig:
     """The recipe's configuration, with vocabulary and special tokens of the tokenizer. Raises `InputError`."""
     special = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
     from_tokenizer = {name: getattr(tokenizer, name) for name in special} | {"vocab_size": len(tokenizer)}
@@ -54,16 +55,22 @@ def build_config(run: Run, family: Family, tokenizer: PreTrainedTokenizerBase) -
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
 
 
-def build_model(run: Run, family: Family, config: JepaConfig, token_counts: Any) -> PreTrainedModel:
-    """A model whose initial weights are a function of the seed; with `init_from`, the weights of that checkpoint."""
+def build_model(run: Run, family: Family, config: JepaConfig, prepared: Prepared) -> PreTrainedModel:
+    """A model whose initial weights are a function of the seed; with `init_from`, the weights of that checkpoint.
+
+    Of the prepared data it is told the counts of its tokens, and what else its family puts into it.
+    """
     _refuse_too_large(family, config)
     set_seed(run.training.seed)
     model = family.model_class(config)
-    model.set_token_counts(torch.as_tensor(token_counts))
+    token_counts = torch.as_tensor(prepared.counts)
+    model.set_token_counts(token_counts)
+    if family.put_in is not None:
+        family.put_in(model, prepared)
     if run.init_from is not None and own_start(run) is None:
         take_weights(model, family, run)
         # The counts are of this run's data, whatever the weights learnt from.
-        model.token_counts.copy_(torch.as_tensor(token_counts))
+        model.token_counts.copy_(token_counts)
     if family.start is not None:
         family.start(model, run)
     return model

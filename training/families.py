@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from configuration_jepa import DialogueJepaConfig, JepaConfig, StagedGeneratorConfig, TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, JepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from training.data.settings import (
     DataSettings,
     DialogueDataSettings,
@@ -16,10 +16,13 @@ from training.data.settings import (
     MaskingSettings,
     NoMaskingSettings,
     SourceSettings,
+    VideoDataSettings,
+    VideoMaskingSettings,
 )
 from training.dialogue_settings import DialogueEvaluationSettings, DialogueTrainingSettings
 from training.generator_settings import GeneratorEvaluationSettings, GeneratorTrainingSettings
 from training.settings import EvaluationSettings, TrainingSettings
+from training.video_settings import VideoEvaluationSettings, VideoTrainingSettings
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from training.credit import CreditRules
     from training.data.families import FamilyData
     from training.data.prepared import Prepared
+    from training.data.sources import SourceInfo
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class FamilyRecipe:
     """What a recipe of a family may hold: `config_class` has the sections `model` and `loss`."""
 
     config_class: type[JepaConfig]
-    data: type[SourceSettings] = DataSettings
-    masking: type[MaskingSettings] | type[NoMaskingSettings] = MaskingSettings
+    data: type[SourceSettings] | type[VideoDataSettings] = DataSettings
+    masking: type[MaskingSettings] | type[NoMaskingSettings] | type[VideoMaskingSettings] = MaskingSettings
     training: type[TrainingSettings] = TrainingSettings
     evaluation: type[EvaluationSettings] = EvaluationSettings
 
@@ -71,8 +75,15 @@ _DIALOGUE = FamilyRecipe(
     DialogueTrainingSettings,
     DialogueEvaluationSettings,
 )
+_VIDEO = FamilyRecipe(
+    VideoJepaConfig,
+    VideoDataSettings,
+    VideoMaskingSettings,
+    VideoTrainingSettings,
+    VideoEvaluationSettings,
+)
 RECIPES: dict[str, FamilyRecipe] = {
-    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig), _GENERATOR, _DIALOGUE)
+    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig), _GENERATOR, _DIALOGUE, _VIDEO)
 }
 DEFAULT_FAMILY = TextJepaConfig.model_type
 
@@ -112,6 +123,8 @@ class Family:
         make_optimizer: (model, run) -> the optimizer; None for the library's AdamW.
         credit: (run) -> rules of credit assignment, or None where it is off.
         new_parameters: (stage) -> how the names of the parameters begin that the stage before does not have.
+        put_in: (model, prepared data) -> what of the data, beside the tokens' counts, the model holds.
+        source: (data settings) -> what a card says of the data; None for sources of text.
         with_files: (run) -> the run with what the files say that it names, before data and model are touched.
         start: (model, run) -> what is loaded, frozen or added once the model is built.
         adapters: (run) -> how a model with adapters is saved, or None where it has none.
@@ -133,6 +146,8 @@ class Family:
     make_optimizer: Callable[["PreTrainedModel", "Run"], "Optimizer"] | None = None
     credit: Callable[["Run"], "CreditRules | None"] | None = None
     new_parameters: Callable[[int], tuple[str, ...]] | None = None
+    put_in: Callable[["PreTrainedModel", "Prepared"], None] | None = None
+    source: Callable[[Any], "SourceInfo"] | None = None
     with_files: Callable[["Run"], "Run"] | None = None
     start: Callable[["PreTrainedModel", "Run"], None] | None = None
     adapters: Callable[["Run"], "Adapters | None"] | None = None
@@ -165,6 +180,10 @@ def load_family(name: str) -> Family:
         from training.family_dialogue import DIALOGUE_JEPA
 
         return DIALOGUE_JEPA
+    if name == VideoJepaConfig.model_type:
+        from training.family_video import VIDEO_JEPA
+
+        return VIDEO_JEPA
     from training.family_text import TEXT_JEPA
 
     return TEXT_JEPA

@@ -63,7 +63,7 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
     plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
     shown = {} if family.at_end is None else family.at_end(run, prepared)
     record = _score(run) if run.evaluation.final_score else None
-    source = describe_source(run.data)
+    source = (family.source or describe_source)(run.data)
     facts = {
         **model_facts,
         "name": run.output_dir.resolve().name,

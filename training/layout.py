@@ -6,6 +6,7 @@ import configuration_jepa
 import modeling_jepa
 from eval.loading import MANIFEST, RUN_FILE
 from eval.retrieval import FOLDER, LATENTS, REPLIES
+from training.data.frame_tokenizer import TOKENIZER_FILE
 
 LOG_FILE = "log.jsonl"
 CARD_FILE = "README.md"
@@ -14,17 +15,20 @@ MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
 LORA_FILE = "lora.safetensors"  # in a checkpoint that is trained with adapters, beside its merged weights
 TRANSCRIPT_FILE = "results/transcript.json"
+CLIPS_FILE = "plots/clips.gif"
+STILL_FILE = "plots/clips.png"
 INDEX_FILES = tuple(f"{FOLDER}/{name}" for name in (LATENTS, REPLIES, MANIFEST))
 
 OWN_FILES = (
     *(MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FILE, CURVES_FILE),
-    *(TRANSCRIPT_FILE, *INDEX_FILES),
+    *(TRANSCRIPT_FILE, *INDEX_FILES, CLIPS_FILE, STILL_FILE),
 )
 
 # What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.
 MODEL_FILES = (
     *("model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
     *("generation_config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+    TOKENIZER_FILE,
 )
 _CODE = [Path(package.__path__[0]) for package in (configuration_jepa, modeling_jepa)]
 

@@ -90,7 +90,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
             once(processes, lambda: held.enter_context(locked(run.output_dir)))
         prepared = first_then_others(processes, lambda: prepare_data(run, family))
         config = build_config(run, family, prepared.tokenizer)
-        model = build_model(run, family, config, prepared.counts)
+        model = build_model(run, family, config, prepared)
         if run.dry_run:
             return _dry_run(run, family, prepared, model, libraries)
         threads = cpu_threads(processes)

@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from eval.errors import NonFiniteError
 from eval.loading import RUN_FILE
@@ -32,6 +32,7 @@ from training.callbacks import append_row
 from training.checkpoints import PREFIX, STAGING, flush, rotate, staged
 from training.credit import Credit, CreditRules
 from training.data.errors import InputError
+from training.data.families import Tokenizer
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
 from training.finite import broken_moments, broken_weights, last_good, what_is_broken
@@ -87,7 +88,7 @@ class JepaTrainer(Trainer):
         self,
         model: PreTrainedModel,
         args: TrainingArguments,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         parts: TrainingParts,
         run_state: RunState,
         callbacks: list[TrainerCallback] | None = None,
@@ -212,7 +213,7 @@ class JepaTrainer(Trainer):
         self._step_loss += loss.detach()
         for name, pair in outputs["loss_parts"].items():
             self.window.add(name, pair)
-        self.window.add("tokens", torch.stack((inputs["attention_mask"].sum(), self._step_loss.new_ones(()))))
+        self.window.add("tokens", torch.stack((_count_tokens(inputs), self._step_loss.new_ones(()))))
         return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Tensor | float | None:
@@ -434,6 +435,14 @@ class JepaTrainer(Trainer):
         wrong = sorted(missing | set(load_result.unexpected_keys))
         if wrong:
             raise InputError(f"resume: the checkpoint does not fit this version's model: {', '.join(wrong[:5])}")
+
+
+def _count_tokens(inputs: Batch) -> Tensor:
+    """What the trunk reads: tokens that are no padding, or of clips, which have none, all squares of all frames."""
+    if "attention_mask" in inputs:
+        return inputs["attention_mask"].sum()
+    codes = inputs["codes"]
+    return codes.new_tensor(codes[..., 0].numel())
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     run = parse_run(settings["recipe"], settings["overrides"], seed, exam.marks[-1], folder / "run")
     family = replace(load_family(run.family), model_class=ANCHORS[settings["model"]].model_class)
     prepared = prepare_data(run, family)
-    model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared.counts)
+    model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
     known = ANCHORS[settings["model"]].figures
     watch = Examiner(
         exam.marks, exam.eval_steps, partial(_score, exam, prepared, known), partial(_look, exam, prepared, known)

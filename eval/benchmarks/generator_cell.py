@@ -92,7 +92,7 @@ def asked_hash(answers: TokenAnswers) -> str:
 def _build(run: Run, family: Family, prepared: Prepared, name: str) -> PreTrainedModel:
     config = build_config(run, family, prepared.tokenizer)
     if name not in ANCHORS:
-        return build_model(run, family, config, prepared.counts)
+        return build_model(run, family, config, prepared)
     set_seed(run.training.seed)
     return build_anchor(name, config)
 

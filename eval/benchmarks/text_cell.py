@@ -115,7 +115,7 @@ def blanks_hash(answers: BlankAnswers) -> str:
 def _build(run: Run, family: Family, prepared: Prepared, is_bert: bool) -> PreTrainedModel:
     config = build_config(run, family, prepared.tokenizer)
     if not is_bert:
-        return build_model(run, family, config, prepared.counts)
+        return build_model(run, family, config, prepared)
     set_seed(run.training.seed)
     return BertAnchor(bert_config(config))
 

@@ -21,7 +21,7 @@ from eval.frame_baselines import Predict, frame_baselines
 from eval.metrics.video import FramePrediction, frame_errors, squared_error
 from eval.scorers.holes import choose_rows
 from eval.scorers.token_scores import evaluating
-from training.data.clips import as_frames
+from training.data.clips import as_frames, row_ids
 from training.data.errors import InputError
 
 MAX_CLIPS = 1000  # a standard error of about 1 % of the squared error
@@ -96,9 +96,9 @@ def score_clips(
     Raises:
         InputError: a bad setting. NonFiniteError: the model gives NaN.
     """
-    row_ids = np.asarray(dataset["row_id"])
-    rows = choose_rows(row_ids, max_rows, seed)
-    some = choose_rows(row_ids[rows], sampled_clips, seed)
+    ids = row_ids(dataset)
+    rows = choose_rows(ids, max_rows, seed)
+    some = choose_rows(ids[rows], sampled_clips, seed)
     baselines = frame_baselines(mean_picture)
     decodings: dict[str, Predict] = {name: decoder(model, name) for name in ("expectation", "argmax")}
     drawn: dict[str, Predict] = {"sample": decoder(model, "sample", torch.Generator(model.device).manual_seed(seed))}

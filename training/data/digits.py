@@ -79,6 +79,11 @@ def check_digits(source: str) -> None:
         _path_of(source)
 
 
+def hub_id_of(source: str) -> str | None:
+    """The Hub data set that `source` names, or None where it names none."""
+    return _hub_address(source).hub_id if source.startswith("hub:") else None
+
+
 @dataclass(frozen=True)
 class _Stored:
     """What a source keeps under a name, and the splits that must be cut from it."""

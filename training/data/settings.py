@@ -10,6 +10,8 @@ from training.data.errors import InputError
 
 # What a clip of a video model is trained for; `mixed` draws one of them for each clip.
 OBJECTIVES = ("future", "joint", "individual")
+# Clips of valid and of test: as many as the published test set has. Who scores takes some of them.
+HELD_OUT_CLIPS = 10_000
 
 
 def _help(text: str) -> dict[str, str]:

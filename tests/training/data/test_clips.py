@@ -15,6 +15,7 @@ from training.data.clips import (
     as_frames,
     clip_rows,
     moving_corners,
+    row_ids,
 )
 from training.data.digits import Digits
 from training.data.errors import InputError
@@ -47,6 +48,12 @@ def test_another_split_seed_or_index_is_another_clip():
         ClipMaker(MIXED, "train", 0).render([1])[0],
     ]
     assert len({clip.tobytes() for clip in clips}) == 4
+
+
+def test_row_ids_are_told_without_rendering_a_clip(monkeypatch: pytest.MonkeyPatch):
+    rows = clip_rows(ClipMaker(MIXED, "valid"), 1000)
+    monkeypatch.setattr(ClipMaker, "render", lambda self, indices: pytest.fail("rendered"))
+    assert np.array_equal(row_ids(rows), np.arange(1000))
 
 
 def test_a_longer_clip_begins_with_the_shorter_one():
