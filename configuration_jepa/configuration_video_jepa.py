@@ -97,12 +97,13 @@ class VideoJepaConfig(JepaConfig):
         for name in ("frame_size", "patch_size", "code_size"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for small, large in (("patch_size", "frame_size"), ("code_size", "patch_size")):
-            divides = getattr(self, large) % getattr(self, small) == 0
+            divides = getattr(self, small) >= 1 and getattr(self, large) % getattr(self, small) == 0
             require(self, small, divides, f"a divisor of {large}={getattr(self, large)}")
         if self.frame_codes == "grey":
             require(self, "code_size", self.code_size == 1, "1 with frame_codes='grey', which codes single pixels")
         require(self, "vocab_size", self.vocab_size >= 2, "at least 2 codes")
-        quarter = self.hidden_size % (4 * self.num_attention_heads) == 0
+        # Heads below 1 are named by the trunk's own check.
+        quarter = self.hidden_size % (4 * max(self.num_attention_heads, 1)) == 0
         heads = f"a multiple of 4 * num_attention_heads={4 * self.num_attention_heads}: rows and columns turn pairs"
         require(self, "hidden_size", quarter, heads)
 

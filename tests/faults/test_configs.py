@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from configuration_jepa.configuration_base import own_fields
 from training import train
 from training.arguments import _UNIVERSAL, keys_of_family
@@ -23,7 +23,7 @@ from training.settings import TRACKERS
 from training.settings_schema import SECTIONS, Key
 
 KEYS = {(family, key.name): key for family in family_names() for key in keys_of_family(family).values()}
-CONFIGS = (TextJepaConfig, StagedGeneratorConfig, DialogueJepaConfig)
+CONFIGS = (TextJepaConfig, StagedGeneratorConfig, DialogueJepaConfig, VideoJepaConfig)
 
 # What each number may be: lowest, highest (None: no limit, for whole ones below 2 ** 32), and whether those may.
 AT_LEAST_0, AT_LEAST_1 = (0, None, True, True), (1, None, True, True)
@@ -67,6 +67,16 @@ RANGES = {
     "time_dim": (2, None, True, True),
     "routing_candidates": (16, None, True, True),
     "stage": (0, 3, True, True),
+    # of the video model
+    **dict.fromkeys(
+        "frame_size patch_size code_size latent_size num_digits num_clips context_frames".split(), AT_LEAST_1
+    ),
+    **dict.fromkeys("brightness contrast future_share joint_share individual_share".split(), SHARE),
+    **dict.fromkeys("mask_ratio_start mask_ratio_end curriculum_share".split(), (0, 1, False, True)),
+    "clip_seed": AT_LEAST_0,
+    "code_levels": (2, 65_536, True, True),
+    "curriculum_frames": (2, None, True, True),
+    "rotation": (0, 180, True, True),
 }
 CHOICES = (
     *(
@@ -81,9 +91,9 @@ CHOICES = (
     ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
     *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
-    *("context_access", "decoder_latent", "ranking_target"),
+    *("context_access", "decoder_latent", "ranking_target", "frame_codes", "objective"),
 )
-FREE = ("data", "split", "text_column", "tokenizer", "run_name", "sample_phrases", "pretrained_decoder")
+FREE = ("data", "digits", "split", "text_column", "tokenizer", "run_name", "sample_phrases", "pretrained_decoder")
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
 
 few = settings(
