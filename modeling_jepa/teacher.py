@@ -82,4 +82,4 @@ class TaughtMixin:
 
     def _student(self) -> nn.Module:
         """The module whose parameters the teacher follows."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every family with a teacher names its own student

@@ -225,3 +225,12 @@ def assert_same_run(whole: Path, other: Path) -> None:
     assert set(load_file(theirs / "model.safetensors")) == set(load_file(ours / "model.safetensors"))
     assert (other / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not [path.name for path in other.iterdir() if path.name.startswith((".staging", ".trash"))]
+
+
+def assert_resumes_exactly(recipe: Path, folder: Path, flags: str) -> None:
+    """A run that is killed before its tenth step, and started again, ends as one that was not."""
+    assert train(recipe, folder / "whole", flags).code == 0
+    assert train(recipe, folder / "run", flags, before_step(10, die)).code == -9
+    ending = train(recipe, folder / "run", flags)
+    assert ending.code == 0, ending
+    assert_same_run(folder / "whole", folder / "run")

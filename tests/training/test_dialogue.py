@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from eval.retrieval import ReplyIndex
-from tests.faults.harness import Ending, assert_same_run, before_step, die, import_everything, log_rows, train
+from tests.faults.harness import Ending, assert_resumes_exactly, import_everything, log_rows, train
 from training.arguments import parse_arguments
 from training.build import build_config, build_model, prepare_data
 from training.data.errors import InputError
@@ -355,14 +355,6 @@ def test_a_killed_run_with_a_pretrained_decoder_goes_on_to_the_same_bits(
     recipe: Path, language_model: Path, tmp_path: Path, kind: str
 ) -> None:
     assert_resumes_exactly(recipe, tmp_path, f"--pretrained_decoder {language_model} {kind} --save_steps 8")
-
-
-def assert_resumes_exactly(recipe: Path, folder: Path, flags: str) -> None:
-    assert train(recipe, folder / "whole", flags).code == 0
-    assert train(recipe, folder / "run", flags, before_step(10, die)).code == -9
-    ending = train(recipe, folder / "run", flags)
-    assert ending.code == 0, ending
-    assert_same_run(folder / "whole", folder / "run")
 
 
 # ---- bad input ----

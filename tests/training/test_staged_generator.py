@@ -12,7 +12,17 @@ import pytest
 from safetensors.torch import load_file
 
 from eval.score import main as score_main
-from tests.faults.harness import Ending, assert_same_run, before_step, die, fork, import_everything, log_rows, train
+from tests.faults.harness import (
+    Ending,
+    assert_resumes_exactly,
+    assert_same_run,
+    before_step,
+    die,
+    fork,
+    import_everything,
+    log_rows,
+    train,
+)
 from training.arguments import parse_arguments
 from training.data.errors import InputError
 
@@ -274,12 +284,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path, kind: str) -> None:
-    flags = f"{KINDS[kind]} --save_steps 8"
-    assert train(recipe, tmp_path / "whole", flags).code == 0
-    assert train(recipe, tmp_path / "run", flags, before_step(10, die)).code == -9
-    ending = train(recipe, tmp_path / "run", flags)
-    assert ending.code == 0, ending
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_resumes_exactly(recipe, tmp_path, f"{KINDS[kind]} --save_steps 8")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
