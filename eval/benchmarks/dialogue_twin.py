@@ -168,9 +168,11 @@ def checks(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def shown_difference(found: dict[str, float] | None) -> str:
+def shown_difference(found: dict[str, float] | None, digits: int = 4) -> str:
     """A difference with its interval."""
-    return f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]" if found else ""
+    if not found:
+        return ""
+    return "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*(found[key] for key in ("difference", "low", "high")), n=digits)
 
 
 def _tuning_arm(name: str, rate: float, exam: dict[str, Any], options: argparse.Namespace) -> Arm:

@@ -196,6 +196,20 @@ def dialogue_score_rows(record: dict[str, Any]) -> list[list[str]]:
     return [header, *rows]
 
 
+def video_objectives_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Arms at the end of their runs, means over seeds, and the guessers."""
+    rows = [["", "seeds", "MSE", "PSNR", "SSIM", "MSE minus future's", "MSE of frame 1", "of frame 10", "CPU s"]]
+    for name, arm in record["arms"].items():
+        versus = shown_difference(arm["mse_difference"], 1)
+        ends = [shown_number(arm["per_frame_mse"][place], ".0f") for place in (0, -1)]
+        seconds = f"{arm['training_cpu_seconds']['mean']:,.0f}"
+        rows.append([name, str(len(arm["seeds"])), *_clips(arm["figures"]), versus, *ends, seconds])
+    for name, found in record["baselines"].items():
+        figures = {metric: {"mean": value, "sd": None} for metric, value in found.items()}
+        rows.append([name.replace("_", " "), "", *_clips(figures), "", "", "", ""])
+    return rows
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "dailydialog_cpu": dialogue_score_rows,
     "dialogue_twin": dialogue_twin_rows,
@@ -206,6 +220,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "text_probe": text_probe_rows,
     "text_twin": text_twin_rows,
     "text_ablation": text_ablation_rows,
+    "video_objectives": video_objectives_rows,
 }
 
 
@@ -220,6 +235,11 @@ def _replies(figures: dict[str, dict[str, float | None]]) -> list[str]:
     forms = {"perplexity": ",.1f", "latent_usage_ratio": ".2f", "hits_at_1": ".3f", "hits_at_5": ".3f", "mrr": ".3f"}
     forms |= {"distinct_2": ".3f", "effective_rank": ".1f"}
     return [shown_number(figures[name], form) for name, form in forms.items()]
+
+
+def _clips(figures: dict[str, dict[str, float | None]]) -> list[str]:
+    """What video models are compared by."""
+    return [shown_number(figures[name], form) for name, form in {"mse": ".1f", "psnr": ".2f", "ssim": ".3f"}.items()]
 
 
 def _spread(figure: dict[str, float | None]) -> str:

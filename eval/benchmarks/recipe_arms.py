@@ -18,7 +18,7 @@ from training.data.errors import InputError
 
 def parse_run(recipe: str, overrides: dict[str, Any], seed: int, steps: int, output_dir: Path) -> Run:
     """A recipe with overrides as the command line would take it, on the CPU."""
-    flags = [f"--{name}={_flag(value)}" for name, value in overrides.items()]
+    flags = [part for name, value in overrides.items() for part in _flags(name, value)]
     own = [f"--seed={seed}", f"--max_steps={steps}", f"--output_dir={output_dir}", "--device=cpu"]
     return parse_arguments([recipe, *flags, *own])
 
@@ -42,9 +42,10 @@ def run_all(cells: Sequence[Cell], workers: int) -> Outcome:
     return outcome
 
 
-def add_common_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """The options of every comparison of recipes."""
-    parser.add_argument("--data", required=True, help="source of the rows, such as a folder with train, valid, test")
+def add_common_options(parser: argparse.ArgumentParser, name: str, flag: str = "--data") -> None:
+    """The options of every comparison of recipes; `flag` is the family's own for its source."""
+    help_text = "the source, as in the recipe; such as a folder"
+    parser.add_argument(flag, dest="data", required=True, help=help_text)
     parser.add_argument(
         "--out", default=f"outputs/benchmarks/{name}", help="folder of the cells (default: %(default)s)"
     )
@@ -67,12 +68,12 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def shown_command(module: str, options: argparse.Namespace, rest: str = "") -> str:
+def shown_command(module: str, options: argparse.Namespace, rest: str = "", flag: str = "--data") -> str:
     """The command that re-makes a result, with the place of the data left open."""
     source = f"PATH/TO/{Path(options.data).resolve().name}" if Path(options.data).exists() else options.data
     changes = f" --set {' '.join(options.set)}" if options.set else ""
     rows = f" --max_rows {options.max_rows}" if options.max_rows else ""
-    return f"python -m eval.benchmarks.{module} --data {source}{rest}{rows}{changes}"
+    return f"python -m eval.benchmarks.{module} {flag} {source}{rest}{rows}{changes}"
 
 
 def publish(
@@ -92,5 +93,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body)) + "\n"
 
 
-def _flag(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _flags(name: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"]
