@@ -6,6 +6,7 @@ starts, from the family's own module beside this one.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configuration_jepa import DialogueJepaConfig, JepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
@@ -130,6 +131,7 @@ class Family:
         adapters: (run) -> how a model with adapters is saved, or None where it has none.
         origins: families whose checkpoints a run may start from beside its own, and what is taken from them.
         at_end: (run, prepared data), once the root of the run folder holds the model -> what more its card shows.
+        plot_score: (Score JSON, run folder), draws what the card's tables do not show.
     """
 
     config_class: type[JepaConfig]
@@ -153,6 +155,7 @@ class Family:
     adapters: Callable[["Run"], "Adapters | None"] | None = None
     origins: Mapping[str, "Origin"] = field(default_factory=dict)
     at_end: Callable[["Run", "Prepared"], dict[str, Any]] | None = None
+    plot_score: Callable[[dict[str, Any], Path], None] | None = None
 
 
 def family_names() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from configuration_jepa import VideoJepaConfig
 from eval.frame_baselines import black, copy_last
+from eval.frame_curves import plot_frames
 from eval.loading import open_model
 from eval.metrics.video import squared_error
 from eval.predict_video import predict_clips
@@ -31,7 +32,7 @@ from training.data.settings import VideoDataSettings
 from training.data.sources import SourceInfo
 from training.families import Family
 from training.future_figures import future_figures
-from training.layout import CLIPS_FILE, STILL_FILE
+from training.layout import CLIPS_FILE, FRAMES_FILE, STILL_FILE
 from training.optimizers import MuonWithAdamW, grouped_adamw
 
 _SHOWN_CLIPS = 4
@@ -126,6 +127,11 @@ def _at_end(run: Run, prepared: PreparedClips) -> dict[str, Any]:
     return {"tokens": prepared.tokenizer.report, "clips_file": CLIPS_FILE, "shown_clips": len(shown)}
 
 
+def _plot_score(record: dict[str, Any], run_dir: Path) -> None:
+    """Error and similarity by predicted frame, beside the guessers'."""
+    plot_frames(record, run_dir / FRAMES_FILE)
+
+
 def _frames(dataset: Any, numbers: list[int]) -> Tensor:
     """`(clips, T, 1, S, S)`, float32."""
     return as_frames(torch.from_numpy(np.stack(dataset[numbers]["frames"])))
@@ -159,4 +165,5 @@ VIDEO_JEPA = Family(
     put_in=_put_in,
     source=_source,
     at_end=_at_end,
+    plot_score=_plot_score,
 )

@@ -63,6 +63,8 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
     plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
     shown = {} if family.at_end is None else family.at_end(run, prepared)
     record = _score(run) if run.evaluation.final_score else None
+    if record is not None and family.plot_score is not None:
+        family.plot_score(record, run.output_dir)
     source = (family.source or describe_source)(run.data)
     facts = {
         **model_facts,

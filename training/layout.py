@@ -17,11 +17,12 @@ LORA_FILE = "lora.safetensors"  # in a checkpoint that is trained with adapters,
 TRANSCRIPT_FILE = "results/transcript.json"
 CLIPS_FILE = "plots/clips.gif"
 STILL_FILE = "plots/clips.png"
+FRAMES_FILE = "plots/frames.png"
 INDEX_FILES = tuple(f"{FOLDER}/{name}" for name in (LATENTS, REPLIES, MANIFEST))
 
 OWN_FILES = (
     *(MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FILE, CURVES_FILE),
-    *(TRANSCRIPT_FILE, *INDEX_FILES, CLIPS_FILE, STILL_FILE),
+    *(TRANSCRIPT_FILE, *INDEX_FILES, CLIPS_FILE, STILL_FILE, FRAMES_FILE),
 )
 
 # What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.

@@ -146,6 +146,7 @@ def test_pictures_of_predicted_clips_lie_beside_the_model(finished) -> None:
     plots = finished[0] / "plots"
     assert (plots / "clips.gif").read_bytes()[:4] == b"GIF8"
     assert (plots / "clips.png").read_bytes()[:4] == b"\x89PNG"
+    assert (plots / "frames.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_card_shows_score_baselines_and_what_coding_costs(finished) -> None:
@@ -225,6 +226,21 @@ def test_one_clip_is_learnt_by_heart(recipe: Path, tmp_path: Path) -> None:
     ending = train(recipe, tmp_path / "run", flags)
     assert ending.code == 0, ending
     assert [row["loss"] for row in log_rows(tmp_path / "run") if "loss" in row][-1] < 0.1
+
+
+def test_a_hundred_clips_are_overfitted(recipe: Path, tmp_path: Path) -> None:
+    flags = (
+        "--num_clips 100 --per_device_train_batch_size 20 --max_steps 300 --dropout 0 --hidden_size 64 --milestones"
+    )
+    flags += " --objective future --context_frames 3 --mask_ratio_start 1 --curriculum_frames --eval_steps 300"
+    flags += " --optimizer muon --logging_steps 10 --save_steps 300"
+    ending = train(recipe, tmp_path / "run", flags)
+    assert ending.code == 0, ending
+    rows = log_rows(tmp_path / "run")
+    learnt = [row["loss"] for row in rows if "loss" in row][-1]
+    held_out = [row["eval_future_loss"] for row in rows if "eval_future_loss" in row]
+    assert learnt < held_out[-1] / 3
+    assert held_out[-1] > held_out[0] / 2
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
