@@ -210,10 +210,23 @@ def video_objectives_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def video_score_rows(record: dict[str, Any]) -> list[list[str]]:
+    """One scored video model beside the guessers."""
+    rows = [["", "MSE", "PSNR, dB", "SSIM", "MAE", "MSE of frame 1", "of frame 10", "sampled MSE", "sampled SSIM"]]
+    for name, found in {"model": record["metrics"], **record["baselines"]}.items():
+        by_frame = found["per_frame"]["mse"]
+        figures = [f"{found['mse']:.1f}", f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", f"{found['mae']:.0f}"]
+        figures += [f"{by_frame[0]:.0f}", f"{by_frame[-1]:.0f}"]
+        rows.append([name.replace("_", " "), *figures, f"{found['sampled_mse']:.1f}", f"{found['sampled_ssim']:.3f}"])
+    return rows
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "dailydialog_cpu": dialogue_score_rows,
     "dialogue_twin": dialogue_twin_rows,
     "generator_optimizers": generator_optimizers_rows,
+    "mnist_small": video_score_rows,
+    "prototype_32": video_score_rows,
     "generator_stages": generator_stages_rows,
     "generator_twin": generator_twin_rows,
     "staged_quickstart": staged_quickstart_rows,
