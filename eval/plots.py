@@ -38,7 +38,10 @@ PERPLEXITY_NAMES = ("perplexity", "eval_perplexity", "eval_unigram_perplexity")
 # Credit assignment: a curve for every part of the model.
 CREDIT_PANELS = {"credit/": "share of the error", "credit_rate/": "share of the update"}
 # Each has a scale of its own.
-REPRESENTATION_CURVES = {"eval_effective_rank": "effective rank", "eval_mean_pairwise_cosine": "pairwise cosine"}
+REPRESENTATION_CURVES = {
+    ("eval_effective_rank", "eval_target_effective_rank"): "effective rank",
+    ("eval_mean_pairwise_cosine",): "pairwise cosine",
+}
 
 _PERPLEXITY = "perplexity"
 _FEW = 6  # curves; more need a smaller legend
@@ -103,7 +106,7 @@ def _optional_panels(rows: Sequence[dict]) -> list[tuple[Sequence[str], str]]:
     for prefix, label in CREDIT_PANELS.items():
         names = sorted({name for row in rows for name in row if name.startswith(prefix)})
         panels += [(names, label)] if names else []
-    return panels + [((name,), label) for name, label in REPRESENTATION_CURVES.items() if curve(rows, name)[0]]
+    return panels + [(names, label) for names, label in REPRESENTATION_CURVES.items() if curve(rows, names[0])[0]]
 
 
 def _draw(axes: Axes, rows: Sequence[dict], names: Sequence[str], label: str) -> None:
