@@ -66,6 +66,8 @@ class JepaConfig(PreTrainedConfig):
 
     # "AutoModel..." -> "module.Class": completed by each family; configuration's own entry is added.
     auto_classes: ClassVar[dict[str, str]] = {}
+    # task -> "module.Class" of a pipeline of ours: completed by the families that have one.
+    pipelines: ClassVar[dict[str, str]] = {}
     # The fields that a recipe writes in its `loss` section; all others belong in `model`.
     loss_fields: ClassVar[tuple[str, ...]] = ()
     # Fields that no recipe holds: a flag of every command line decides them, or a file that the recipe names.
@@ -94,6 +96,7 @@ class JepaConfig(PreTrainedConfig):
     eos_token_id: int | None = 4
 
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("custom_pipelines", None)  # what a file says of them is known
         unknown = sorted(name for name in kwargs if name not in _LIBRARY_NAMES)
         if unknown:
             raise ValueError(
@@ -144,6 +147,24 @@ class JepaConfig(PreTrainedConfig):
         ids = (self.pad_token_id, self.unk_token_id, self.mask_token_id, self.bos_token_id, self.eos_token_id)
         return tuple(sorted({token_id for token_id in ids if token_id is not None}))
 
+    @property
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """What `pipeline(..., trust_remote_code=True)` builds our pipelines from, as the library wants it.
+
+        Empty where the package is installed: there they stand in the library's registry, and need no trust. Made
+        afresh each time, as the library changes in place what it is given.
+        """
+        return full_custom_pipelines(type(self)) if is_remote_code(type(self)) else {}
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: dict[str, Any]) -> None:
+        """Does nothing: the library writes here what is known, before it saves a pipeline."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the library's, with the pipelines that travel along."""
+        found = super().to_dict()
+        return found | {"custom_pipelines": full} if (full := full_custom_pipelines(type(self))) else found
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
@@ -166,6 +187,12 @@ def full_auto_map(config_class: type[JepaConfig]) -> dict[str, str]:
     """A fresh, complete `auto_map`: the library changes the one it is given in place."""
     module = config_class.__module__.rsplit(".", 1)[-1]
     return {"AutoConfig": f"{module}.{config_class.__name__}", **config_class.auto_classes}
+
+
+def full_custom_pipelines(config_class: type[JepaConfig]) -> dict[str, dict[str, Any]]:
+    """Task -> class and Auto class of its model, as they stand in `config.json`. The class that learns opens them."""
+    auto_class = list(config_class.auto_classes)[-1]
+    return {task: {"impl": name, "pt": [auto_class], "tf": []} for task, name in config_class.pipelines.items()}
 
 
 def require(config: JepaConfig, name: str, holds: bool, allowed: str) -> None:

@@ -55,6 +55,7 @@ class DialogueJepaConfig(JepaConfig):
         "AutoModel": "modeling_dialogue_jepa.DialogueJepaModel",
         "AutoModelForSeq2SeqLM": "modeling_dialogue_jepa.DialogueJepaForConditionalGeneration",
     }
+    pipelines: ClassVar[dict[str, str]] = {"reply": "pipeline_reply.ReplyPipeline"}
     loss_fields: ClassVar[tuple[str, ...]] = (
         "decoder_latent",
         "decoder_gradient",

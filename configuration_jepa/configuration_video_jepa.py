@@ -43,6 +43,7 @@ class VideoJepaConfig(JepaConfig):
 
     model_type = "video_jepa"
     auto_classes: ClassVar[dict[str, str]] = {"AutoModel": "modeling_video_jepa.VideoJepaForFramePrediction"}
+    pipelines: ClassVar[dict[str, str]] = {"frame-prediction": "pipeline_frame_prediction.FramePredictionPipeline"}
     loss_fields: ClassVar[tuple[str, ...]] = (
         "head",
         "logit_scale",

@@ -1,12 +1,13 @@
-"""Open a checkpoint as somebody does who has never seen this project, and fill five blanks with it.
+"""Open a checkpoint as somebody does who has never seen this project, and use it: a masked model fills five blanks.
 
     python eval/load_as_stranger.py outputs/quickstart
     python eval/load_as_stranger.py outputs/quickstart "the people of the _ states" "we must _ our schools"
 
 Everything is done in a new process in which the project's packages cannot be imported, with an empty module cache, in
 another working folder and without a network: only the code that lies beside the weights can be used. Every Auto class
-that the checkpoint declares is opened, and so are the stock pipelines. Exit code 0: all of it worked; 1: something did
-not; 2: the folder is no checkpoint. This file imports nothing of the package, as it also runs inside that process.
+that the checkpoint declares is opened, and so are the stock pipelines and those that the checkpoint brings along.
+Exit code 0: all of it worked; 1: something did not; 2: the folder is no checkpoint. This file imports nothing of the
+package, as it also runs inside that process.
 """
 
 import argparse
@@ -27,6 +28,13 @@ PHRASES = (
     "the state of the _ is strong",
     "during the last fiscal _ we spent more",
 )
+TOKENIZER_FILE = "tokenizer_config.json"
+# The library's pipelines, each with the Auto class that it opens a model by.
+STOCK_TASKS = {
+    "feature-extraction": "AutoModel",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-generation": "AutoModelForCausalLM",
+}
 _INSIDE = "--inside"
 
 
@@ -35,7 +43,7 @@ class StrangerError(RuntimeError):
 
 
 def load_as_stranger(checkpoint: str | Path, phrases: Sequence[str] = PHRASES, timeout: float = 300.0) -> dict:
-    """Open a checkpoint in a clean process, and fill a blank in each phrase where it is a masked model.
+    """Open a checkpoint of any family in a clean process, and fill a blank in each phrase where it is a masked model.
 
     Args:
         checkpoint: a folder written by save_pretrained or by a training run.
@@ -102,8 +110,10 @@ def _inside(folder: str, phrases: Sequence[str]) -> dict[str, Any]:
     sys.modules.update(dict.fromkeys(OWN_PACKAGES))  # None there makes an import fail as if it were not installed
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    classes = {"AutoTokenizer": f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"}
+    classes = {}
+    if has_tokenizer := (Path(folder) / TOKENIZER_FILE).is_file():  # a video model has none
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        classes["AutoTokenizer"] = f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
     declared = declared_auto_map(Path(folder))
     for name in declared:
         opened = _open(getattr(transformers, name), folder, is_model=name != "AutoConfig")
@@ -111,16 +121,39 @@ def _inside(folder: str, phrases: Sequence[str]) -> dict[str, Any]:
             raise RuntimeError(f"{name} gave {type(opened)}, which is not the code beside the weights")
         size = "" if name == "AutoConfig" else f", {opened.num_parameters():,} parameters"
         classes[name] = type(opened).__name__ + size
+    tasks = [task for task, name in STOCK_TASKS.items() if has_tokenizer and name in declared]
     blanks: list[dict[str, Any]] = []
-    if "AutoModel" in declared:
-        extract = transformers.pipeline("feature-extraction", model=folder, trust_remote_code=True)
-        vectors = extract(phrases[0].replace("_", "").strip())[0]
-        classes["feature-extraction"] = f"{len(vectors)} vectors of width {len(vectors[0])}"
-    if "AutoModelForMaskedLM" in declared:
-        fill = transformers.pipeline("fill-mask", model=folder, trust_remote_code=True)
-        classes["fill-mask"] = f"five best tokens for {len(phrases)} phrases"
-        blanks = [_fill(fill, phrase) for phrase in phrases]
+    for task in [*tasks, *_own_tasks(Path(folder))]:
+        used = transformers.pipeline(task, model=folder, trust_remote_code=True, device="cpu")
+        if task == "fill-mask":
+            blanks = [_fill(used, phrase) for phrase in phrases]
+            classes[task] = f"five best tokens for {len(phrases)} phrases"
+        else:
+            classes[task] = _use(used, phrases[0].replace("_", "").strip())
     return {"classes": classes, "blanks": blanks}
+
+
+def _own_tasks(folder: Path) -> list[str]:
+    """The pipelines that a checkpoint brings along."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return list(config.get("custom_pipelines", {}))
+
+
+def _use(pipeline: Any, phrase: str) -> str:
+    """One answer of a pipeline, in words."""
+    import torch
+
+    if pipeline.task == "feature-extraction":
+        vectors = pipeline(phrase)[0]
+        return f"{len(vectors)} vectors of width {len(vectors[0])}"
+    if pipeline.task == "text-generation":
+        return repr(pipeline(phrase, max_new_tokens=8, return_full_text=False)[0]["generated_text"])
+    if pipeline.task == "frame-prediction":
+        config = pipeline.model.config
+        black = torch.zeros(config.max_position_embeddings - 1, config.frame_size, config.frame_size)
+        frames = pipeline(black, mode="argmax", steps=1)
+        return f"{len(frames)} frame after {len(black)} of {config.frame_size} x {config.frame_size} pixels"
+    return repr(pipeline(phrase)[0]["reply"])
 
 
 def _open(auto_class: Any, folder: str, is_model: bool) -> Any:

@@ -1,6 +1,7 @@
-"""Models of all families. Importing this registers them with the library's Auto classes."""
+"""Models of all families, and pipelines. Importing this registers them with the library."""
 
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
@@ -17,6 +18,8 @@ from modeling_jepa.modeling_staged_generator import (
 )
 from modeling_jepa.modeling_text_jepa import TextJepaForMaskedLM, TextJepaModel
 from modeling_jepa.modeling_video_jepa import VideoJepaForFramePrediction, VideoOutput
+from modeling_jepa.pipeline_frame_prediction import FramePredictionPipeline
+from modeling_jepa.pipeline_reply import ReplyPipeline
 
 AutoModel.register(DialogueJepaConfig, DialogueJepaModel, exist_ok=True)
 AutoModelForSeq2SeqLM.register(DialogueJepaConfig, DialogueJepaForConditionalGeneration, exist_ok=True)
@@ -26,13 +29,18 @@ AutoModel.register(TextJepaConfig, TextJepaModel, exist_ok=True)
 AutoModelForMaskedLM.register(TextJepaConfig, TextJepaForMaskedLM, exist_ok=True)
 AutoModel.register(VideoJepaConfig, VideoJepaForFramePrediction, exist_ok=True)
 
+PIPELINE_REGISTRY.register_pipeline("reply", ReplyPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")
+PIPELINE_REGISTRY.register_pipeline("frame-prediction", FramePredictionPipeline, pt_model=AutoModel, type="video")
+
 __all__ = [
     "DialogueJepaForConditionalGeneration",
     "DialogueJepaModel",
     "DialogueLatentOutput",
     "DialogueOutput",
+    "FramePredictionPipeline",
     "JepaPreTrainedModel",
     "LatentMaskedLMOutput",
+    "ReplyPipeline",
     "StagedGeneratorForCausalLM",
     "StagedGeneratorModel",
     "StagedGeneratorOutput",

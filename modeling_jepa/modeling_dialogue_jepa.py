@@ -28,6 +28,7 @@ from modeling_jepa.layers import Attention, Block, RMSNorm, rotary_position_embe
 from modeling_jepa.losses import alignment_loss, cosine, part, sigreg_penalty, unit, vicreg_penalty
 from modeling_jepa.modeling_base import JepaPreTrainedModel
 from modeling_jepa.modeling_text_jepa import TextJepaModel
+from modeling_jepa.pipeline_reply import ReplyPipeline  # noqa: F401  (so that it travels along)
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 IGNORED = -100

@@ -23,6 +23,7 @@ from modeling_jepa.latent_head import LatentHead
 from modeling_jepa.layers import MLP, Attention, PositionEmbeddings, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import cosine, part
 from modeling_jepa.modeling_base import JepaPreTrainedModel
+from modeling_jepa.pipeline_frame_prediction import FramePredictionPipeline  # noqa: F401  (so that it travels along)
 
 # What a frame sees of the others: the frames before it and itself; all; itself alone.
 TIME_VIEWS = ("past", "all", "own")

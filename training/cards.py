@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "model_cards"
+PLACE = "PATH_OR_REPOSITORY"  # stands in a card where its reader names the model, until it is published
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ def render_card(
         **style.extras(recipe, score),
         **(shown or {}),
     )
+
+
+def with_repository(card_text: str, repo_id: str) -> str:
+    """A card whose snippets and commands name the repository that it is published in.
+
+    Args:
+        card_text: the whole card, its metadata included.
+        repo_id: such as `user/name`.
+    """
+    return card_text.replace(PLACE, repo_id)
 
 
 def millions(parameters: int) -> str:

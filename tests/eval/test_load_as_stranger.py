@@ -5,6 +5,9 @@ import shutil
 import pytest
 
 from eval.load_as_stranger import StrangerError, load_as_stranger, main
+from tests.eval.causal_models import tiny_bpe, tiny_generator
+from tests.eval.dialogue_models import tiny_checkpoint, tiny_words
+from tests.eval.video_models import tiny_video_checkpoint
 
 
 def test_a_checkpoint_opens_and_fills_blanks_where_the_packages_cannot_be_imported(checkpoint, capsys):
@@ -21,6 +24,32 @@ def test_a_checkpoint_opens_and_fills_blanks_where_the_packages_cannot_be_import
         assert name in printed
     assert printed.count("_") >= 5
     assert printed.count("(then ") == 5
+
+
+def generator_checkpoint(folder):
+    tokenizer = tiny_bpe()
+    tiny_generator(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "opened"),
+    [
+        (generator_checkpoint, {"AutoModelForCausalLM", "AutoTokenizer", "feature-extraction", "text-generation"}),
+        (
+            lambda folder: tiny_checkpoint(folder, tiny_words()),
+            {"AutoModelForSeq2SeqLM", "AutoTokenizer", "feature-extraction", "reply"},
+        ),
+        (tiny_video_checkpoint, {"frame-prediction"}),
+    ],
+    ids=["generator", "dialogue", "video"],
+)
+def test_the_other_families_open_and_answer_too(tmp_path, make, opened):
+    make(tmp_path / "run")
+    report = load_as_stranger(tmp_path / "run")
+    assert set(report["classes"]) == {"AutoConfig", "AutoModel"} | opened
+    assert all(report["classes"].values())
+    assert report["blanks"] == []
 
 
 def test_code_that_needs_the_package_is_found_out(checkpoint, tmp_path):
