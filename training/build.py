@@ -1,6 +1,7 @@
 """From a checked `Run` and prepared data to a model and a trainer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,8 @@ from eval.loading import open_tokenizer
 from training.advice import Advise
 from training.arguments import Run
 from training.callbacks import HeldOut, JsonlLog, Progress, SamplePhrases, SaveOnSignal, ShowSamples, TeacherUpdate
+from training.card_files import write_checkpoint_card
+from training.card_record import sizes_of
 from training.data.errors import InputError
 from training.data.families import Tokenizer
 from training.data.prepared import Prepared
@@ -88,6 +91,7 @@ def build_trainer(
     _refuse_too_few_rows(run, len(prepared.train))
     arguments = training_arguments(run)
     parts = build_parts(run, family, prepared, model.config, arguments, _scorer(run, family, prepared))
+    parts = replace(parts, write_card=partial(write_checkpoint_card, run, family, sizes_of(model)))
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.make_sample(prepared), prepared.tokenizer)
     callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
     trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)

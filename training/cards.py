@@ -1,14 +1,46 @@
-"""The model card of a run, from measured JSON by its family's template: no number in it is typed by hand."""
+"""Model cards, from measured JSON by their family's template: no number in one is typed by hand.
 
-from collections.abc import Callable
+python -m training.cards                          render the cards of our reference models, model_cards/*.md, anew
+python -m training.cards --check                  say whether they are what their JSON gives
+python -m training.cards outputs/quickstart       render the card of a finished run anew, from its results/
+python -m training.cards outputs/quickstart --keep quickstart      make it one of the reference models
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.card_record import CardRecord
+from training.data.errors import InputError
+from training.layout import CURVES_FILE
+from training.machine import hardware_line
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "model_cards"
+PICTURES = "plots"
 PLACE = "PATH_OR_REPOSITORY"  # stands in a card where its reader names the model, until it is published
+
+OWN_LICENCE = "apache-2.0"
+# Of data that asks for more than credit: what its licence begins with -> the Hub's name of it.
+BINDING_LICENCES = {
+    "CC-BY-NC-SA-4.0": "cc-by-nc-sa-4.0",
+    "CC-BY-SA-3.0": "cc-by-sa-3.0",
+    "CDLA-Sharing-1.0": "cdla-sharing-1.0",
+}
+_HEADINGS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "top10": "top-10",
+    "share_cos_above_0_9": "cosine above 0.9",
+    **{name: name.upper() for name in ("mrr", "mse", "mae", "psnr", "ssim")},
+}
+_FREE_LICENCES = ("MIT", "BSD", "Apache", "PSF", "CC BY 4.0", "CC0", "public domain")
 
 
 @dataclass(frozen=True)
@@ -17,11 +49,13 @@ class CardStyle:
 
     Attributes:
         template: a file of `model_cards/`.
-        task: the Hub's name of it, also the pipeline's.
+        task: the Hub's name of it, also the pipeline's where the library has one.
         claimed: metrics that the Hub shows as the model's results.
         figures: columns of the table of results, beside its baselines.
         milestone_figures: columns of the table of milestones.
         extras: (recipe, Score JSON or None) -> more variables of the template.
+        unit: what a step has a number of.
+        data_flag: of `eval.score`.
     """
 
     template: Path
@@ -30,54 +64,22 @@ class CardStyle:
     figures: tuple[str, ...]
     milestone_figures: tuple[str, ...]
     extras: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]]
+    unit: str = "rows"
+    data_flag: str = "data"
 
 
-def render_card(
-    description: dict[str, Any],
-    score: dict[str, Any] | None,
-    milestones: list[dict[str, Any]],
-    model_facts: dict[str, Any],
-    style: CardStyle,
-    shown: dict[str, Any] | None = None,
-) -> ModelCard:
-    """The card of one run, in the style of its family.
+def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) -> ModelCard:
+    """The card of one run, in the style of its family; no path of this machine stands in it.
 
     Args:
-        description: the content of `run.json`.
-        score: the Score JSON of the kept checkpoint, or None.
-        milestones: rows of figures by step, see `RunState.milestones`.
-        model_facts: `name`, `num_parameters`, `vocab_size`, `max_length`, `kept_step`, `source`, `licence`,
-            `language`, `hub_dataset`, `growth` (a line, or None).
-        shown: more variables of the template, see `Family.at_end`.
+        pictures: the folder beside the card that holds those of a finished run.
     """
-    recipe = description["recipe"]
-    training = recipe["training"]
-    rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    rows_per_step *= description.get("num_processes", 1)
-    return ModelCard.from_template(
-        _card_data(description, score, model_facts, style),
-        template_path=str(style.template),
-        name=model_facts["name"],
-        parameters=millions(model_facts["num_parameters"]),
-        vocabulary=f"{model_facts['vocab_size']:,}",
-        max_length=model_facts["max_length"],
-        source=model_facts["source"],
-        licence=model_facts["licence"],
-        kept_step=model_facts["kept_step"],
-        recipe=recipe,
-        recipe_name=description["recipe_name"],
-        rows_per_step=rows_per_step,
-        score=score,
-        figures=style.figures,
-        rows=_result_rows(score, style.figures),
-        milestone_figures=style.milestone_figures,
-        milestones=[_milestone(row, style.milestone_figures) for row in milestones],
-        samples=milestones[-1]["samples"] if milestones else [],
-        stage=description.get("stage"),
-        growth=model_facts["growth"],
-        **style.extras(recipe, score),
-        **(shown or {}),
+    record = record.without_places()
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
     )
+    text = environment.get_template(style.template.name).render(**_variables(record, style, pictures))
+    return ModelCard(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False)
 
 
 def with_repository(card_text: str, repo_id: str) -> str:
@@ -90,6 +92,15 @@ def with_repository(card_text: str, repo_id: str) -> str:
     return card_text.replace(PLACE, repo_id)
 
 
+def licence_id(licence: str | None) -> str:
+    """The licence of a checkpoint, as the Hub names it: that of the data where it asks for more than credit, else the
+    code's. Data whose terms are not among those of the Hub make it `other`; of unknown data nothing is claimed.
+    """
+    if licence is None or licence.startswith(_FREE_LICENCES):
+        return OWN_LICENCE
+    return next((name for start, name in BINDING_LICENCES.items() if licence.startswith(start)), "other")
+
+
 def millions(parameters: int) -> str:
     """A number of parameters in millions with two decimals (`0.99M`); a small one is never `0M`."""
     return f"{parameters / 1e6:.2f}M" if parameters >= 10_000 else f"{parameters:,}"
@@ -100,33 +111,115 @@ def max_rows_flag(score_rows: int | None, default: int) -> str:
     return "" if score_rows == default else f" --max_rows {'all' if score_rows is None else score_rows}"
 
 
-def _card_data(
-    description: dict[str, Any], score: dict[str, Any] | None, model_facts: dict[str, Any], style: CardStyle
-) -> ModelCardData:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code: 0, 1 where `--check` finds a difference, 2 for bad input."""
+    from training import card_files  # and with it every library that trains
+
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.run is not None:
+            run_dir = Path(arguments.run)
+            keep, source = arguments.keep, arguments.source
+            print(card_files.render_run(run_dir) if keep is None else card_files.keep_run(run_dir, keep, source))
+            return 0
+        changed = card_files.render_references(only_look=arguments.check)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in changed:
+        print(f"{'differs from its JSON' if arguments.check else 'rendered'}: {path}")
+    return 1 if arguments.check and changed else 0
+
+
+def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str, Any]:
+    """Everything that a template may name."""
+    run, facts, score = record.run, record.facts, record.score
+    recipe, training = run["recipe"], run["recipe"]["training"]
+    rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    shown = {"transcript": [], "replies": None, "tokens": None, "clips_file": None, "shown_clips": 0} | record.shown
+    if shown["clips_file"]:
+        shown["clips_file"] = f"{pictures}/{Path(shown['clips_file']).name}"
+    return {
+        "name": facts["name"],
+        "parameters": millions(facts["num_parameters"]),
+        "vocabulary": f"{facts['vocab_size']:,}",
+        "max_length": facts["max_length"],
+        "source": facts["source"],
+        "licence": facts["licence"],
+        "licence_id": licence_id(facts["licence"]),
+        "kept_step": facts["kept_step"],
+        "growth": facts["growth"],
+        "finished": record.finished,
+        "recipe": recipe,
+        "recipe_name": run["recipe_name"],
+        "recipe_yaml": _recipe_yaml(run),
+        "flags": _flags(run),
+        "data_hash": run["data_hash"],
+        "versions": {**run["versions"], "python": run["python"]},
+        "hardware": hardware_line(record.machine, run),
+        "rows_per_step": rows_per_step * run.get("num_processes", 1),
+        "unit": style.unit,
+        "data_flag": style.data_flag,
+        "data": None if score is None else score["data"],
+        "score": score,
+        "figures": [_heading(name) for name in style.figures],
+        "rows": _result_rows(score, style.figures),
+        "milestone_figures": [_heading(name) for name in style.milestone_figures],
+        "milestones": [_milestone(row, style.milestone_figures) for row in record.milestones],
+        "samples": record.milestones[-1]["samples"] if record.milestones else [],
+        "stage": run.get("stage"),
+        "pictures": pictures,
+        "curves": f"{pictures}/{Path(CURVES_FILE).name}" if record.finished else None,
+        **style.extras(recipe, score),
+        **shown,
+    }
+
+
+def _recipe_yaml(run: dict[str, Any]) -> str:
+    """The recipe with all defaults, as a file that `training/train.py` takes."""
+    sections = {name: content for name, content in run["recipe"].items() if content}
+    return yaml.safe_dump({"family": run["family"], **sections}, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _flags(run: dict[str, Any]) -> str:
+    """What a run was told beside its recipe."""
+    given = {"stage": run.get("stage"), "init_from": run["init_from"]}
+    return "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
+
+
+def _card_data(record: CardRecord, style: CardStyle) -> ModelCardData:
+    facts, score = record.facts, record.score
     results = None
     if score is not None:
         results = [
             EvalResult(
                 task_type=style.task,
-                dataset_type=model_facts["hub_dataset"] or score["data"],
-                dataset_name=model_facts["source"],
+                dataset_type=facts["hub_dataset"] or score["data"],
+                dataset_name=facts["source"],
                 dataset_split=score["split"],
                 metric_type=name,
-                metric_name=name,
-                metric_value=round(score["metrics"][name], 4),
+                metric_name=_heading(name),
+                metric_value=score["metrics"][name],
             )
             for name in style.claimed
             if score["metrics"][name] is not None  # such as a word perplexity beyond all numbers
         ]
+    licence = licence_id(facts["licence"])
     return ModelCardData(
-        model_name=model_facts["name"],
+        model_name=facts["name"],
         library_name="transformers",
         pipeline_tag=style.task,
-        language=model_facts["language"],
-        datasets=model_facts["hub_dataset"],
-        tags=["jepa", description["family"], "custom_code"],
-        eval_results=results,
+        license=licence,
+        license_name="terms-of-the-training-data" if licence == "other" else None,
+        language=facts["language"],
+        datasets=[facts["hub_dataset"]] if facts["hub_dataset"] else None,
+        tags=["jepa", record.family, "custom_code"],
+        eval_results=results or None,
     )
+
+
+def _heading(name: str) -> str:
+    return _HEADINGS.get(name, name.replace("_", " "))
 
 
 def _milestone(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
@@ -147,3 +240,16 @@ def _shown(value: float | None, name: str) -> str:
     if value is None:
         return "-"
     return f"{value:,.1f}" if name.endswith(("rank", "perplexity")) else f"{value:.3f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.cards", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", nargs="?", help="folder of a finished run (default: our reference models)")
+    parser.add_argument("--check", action="store_true", help="render nothing, and end with 1 where a card differs")
+    parser.add_argument("--keep", metavar="NAME", help="keep the run's record among those of our reference models")
+    parser.add_argument("--source", help="what the run's data is a copy of, such as hub:dailydialog, for its licence")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

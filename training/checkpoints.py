@@ -28,7 +28,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # What only a resume needs. The root of a run folder, which is what gets published, holds none of it.
 # FSDP and DeepSpeed bring pickles, folders of shards and a script of their own.
-_RESUME_ONLY = ("trainer_state.json", "run_state.json", LORA_FILE, "latest", "zero_to_fp32.py")
+# The root has a card of its own, written last.
+_RESUME_ONLY = (CARD_FILE, "trainer_state.json", "run_state.json", LORA_FILE, "latest", "zero_to_fp32.py")
 _PICKLES = (".pt", ".pth", ".bin")
 _SHARDS = ("global_step", "optimizer_", "pytorch_model_fsdp_")
 

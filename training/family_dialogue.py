@@ -193,6 +193,7 @@ DIALOGUE_JEPA = Family(
             "target_effective_rank",
         ),
         extras=_card_extras,
+        unit="pairs",
     ),
     make_optimizer=_make_optimizer,
     with_files=_with_files,

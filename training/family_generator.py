@@ -133,6 +133,7 @@ STAGED_GENERATOR = Family(
         figures=("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy", "leak_gap"),
         milestone_figures=("loss", "perplexity", "bits_per_byte", "greedy_accuracy", "unigram_accuracy"),
         extras=_card_extras,
+        unit="blocks",
     ),
     make_optimizer=_make_optimizer,
     credit=_credit,

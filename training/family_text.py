@@ -1,5 +1,7 @@
 """What training needs to know about the latent text model, beyond what all families share."""
 
+import json
+import shlex
 from typing import Any
 
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +83,13 @@ def _holes(run: Run, prepared: Prepared) -> float:
 
 def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[str, Any]:
     tokens = score["metrics"]["most_predicted"][:5] if score else []
+    phrases = [*recipe["evaluation"]["sample_phrases"], "the _ of the"]
+    phrase = next(phrase for phrase in phrases if "_" in phrase)
+    before, after = json.dumps(phrase.replace("{", "{{").replace("}", "}}"), ensure_ascii=False).split("_", 1)
     return {
+        "phrase_with_hole": f"f{before}{{fill.tokenizer.mask_token}}{after}",
+        "phrase_without_hole": json.dumps(" ".join(phrase.replace("_", " ").split()), ensure_ascii=False),
+        "phrase_as_asked": shlex.quote(phrase),
         "most_predicted": ", ".join(f"`{token}` {share:.1%}" for token, share in tokens),
         "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], MAX_ROWS),
     }
@@ -99,7 +107,7 @@ TEXT_JEPA = Family(
     passes_line=_passes_line,
     judge=_judge,
     card=CardStyle(
-        template=TEMPLATES / "template.md",
+        template=TEMPLATES / "template_text_jepa.md",
         task="fill-mask",
         claimed=("top1", "mrr"),
         figures=("top1", "top5", "top10", "mrr", "median_rank", "mean_rank", "cosine", "share_cos_above_0_9"),

@@ -139,7 +139,14 @@ def _frames(dataset: Any, numbers: list[int]) -> Tensor:
 
 def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[str, Any]:
     clips = recipe["evaluation"]["score_rows"]
-    return {"max_rows": f" --max_rows {'all' if clips is None else clips}"}
+    model = recipe["model"]
+    predicted = model["max_position_embeddings"] // 2
+    return {
+        "max_rows": f" --max_rows {'all' if clips is None else clips}",
+        "known_frames": model["max_position_embeddings"] - predicted,
+        "predicted_frames": predicted,
+        "frame_size": model["frame_size"],
+    }
 
 
 VIDEO_JEPA = Family(
@@ -160,6 +167,8 @@ VIDEO_JEPA = Family(
         figures=("mse", "mae", "psnr", "ssim", "argmax_mse", "sampled_mse", "sampled_ssim"),
         milestone_figures=("loss", "future_loss", "future_accuracy", "mse", "black_mse", "mean_frame_mse"),
         extras=_card_extras,
+        unit="clips",
+        data_flag="digits",
     ),
     make_optimizer=_make_optimizer,
     put_in=_put_in,

@@ -11,11 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from eval.loading import read_run
-from eval.plots import plot_run
-from eval.score import score, score_table, write_json
+from eval.plots import plot_run, read_log
+from eval.records import write_json
+from eval.score import score, score_table
 from eval.scorers.checkpoint import ScoreRequest
 from training.arguments import Run
-from training.cards import render_card
+from training.card_files import write_run_card
+from training.card_record import CardRecord, facts_of
 from training.checkpoints import (
     PREFIX,
     NoWholeCheckpointError,
@@ -28,10 +30,9 @@ from training.checkpoints import (
     step_of,
 )
 from training.data.prepared import Prepared
-from training.data.sources import describe_source
 from training.families import load_family
-from training.growing import Growth
 from training.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
+from training.machine import describe_machine
 from training.run_state import RunState
 
 
@@ -65,19 +66,15 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
     record = _score(run) if run.evaluation.final_score else None
     if record is not None and family.plot_score is not None:
         family.plot_score(record, run.output_dir)
-    source = (family.source or describe_source)(run.data)
-    facts = {
-        **model_facts,
-        "name": run.output_dir.resolve().name,
-        "kept_step": kept,
-        "source": source.name,
-        "licence": source.licence,
-        "language": source.language,
-        "hub_dataset": source.hub_id,
-        "growth": None if run_state.growth is None else Growth(**run_state.growth).line(),
-    }
-    card = render_card(read_run(run.output_dir), record, run_state.milestones, facts, family.card, shown)
-    card.save(run.output_dir / CARD_FILE)
+    card = CardRecord(
+        run=read_run(run.output_dir) or {},
+        facts=facts_of(run, family, model_facts, kept, run_state),
+        machine=describe_machine(read_log(run.output_dir / LOG_FILE)),
+        score=record,
+        milestones=run_state.milestones,
+        shown=shown,
+    )
+    write_run_card(run.output_dir, card, family)
 
 
 def fill_root_from_best(run_dir: Path, run_state: RunState) -> int:

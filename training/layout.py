@@ -11,6 +11,7 @@ from training.data.frame_tokenizer import TOKENIZER_FILE
 LOG_FILE = "log.jsonl"
 CARD_FILE = "README.md"
 SCORE_FILE = "results/score.json"
+CARD_RECORD_FILE = "results/card.json"
 MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
 LORA_FILE = "lora.safetensors"  # in a checkpoint that is trained with adapters, beside its merged weights
@@ -22,7 +23,7 @@ INDEX_FILES = tuple(f"{FOLDER}/{name}" for name in (LATENTS, REPLIES, MANIFEST))
 
 OWN_FILES = (
     *(MANIFEST, RUN_FILE, LOG_FILE, CARD_FILE, SCORE_FILE, MILESTONES_FILE, CURVES_FILE),
-    *(TRANSCRIPT_FILE, *INDEX_FILES, CLIPS_FILE, STILL_FILE, FRAMES_FILE),
+    *(CARD_RECORD_FILE, TRANSCRIPT_FILE, *INDEX_FILES, CLIPS_FILE, STILL_FILE, FRAMES_FILE),
 )
 
 # What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.

@@ -70,7 +70,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
         InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
     """
     from training.build import build_config, build_model, check_device, check_trackers, prepare_data
-    from training.estimate import count_parameters
+    from training.card_record import sizes_of
     from training.families import load_family
     from training.memory import held_bytes
     from training.processes import cpu_threads, first_then_others, missing_processes, once, start_processes
@@ -96,13 +96,8 @@ def train(run: "Run", launcher: int | None = None) -> int:
         threads = cpu_threads(processes)
         description = describe_run(run, config, prepared.data_hash, processes.num_processes, threads)
         resumable = once(processes, lambda: _claim_folder(run, description))
-        facts = {
-            "num_parameters": count_parameters(model)[0],
-            "vocab_size": config.vocab_size,
-            "max_length": config.max_position_embeddings,
-        }
         with SignalWatch(launcher) as watch:
-            return _train_and_finish(run, family, prepared, model, resumable, facts, watch)
+            return _train_and_finish(run, family, prepared, model, resumable, sizes_of(model), watch)
 
 
 def _claim_folder(run: "Run", description: dict[str, Any]) -> Any:

@@ -67,6 +67,7 @@ class TrainingParts:
         make_optimizer: (model) -> the optimizer; None for the library's AdamW.
         credit: rules of credit assignment; the optimizer's groups must know their parts.
         adapters: how weights are saved and loaded of a model that has LoRA.
+        write_card: (folder of a checkpoint, step, state of the run) -> its card is there.
     """
 
     dataset: Dataset
@@ -79,6 +80,7 @@ class TrainingParts:
     make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None
     credit: CreditRules | None = None
     adapters: "Adapters | None" = None
+    write_card: Callable[[Path, int, RunState], None] | None = None
 
 
 class JepaTrainer(Trainer):
@@ -371,6 +373,8 @@ class JepaTrainer(Trainer):
                 if writes:
                     self.run_state.save(self._staging / final.name)
                     shutil.copyfile(run_dir / RUN_FILE, self._staging / final.name / RUN_FILE)
+                    if self.parts.write_card is not None:
+                        self.parts.write_card(self._staging / final.name, self.state.global_step, self.run_state)
         if writes:
             rotate(run_dir, self.parts.save_total_limit, self.run_state.best_step, newest=self.state.global_step)
 
