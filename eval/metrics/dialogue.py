@@ -31,8 +31,26 @@ Args:
 Returns:
     perplexity (per token, from 1), latent_usage_ratio (1: the latents are not used), accuracy, hits_at_1, hits_at_5,
     mrr, distinct_1, distinct_2 (0..1). None where a figure makes no sense.
+Examples:
+    >>> import evaluate
+    >>> metric = evaluate.load("eval/metrics/dialogue.py", keep_in_memory=True)
+    >>> figures = metric.compute(
+    ...     predictions=["yes .", "yes ."], references=["yes .", "no ."], nll=[2.0, 4.0], swapped_nll=[3.0, 5.0],
+    ...     correct=[2, 1], tokens=[3, 3], rank=[1, 2],
+    ... )
+    >>> round(figures["perplexity"], 3), round(figures["latent_usage_ratio"], 3), figures["accuracy"]
+    (2.718, 1.396, 0.5)
+    >>> figures["hits_at_1"], figures["mrr"], figures["distinct_1"]
+    (0.5, 0.75, 0.5)
 """
-_CITATION = ""
+_CITATION = r"""
+@inproceedings{li2016diversity,
+  title = {A Diversity-Promoting Objective Function for Neural Conversation Models},
+  author = {Jiwei Li and Michel Galley and Chris Brockett and Jianfeng Gao and Bill Dolan},
+  booktitle = {Proceedings of NAACL-HLT},
+  year = {2016},
+}
+"""
 FIGURE_NAMES = (
     "perplexity",
     "latent_usage_ratio",

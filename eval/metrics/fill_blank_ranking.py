@@ -21,11 +21,26 @@ Args:
     ranks: rank of the true token, 1 + the number of other entries scored at least as high.
     cosines: cosine between prediction and the true token's direction; None for a model without a latent.
     token_counts: optional, training counts of every token id; without it `by_decile` is None.
+    spreads: optional, for each blank the standard deviation of the prediction's cosines with all tokens.
 Returns:
-    top1, top5, top10, mrr, share_cos_above_0_9 (0..1), median_rank, mean_rank (1..V), cosine (-1..1), by_decile (list
-    of the same figures, most frequent tenth first), most_predicted (list of [token id, share]).
+    top1, top5, top10, mrr, share_cos_above_0_9 (0..1), median_rank, mean_rank (1..V), cosine (-1..1), cosine_spread
+    (mean of the spreads, from 0), by_decile (list of the same figures but the last, most frequent tenth first),
+    most_predicted (list of [token id, share]).
+Examples:
+    >>> import evaluate
+    >>> metric = evaluate.load("eval/metrics/fill_blank_ranking.py", keep_in_memory=True)
+    >>> figures = metric.compute(predictions=[7, 9], references=[7, 8], ranks=[1, 4], cosines=[0.95, 0.25])
+    >>> figures["top1"], figures["mrr"], figures["median_rank"], figures["cosine"]
+    (0.5, 0.625, 2.5, 0.6)
 """
-_CITATION = ""
+_CITATION = r"""
+@inproceedings{voorhees1999trec8,
+  title = {The {TREC-8} Question Answering Track Report},
+  author = {Ellen M. Voorhees},
+  booktitle = {Proceedings of the Eighth Text REtrieval Conference (TREC-8)},
+  year = {1999},
+}
+"""
 
 
 class FillBlankRanking(evaluate.Metric):
@@ -46,7 +61,7 @@ class FillBlankRanking(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, ranks, cosines, token_counts=None) -> dict:
+    def _compute(self, predictions, references, ranks, cosines, token_counts=None, spreads=None) -> dict:
         """Everything in `_INPUTS`' Returns; plain Python numbers, None where a figure makes no sense."""
         ranks, references = np.asarray(ranks), np.asarray(references)
         known_cosines = without_nan(cosines)
@@ -55,6 +70,7 @@ class FillBlankRanking(evaluate.Metric):
             deciles = decile_figures(ranks, known_cosines, references, np.asarray(token_counts))
         return {
             **ranking_figures(ranks, known_cosines),
+            "cosine_spread": None if spreads is None else float(np.mean(spreads)),
             "by_decile": deciles,
             "most_predicted": most_predicted(np.asarray(predictions)),
         }

@@ -23,11 +23,35 @@ Args:
     nll: -ln p(true token | what stands before it), in nats.
     words: words and line ends of the text that the tokens are; without it `word_perplexity` is None.
     num_bytes: UTF-8 bytes of that text; without it `bits_per_byte` is None.
+    unknown_id: the unknown token, which is easy to predict; without it `unknown_share` is None.
 Returns:
-    perplexity, word_perplexity (from 1), bits_per_byte (from 0), greedy_accuracy (0..1), nll (total, in nats) and the
-    counts tokens, words and bytes. None where a figure makes no sense or is larger than a number can be.
+    perplexity, word_perplexity (from 1), bits_per_byte (from 0), greedy_accuracy and unknown_share (0..1), nll (total,
+    in nats) and the counts tokens, words and bytes. None where a figure makes no sense or is larger than a number can
+    be.
+Examples:
+    >>> import evaluate
+    >>> metric = evaluate.load("eval/metrics/language_modeling.py", keep_in_memory=True)
+    >>> figures = metric.compute(predictions=[7, 9], references=[7, 8], nll=[0.5, 1.5], words=1, num_bytes=4)
+    >>> round(figures["perplexity"], 3), round(figures["word_perplexity"], 3), figures["greedy_accuracy"]
+    (2.718, 7.389, 0.5)
+    >>> round(figures["bits_per_byte"], 3), figures["nll"], figures["tokens"]
+    (0.721, 2.0, 2)
 """
-_CITATION = ""
+_CITATION = r"""
+@article{jelinek1977perplexity,
+  title = {Perplexity -- a measure of the difficulty of speech recognition tasks},
+  author = {Fred Jelinek and Robert L. Mercer and Lalit R. Bahl and James K. Baker},
+  journal = {The Journal of the Acoustical Society of America},
+  volume = {62},
+  year = {1977},
+}
+@article{gao2020pile,
+  title = {The {Pile}: An 800GB Dataset of Diverse Text for Language Modeling},
+  author = {Leo Gao and Stella Biderman and Sid Black and others},
+  journal = {arXiv preprint arXiv:2101.00027},
+  year = {2020},
+}
+"""
 FIGURE_NAMES = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
 
 
@@ -48,7 +72,9 @@ class LanguageModeling(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, nll, words=None, num_bytes=None) -> dict[str, float | int | None]:
+    def _compute(
+        self, predictions, references, nll, words=None, num_bytes=None, unknown_id=None
+    ) -> dict[str, float | int | None]:
         """Everything in `_INPUTS`' Returns; plain Python numbers."""
         total, tokens = float(np.sum(np.asarray(nll, dtype=np.float64))), len(references)
         correct = np.asarray(predictions) == np.asarray(references)
@@ -57,6 +83,9 @@ class LanguageModeling(evaluate.Metric):
             "word_perplexity": perplexity(total, words),
             "bits_per_byte": bits_per_byte(total, num_bytes),
             "greedy_accuracy": float(np.mean(correct)) if tokens else None,
+            "unknown_share": float(np.mean(np.asarray(references) == unknown_id))
+            if tokens and unknown_id is not None
+            else None,
             "nll": total,
             "tokens": tokens,
             "words": words,

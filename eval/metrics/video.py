@@ -31,8 +31,31 @@ Args:
 Returns:
     mse, mae (per frame, from 0), ssim (-1..1), psnr (in dB, of the mean squared error; None where that is 0), and
     per_frame: for mse, mae and ssim a list by `frame`, from the first to the last one given.
+Examples:
+    >>> import evaluate
+    >>> metric = evaluate.load("eval/metrics/video.py", keep_in_memory=True)
+    >>> figures = metric.compute(
+    ...     squared_error=[4.0, 8.0], absolute_error=[6.0, 9.0], ssim=[0.9, 0.7], frame=[0, 1], pixels=600
+    ... )
+    >>> figures["mse"], figures["psnr"], figures["per_frame"]["mae"]
+    (6.0, 20.0, [6.0, 9.0])
 """
-_CITATION = ""
+_CITATION = r"""
+@article{wang2004image,
+  title = {Image Quality Assessment: From Error Visibility to Structural Similarity},
+  author = {Zhou Wang and Alan C. Bovik and Hamid R. Sheikh and Eero P. Simoncelli},
+  journal = {IEEE Transactions on Image Processing},
+  volume = {13},
+  number = {4},
+  year = {2004},
+}
+@inproceedings{srivastava2015unsupervised,
+  title = {Unsupervised Learning of Video Representations using {LSTMs}},
+  author = {Nitish Srivastava and Elman Mansimov and Ruslan Salakhutdinov},
+  booktitle = {International Conference on Machine Learning},
+  year = {2015},
+}
+"""
 _COLUMNS = {"mse": "squared_error", "mae": "absolute_error", "ssim": "ssim"}
 FIGURE_NAMES = ("mse", "mae", "ssim", "psnr")
 WINDOW = 7  # of SSIM, in pixels

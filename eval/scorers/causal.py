@@ -123,11 +123,12 @@ def score_documents(
     ids = [document.ids for document in documents]
     leak, edges = leak_gap(model, ids, context, seed=plan.seed), edge_mass(model, ids, context)
     words, num_bytes = (sum(getattr(one, name) for one in documents) for name in ("words", "num_bytes"))
-    metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes)
-    metrics |= {"unknown_share": _unknown_share(answers.targets, tokenizer)}
+    unknown = _unknown_id(tokenizer)
+    metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes, unknown)
     metrics |= {"leak_gap": leak.mean, "leak_gap_largest": leak.largest, "edge_mass": edges}
     baselines = {
-        name: _guessed(guesser, answers, words, num_bytes, metrics) for name, guesser in (guessers or {}).items()
+        name: _guessed(guesser, answers, words, num_bytes, unknown, metrics)
+        for name, guesser in (guessers or {}).items()
     }
     return CausalScores(metrics, baselines, len(answers.nll), len(documents), answers)
 
@@ -171,6 +172,7 @@ def held_out_figures(
             for text, ended in _decoded(batch, tokenizer):
                 words, num_bytes = words + count_words(text, ended), num_bytes + len(text.encode())
     figures = metric.compute(words=words, num_bytes=num_bytes)
+    del figures["unknown_share"]  # the same at each step
     beside = {} if unigram is None else guessed.compute()
     unigram_figures = {f"unigram_{short}": beside.get(name) for short, name in _BESIDE.items()}
     shown = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
@@ -288,25 +290,31 @@ def _own_unigram(model: PreTrainedModel) -> Unigram | None:
     return Unigram(model.token_counts.cpu().numpy())
 
 
-def _figures(predictions: np.ndarray, targets: np.ndarray, nll: np.ndarray, words: int, num_bytes: int) -> dict:
+def _figures(
+    predictions: np.ndarray, targets: np.ndarray, nll: np.ndarray, words: int, num_bytes: int, unknown: int | None
+) -> dict:
     metric = LanguageModeling(keep_in_memory=True)
-    return metric.compute(predictions=predictions, references=targets, nll=nll, words=words, num_bytes=num_bytes)
+    counts = {"words": words, "num_bytes": num_bytes, "unknown_id": unknown}
+    return metric.compute(predictions=predictions, references=targets, nll=nll, **counts)
 
 
 def _guessed(
-    guesser: NextTokenGuesser | None, answers: TokenAnswers, words: int, num_bytes: int, metrics: dict
+    guesser: NextTokenGuesser | None,
+    answers: TokenAnswers,
+    words: int,
+    num_bytes: int,
+    unknown: int | None,
+    metrics: dict,
 ) -> dict:
     """A baseline's figures on the same tokens, under the same keys."""
     if guesser is None:
         return dict.fromkeys(metrics)
     guess = guesser.guess(answers.previous, answers.targets)
-    figures = _figures(guess.predictions, answers.targets, guess.nll, words, num_bytes)
-    return {**dict.fromkeys(metrics), **figures, "unknown_share": metrics["unknown_share"]}
+    figures = _figures(guess.predictions, answers.targets, guess.nll, words, num_bytes, unknown)
+    return {**dict.fromkeys(metrics), **figures}
 
 
-def _unknown_share(targets: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> float | None:
-    """Share of the scored tokens that are the unknown token, which is easy to predict; None without one."""
+def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The unknown token; None for a tokenizer that has none, or gives that name to its begin or end."""
     unknown = tokenizer.unk_token_id
-    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        return None
-    return float(np.mean(targets == unknown))
+    return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown

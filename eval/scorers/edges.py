@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from eval.metrics.attention_by_edge import AttentionByEdge
 from eval.scorers.token_scores import STAGED_GENERATOR, evaluating
 
 _ROUTED_STAGE = 3
@@ -19,15 +20,14 @@ def edge_mass(model: PreTrainedModel, ids: Sequence[np.ndarray], context: int) -
     """
     if not is_routed(model):
         return None
-    kinds = model.attention_kinds()
+    kinds = list(model.attention_kinds())
     mass = np.zeros(len(kinds))
     with evaluating(model):
         for text in sorted(ids, key=len, reverse=True)[
             :_MAX_TEXTS
         ]:  # one at a time: attentions of all layers are held
             mass += _columns(model, text[:context])
-    names = dict.fromkeys(kinds)
-    return {name: float(mass[[kind == name for kind in kinds]].sum() / mass.sum()) for name in names}
+    return AttentionByEdge(keep_in_memory=True).compute(predictions=mass, references=kinds)["edge_mass"]
 
 
 def is_routed(model: PreTrainedModel) -> bool:

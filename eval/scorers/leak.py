@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from eval.metrics.leak_gap import LeakGap
 from eval.scorers.token_scores import Rows, evaluating, rows_at_a_time, token_scores
 from modeling_jepa.counter_random import counter_hash
 
@@ -15,7 +16,7 @@ NUM_LENGTHS = 8
 
 
 @dataclass(frozen=True)
-class LeakGap:
+class LeakFigures:
     """In nats per token over the sampled prefixes; None where no text has two predictions.
 
     Attributes:
@@ -34,7 +35,7 @@ def leak_gap(
     num_texts: int = NUM_TEXTS,
     num_lengths: int = NUM_LENGTHS,
     seed: int = 0,
-) -> LeakGap:
+) -> LeakFigures:
     """Teacher-forced against prefix-only: the same tokens, said with and without the rest of the text in the input.
 
     Teacher-forced, as in training and scoring, the model is given a whole text and -ln p of each token is read at the
@@ -48,13 +49,15 @@ def leak_gap(
     """
     texts = _choose_texts(ids, context, num_texts, seed)
     if texts.shape[1] < 2:
-        return LeakGap(None, None)
+        return LeakFigures(None, None)
     lengths = _choose(texts.shape[1] - 1, num_lengths, seed) + 1
     with evaluating(model):
         forced = _nll(model, texts[:, :-1], texts[:, 1:])
         alone = [_nll(model, texts[:, :length], texts[:, 1 : length + 1])[:, -1] for length in lengths]
-    gaps = np.stack(alone, axis=1) - forced[:, lengths - 1]
-    return LeakGap(float(gaps.mean()), float(np.abs(gaps).max()))
+    figures = LeakGap(keep_in_memory=True).compute(
+        predictions=np.stack(alone, axis=1).ravel(), references=forced[:, lengths - 1].ravel()
+    )
+    return LeakFigures(figures["leak_gap"], figures["leak_gap_largest"])
 
 
 def _choose_texts(ids: Sequence[np.ndarray], context: int, number: int, seed: int) -> np.ndarray:

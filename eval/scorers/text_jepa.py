@@ -56,7 +56,7 @@ class Answers:
 
     blanks: BlankAnswers
     vectors: np.ndarray
-    cosine_spread: float | None
+    spreads: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def score_rows(
     scorer = scorer or make_scorer(model)
     given = _answer_all(model, scorer, tokenizer, dataset, holes, batch_size, progress)
     answers = given.blanks
-    metrics = _figures(answers, answers.predictions, answers.ranks, answers.cosines, counts, tokenizer)
-    metrics |= {"cosine_spread": given.cosine_spread, **_representation(given.vectors)}
+    metrics = _figures(answers, answers.predictions, answers.ranks, answers.cosines, counts, tokenizer, given.spreads)
+    metrics |= _representation(given.vectors)
     unigram = _unigram(answers, metrics, counts, tokenizer)
     return Scores(metrics, {"unigram": unigram}, len(holes), len(rows), answers)
 
@@ -167,7 +167,7 @@ def _answer_all(
             bar.advance(task, len(batch.indices))
     known = None if np.isnan(cosines).all() else cosines
     blanks = BlankAnswers(holes.row_ids, holes.positions, holes.targets, predictions, ranks, known)
-    return Answers(blanks, vectors, None if known is None else float(spreads.mean()))
+    return Answers(blanks, vectors, None if known is None else spreads)
 
 
 def _check_finite(scores: HoleScores, batch: HoleBatch, holes: Holes) -> None:
@@ -191,6 +191,7 @@ def _figures(
     cosines: np.ndarray | None,
     counts: np.ndarray | None,
     tokenizer: PreTrainedTokenizerBase,
+    spreads: np.ndarray | None = None,
 ) -> dict:
     """All metrics through the metric object, with `most_predicted` as tokens."""
     metric = FillBlankRanking(keep_in_memory=True)
@@ -200,6 +201,7 @@ def _figures(
         ranks=ranks,
         cosines=[None] * len(ranks) if cosines is None else cosines,
         token_counts=counts,
+        spreads=spreads,
     )
     figures["most_predicted"] = [
         [tokenizer.convert_ids_to_tokens(token), share] for token, share in figures["most_predicted"]

@@ -84,4 +84,4 @@ def test_the_metric_adds_up_batches():
     assert figures["mrr"] == 0.625
     assert figures["cosine"] is None
     assert figures["by_decile"] is None
-    assert set(figures) == {*FIGURE_NAMES, "by_decile", "most_predicted"}
+    assert set(figures) == {*FIGURE_NAMES, "cosine_spread", "by_decile", "most_predicted"}

@@ -204,7 +204,9 @@ def test_the_command_in_the_card_gives_the_figures_of_the_card(stages, tmp_path:
     folder = stages[0][3]
     card = (folder / "README.md").read_text(encoding="utf-8")
     command = next(line for line in card.splitlines() if line.startswith("python -m eval.score "))
-    words = shlex.split(command.replace("PATH_OR_REPOSITORY", str(folder)).replace("scores.json", ""))
+    data = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]["data"]["data"]
+    command = command.replace("PATH_OR_REPOSITORY", str(folder)).replace("scores.json", "")
+    words = shlex.split(command.replace(f"PATH/TO/{Path(data).name}", data))
     assert score_main([*words[3:-1], "--json", str(tmp_path / "again.json"), "--device", "cpu"]) == 0
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     stored = json.loads((folder / "results" / "score.json").read_text(encoding="utf-8"))
