@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint
 QUICKSTART := outputs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint hub clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -35,6 +35,9 @@ lint: .venv/ready ## format check, lint and types, as pre-commit does
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+hub: .venv/ready ## a Hub on this machine to try publishing against, kept in outputs/hub; Ctrl-C ends it
+	$(BIN)/python -m tests.hub.server
 
 clean: ## remove builds and tool caches (not .venv, not outputs/)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,23 +5,23 @@ Shapes: B clips, T frames, S frame side, N transformer tokens of a frame, C code
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache
-
-if TYPE_CHECKING:
-    from modeling_jepa.modeling_video_jepa import VideoJepaForFramePrediction
 
 MODES = ("sample", "argmax", "expectation")
 
 
 class FrameDecodingMixin:
-    """`predict_frames` for a video model."""
+    """`predict_frames` for a video model.
+
+    `self` is any to the type checker: its class is not named here, as code from the Hub may not import in a circle.
+    """
 
     @torch.no_grad()
     def predict_frames(
-        self: "VideoJepaForFramePrediction",
+        self: Any,
         frames: torch.Tensor,
         num_frames: int | None = None,
         steps: int = 4,
@@ -64,7 +64,7 @@ class FrameDecodingMixin:
         finally:
             self.train(was_training)
 
-    def _probabilities(self: "VideoJepaForFramePrediction", codes: torch.Tensor, num_frames: int) -> torch.Tensor:
+    def _probabilities(self: Any, codes: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Of all codes of the frames that follow, all of them hidden: `(B, num_frames, N, C, V)`."""
         batch, known, places, inner = codes.shape
         future = codes.new_zeros(batch, num_frames, places, inner)
@@ -74,7 +74,7 @@ class FrameDecodingMixin:
         return self._score(self._queries(states)).float().softmax(-1)
 
     def _roll_out(
-        self: "VideoJepaForFramePrediction",
+        self: Any,
         codes: torch.Tensor,
         num_frames: int,
         steps: int,
@@ -93,7 +93,7 @@ class FrameDecodingMixin:
         return torch.cat(found, 1)
 
     def _reveal(
-        self: "VideoJepaForFramePrediction",
+        self: Any,
         shape: torch.Size,
         cache: DynamicCache,
         batch: int,

@@ -1,8 +1,10 @@
 """What the models of all families share: library flags, initialisation, outputs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -11,6 +13,7 @@ from transformers.utils import ModelOutput
 from configuration_jepa.configuration_base import JepaConfig
 from modeling_jepa.latent_head import LatentHead
 from modeling_jepa.layers import Attention, Block, ZeroInitEmbedding, ZeroInitLinear
+from modeling_jepa.publishing import push_model
 from modeling_jepa.teacher import MovingAverageTeacher
 
 
@@ -38,6 +41,10 @@ class JepaPreTrainedModel(PreTrainedModel):
             init.zeros_(module.num_updates)
         elif isinstance(module, ZeroInitLinear | ZeroInitEmbedding):
             init.zeros_(module.weight)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Publish the model with its code, and with tokenizer and card from where it was loaded: see `push_model`."""
+        return push_model(self, repo_id, **kwargs)
 
 
 @dataclass

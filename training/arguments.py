@@ -24,6 +24,7 @@ from training.data.settings import (
     VideoMaskingSettings,
 )
 from training.families import DEFAULT_FAMILY, SETTINGS_SECTIONS, config_class_of, family_names, recipe_of
+from training.hub_faults import checked_repo_id
 from training.settings import EvaluationSettings, TrainingSettings
 from training.settings_schema import SECTIONS, Key, keys_of_config, keys_of_settings, shortened, suggestion, type_name
 
@@ -53,6 +54,9 @@ class Run:
     threads: str = "auto"
     diagnose: bool = False
     diagnose_steps: int | None = None
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private: bool = False
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -216,6 +220,7 @@ def _validate(run: Run) -> None:
         raise InputError(f"threads: got {run.threads!r}; use auto, or a whole number of at least 1")
     if run.diagnose_steps is not None and run.diagnose_steps < 1:
         raise InputError(f"diagnose_steps: got {run.diagnose_steps}; use a whole number of at least 1")
+    _refuse_half_an_address(run)
     try:
         if run.output_dir.exists() and not run.output_dir.is_dir():
             raise InputError(f"output_dir: {run.output_dir} is a file; give a folder (--output_dir outputs/NAME)")
@@ -231,6 +236,17 @@ def _refuse_long_spans(masking: MaskingSettings | NoMaskingSettings | VideoMaski
             f"max_span_length={masking.max_span_length} is more than a phrase can hold, max_position_embeddings="
             f"{max_length}: lower it"
         )
+
+
+def _refuse_half_an_address(run: Run) -> None:
+    """Publishing needs a place, and a place is given for publishing only."""
+    if run.push_to_hub and run.hub_model_id is None:
+        raise InputError("push_to_hub: no repository is named; give --hub_model_id OWNER/NAME")
+    if not run.push_to_hub and (run.hub_model_id is not None or run.hub_private):
+        given = "hub_private" if run.hub_model_id is None else "hub_model_id"
+        raise InputError(f"{given}: nothing is published without --push_to_hub; give both, or neither")
+    if run.hub_model_id is not None:
+        checked_repo_id(run.hub_model_id, "hub_model_id")
 
 
 def _items(value: Any) -> list:
@@ -297,6 +313,7 @@ _UNIVERSAL = {
     "device": "auto, cpu, cuda or mps [auto]",
     "threads": "threads of each process on a CPU; auto: OMP_NUM_THREADS, else every core [auto]",
     "diagnose_steps": "as --diagnose, and every so many steps",
+    "hub_model_id": "where --push_to_hub publishes to: OWNER/NAME",
 }
 _WHOLE_NUMBERS = ("stage", "diagnose_steps")
 
@@ -310,6 +327,8 @@ def _add_universal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--diagnose", action="store_true", help="let the doctor look before step 1 and after the last one"
     )
+    parser.add_argument("--push_to_hub", action="store_true", help="publish the best checkpoint when training ends")
+    parser.add_argument("--hub_private", action="store_true", help="a new repository is seen by its owner only")
 
 
 def _shown(default: Any) -> str:

@@ -200,7 +200,7 @@ def fill_root(run_dir: Path, checkpoint: Path) -> None:
     A kill in between leaves a root whose manifest does not fit, which our loaders refuse; filling it again repairs it.
     """
     files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-    published = {name: digest for name, digest in files.items() if not _is_resume_only(name)}
+    published = {name: digest for name, digest in files.items() if not is_resume_only(name)}
     outdated = _manifest_files(run_dir) - set(published)
     needed = sum((checkpoint / name).stat().st_size for name in published)
     with naming_full_disk(run_dir / "the model at the root of the run folder", needed):
@@ -247,7 +247,8 @@ def start_over(run_dir: Path) -> None:
     _remove_files(run_dir, (*_manifest_files(run_dir), *OWN_FILES))
 
 
-def _is_resume_only(name: str) -> bool:
+def is_resume_only(name: str) -> bool:
+    """Whether a file of a checkpoint serves a resume only, and is not published."""
     return name in _RESUME_ONLY or name.endswith(_PICKLES) or name.startswith(_SHARDS)
 
 

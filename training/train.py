@@ -3,8 +3,9 @@
     python training/train.py training/recipes/text_jepa/quickstart.yaml --max_steps 500 --output_dir outputs/try
     accelerate launch training/train.py training/recipes/text_jepa/quickstart.yaml
 
-Run it again after whatever stopped it, and it goes on where it was. Exit codes: 0 done, 2 bad input, 3 a number that
-is not finite, 4 no whole checkpoint, 75 saved after a signal, 130 and 143 ended at once by SIGINT and SIGTERM.
+Run it again after whatever stopped it, and it goes on where it was. Exit codes: 0 done, 1 not published, 2 bad input,
+3 a number that is not finite, 4 no whole checkpoint, 75 saved after a signal, 130 and 143 ended at once by SIGINT and
+SIGTERM.
 """
 
 import logging
@@ -45,9 +46,10 @@ def _main(argv: list[str]) -> int:
     # Only now: these imports take seconds, and a typo should not.
     from eval.errors import NonFiniteError
     from training.checkpoints import NoWholeCheckpointError
+    from training.hub_faults import HubError
     from training.processes import FirstProcessError, leave_processes
 
-    codes: dict[type[Exception], int] = {InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
+    codes: dict[type[Exception], int] = {HubError: 1, InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
     try:
         return train(run, launcher)
     except tuple(codes) as error:
@@ -67,7 +69,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
         launcher: the process whose death is taken for a signal, if there is one.
 
     Raises:
-        InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
+        HubError, InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
     """
     from training.build import build_config, build_model, check_device, check_trackers, prepare_data
     from training.card_record import sizes_of
@@ -84,6 +86,8 @@ def train(run: "Run", launcher: int | None = None) -> int:
     show_notes(processes.is_main_process)
     if missing := missing_processes(processes):
         print(f"note: {missing}", file=sys.stderr, flush=True)
+    if run.push_to_hub and not run.dry_run:
+        once(processes, lambda: _check_access(run))
     libraries = held_bytes()
     with ExitStack() as held:
         if not run.dry_run:
@@ -113,6 +117,20 @@ def _claim_folder(run: "Run", description: dict[str, Any]) -> Any:
     return resumable
 
 
+def _check_access(run: "Run") -> None:
+    from training.publish import check_access
+
+    check_access(run.hub_model_id)
+
+
+def _publish(run: "Run") -> None:
+    """Send the best checkpoint, where that was asked for; what is there already is not sent again."""
+    from training.publish import prepare, publish
+
+    if run.push_to_hub:
+        print(publish(prepare(run.output_dir, run.hub_model_id), run.hub_private).line(None))
+
+
 def _train_and_finish(
     run: "Run",
     family: Any,
@@ -136,6 +154,8 @@ def _train_and_finish(
         if PartialState().is_main_process:
             show_score(run.output_dir)
         say(f"done: {run.output_dir} is finished; --resume never starts over, --extend with more max_steps goes on")
+        if PartialState().is_main_process:
+            _publish(run)
         return 0
     run_state = RunState()
     if run.init_from is not None and run.stage is not None and resumable.path is None:
@@ -160,10 +180,11 @@ def _train_and_finish(
         if watch.told_to_stop():  # the last step was done when it came
             raise StoppedBySignal
         finish(run, run_state, facts, prepared)
+        print(f"done: {run.output_dir} holds the best checkpoint, its score and its card")
+        _publish(run)
     except StoppedBySignal:
         print(f"stopped by {watch.reason} after the last step, saved; the same command finishes the run")
         return 75
-    print(f"done: {run.output_dir} holds the best checkpoint, its score and its card")
     return 0
 
 

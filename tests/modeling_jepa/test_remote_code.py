@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from configuration_jepa.remote_code import export_remote_code
 from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR, TEXT_JEPA, Family, tiny_tokenizer
 from tests.modeling_jepa.open_without_packages import answer_of
+from training.publication import imported_packages
 
 SCRIPT = Path(__file__).with_name("open_without_packages.py")
 FIRST_GENERATOR = replace(
@@ -126,6 +128,13 @@ def test_travelling_code_imports_no_package_of_ours(checkpoint: Path) -> None:
     for path in checkpoint.glob("*.py"):
         lines = [line for line in path.read_text().splitlines() if line.startswith(("from ", "import "))]
         assert not [line for line in lines if "_jepa." in line.split(" import ")[0].removeprefix("from .")], path.name
+
+
+@pytest.mark.parametrize("config_class", [DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig])
+def test_no_file_that_travels_imports_a_package_of_ours_anywhere(config_class, tmp_path) -> None:
+    """Under `TYPE_CHECKING` or in a function it would do no harm in a folder, and keep a model from the Hub shut."""
+    for path in export_remote_code(config_class.auto_classes.values(), tmp_path):
+        assert not imported_packages(path.read_text()) & {"configuration_jepa", "modeling_jepa"}, path.name
 
 
 def test_exported_code_is_only_what_the_family_needs(tmp_path) -> None:
