@@ -18,6 +18,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from configuration_jepa.configuration_text_jepa import TextJepaConfig
+from configuration_jepa.remote_code import is_remote_code
 from modeling_jepa.latent_head import LatentHead
 from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import (
@@ -73,7 +74,9 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
         """
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r} is not possible: it must be one of {', '.join(POOLINGS)}.")
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(self.config._name_or_path)
+        if tokenizer is None:  # whoever trusted the code of the model has trusted all that lies beside it
+            trusted = is_remote_code(type(self))
+            tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, trust_remote_code=trusted)
         listed = [texts] if isinstance(texts, str) else list(texts)
         was_training = self.training
         self.eval()

@@ -48,6 +48,8 @@ def main(checkpoint: str, answers: str, saved_again: str, *tasks: str) -> None:
         modules[auto_class] = type(model).__module__
         with torch.no_grad():
             tensors[f"answer.{auto_class}"] = model.eval()(**inputs)[0].contiguous()
+        if auto_class == "AutoModelForMaskedLM":  # its tokenizer is found without asking whether to trust it
+            tensors["answer.encode"] = model.encode(["w1 w2 w3"]).contiguous()
     model.save_pretrained(saved_again)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
     tokenizer.save_pretrained(saved_again)

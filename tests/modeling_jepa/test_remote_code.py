@@ -49,7 +49,9 @@ def open_in_a_clean_process(
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(folder / "modules")
     command = [sys.executable, "-I", str(SCRIPT), str(checkpoint), str(answers), str(saved_again), *tasks]
-    child = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1]), load_file(answers), saved_again
 
