@@ -33,13 +33,8 @@ BINDING_LICENCES = {
     "CC-BY-SA-3.0": "cc-by-sa-3.0",
     "CDLA-Sharing-1.0": "cdla-sharing-1.0",
 }
-_HEADINGS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "top10": "top-10",
-    "share_cos_above_0_9": "cosine above 0.9",
-    **{name: name.upper() for name in ("mrr", "mse", "mae", "psnr", "ssim")},
-}
+_HEADINGS = {"top1": "top-1", "top5": "top-5", "top10": "top-10", "share_cos_above_0_9": "cosine above 0.9"}
+_ABBREVIATIONS = ("mrr", "mse", "mae", "psnr", "ssim")
 _FREE_LICENCES = ("MIT", "BSD", "Apache", "PSF", "CC BY 4.0", "CC0", "public domain")
 
 
@@ -219,7 +214,8 @@ def _card_data(record: CardRecord, style: CardStyle) -> ModelCardData:
 
 
 def _heading(name: str) -> str:
-    return _HEADINGS.get(name, name.replace("_", " "))
+    words = (word.upper() if word in _ABBREVIATIONS else word for word in name.split("_"))
+    return _HEADINGS.get(name) or " ".join(words)
 
 
 def _milestone(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
