@@ -36,11 +36,11 @@ def write_checkpoint_card(
     record = CardRecord(
         run=read_run(folder) or {},
         facts=facts_of(run, family, sizes, step, state),
-        machine=describe_machine(read_log(run.output_dir / LOG_FILE)),
+        machine=describe_machine(read_log(log) if (log := run.output_dir / LOG_FILE).is_file() else []),
         milestones=state.milestones,
         finished=False,
     )
-    write_text(str(render_card(record, family.card)), folder / CARD_FILE)
+    (folder / CARD_FILE).write_text(str(render_card(record, family.card)), encoding="utf-8")
 
 
 def write_run_card(run_dir: Path, record: CardRecord, family: Family) -> None:
