@@ -19,7 +19,7 @@ SCORED_BY = {
     "dialogue_jepa": ("dialogue", "representation_spread"),
     "video_jepa": ("video",),
 }
-BEGINNINGS = ("target_", "argmax_", "sampled_")
+BEGINNINGS = ("target_", "argmax_", "expectation_", "reconstruction_", "sampled_")
 
 
 @pytest.fixture(scope="module")
