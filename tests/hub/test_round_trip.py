@@ -20,7 +20,8 @@ from tests.hub.server import HubServer, running
 from training.publication import is_pickle, prepare
 from training.publish import publish
 
-pytestmark = pytest.mark.xdist_group("hub")
+# Four runs and a process that opens them all are one fixture, which a busy machine takes minutes for.
+pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.timeout(900)]
 
 FAMILIES = ("text_jepa", "staged_generator", "dialogue_jepa", "video_jepa")
 SCRIPT = Path(__file__).with_name("answers_of_models.py")
@@ -33,7 +34,7 @@ class Opened:
     Attributes:
         answers: `repository revision class-or-pipeline` -> its answer.
         printed: repository -> what the snippets of its card print.
-        revisions: repository -> the revisions that were opened: the newest state, a tag, a commit.
+        revisions: repository -> the revisions that were opened: the newest state, a tag.
         contents: every file that was published.
     """
 
@@ -65,15 +66,15 @@ def opened(run_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 def sent(hub: HubServer, run: Path) -> list[tuple[str, list[str | None]]]:
     """Publish a run in both ways; the repositories, and what to open of them."""
     family = AutoConfig.from_pretrained(run).model_type
-    done = publish(prepare(run, f"user/{family}", lambda folder: None), private=True, tag="v1")
+    publish(prepare(run, f"user/{family}", lambda folder: None), private=True, tag="v1")
     learner = list(AutoConfig.from_pretrained(run).auto_map)[-1]
     getattr(transformers, learner).from_pretrained(run).push_to_hub(f"user/{family}-plain")
-    return [(f"user/{family}", [None, "v1", done.commit]), (f"user/{family}-plain", [None])]
+    return [(f"user/{family}", [None, "v1"]), (f"user/{family}-plain", [None])]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("way", ["", "-plain"])
-def test_a_stranger_gets_the_same_answers_by_id_tag_and_commit(opened, run_of, family, way):
+def test_a_stranger_gets_the_same_answers_by_id_and_by_tag(opened, run_of, family, way):
     place = f"user/{family}{way}"
     here = answers_of(str(run_of(family)))
     for revision in opened.revisions[place]:
