@@ -42,7 +42,7 @@ class JepaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ZeroInitLinear | ZeroInitEmbedding):
             init.zeros_(module.weight)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]  # see `push_model`
         """Publish the model with its code, and with tokenizer and card from where it was loaded: see `push_model`."""
         return push_model(self, repo_id, **kwargs)
 

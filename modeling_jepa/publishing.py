@@ -31,7 +31,7 @@ def push_model(
     token: bool | str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    max_shard_size: int | str = "50GB",
+    max_shard_size: int | str | None = "50GB",
     tags: list[str] | None = None,
 ) -> CommitInfo:
     """Send model, code and, from where the model was loaded, its tokenizer, in one commit.
@@ -43,10 +43,11 @@ def push_model(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        model.save_pretrained(folder, max_shard_size=max_shard_size or "50GB")
         bring_companions(model, folder, repo_id)
         if not (folder / CARD).is_file():
-            create_and_tag_model_card(repo_id, tags, token=token).save(folder / CARD)
+            named = token if isinstance(token, str) else None
+            create_and_tag_model_card(repo_id, tags, token=named).save(folder / CARD)
         elif tags:
             _add_tags(folder / CARD, tags)
         if revision is not None and not revision.startswith("refs/pr"):
@@ -79,7 +80,7 @@ def bring_companions(model: PreTrainedModel, folder: Path, repo_id: str) -> None
                 shutil.copyfile(path, target)
     if same and (folder / CARD).is_file():
         text = (folder / CARD).read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
-        if not Path(model.name_or_path).is_dir():
+        if model.name_or_path and not Path(model.name_or_path).is_dir():
             text = text.replace(model.name_or_path, repo_id)
         (folder / CARD).write_text(text, encoding="utf-8")
 

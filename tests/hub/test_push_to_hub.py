@@ -8,6 +8,8 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForMaskedLM
 from transformers.utils.hub import PushToHubMixin
 
+from eval.fill_blank import main as fill_blank
+from eval.loading import open_model, open_tokenizer
 from modeling_jepa.publishing import push_model
 
 pytestmark = pytest.mark.xdist_group("hub")
@@ -67,6 +69,15 @@ def test_from_one_repository_to_another_everything_goes_along(hub, model):
     assert files_of(hub, "user/second") == files_of(hub, "user/first")
     assert 'from_pretrained("user/second"' in card_of(hub, "user/second")
     assert "user/first" not in card_of(hub, "user/second")
+
+
+def test_the_commands_of_eval_open_a_repository_by_its_id(hub, model, text_run, capsys):
+    model.push_to_hub("user/first")
+    opened = open_model("user/first", AutoModelForMaskedLM, "cpu")
+    assert all(torch.equal(there, here) for there, here in zip(opened.parameters(), model.parameters(), strict=True))
+    assert open_tokenizer("user/first").get_vocab() == open_tokenizer(text_run).get_vocab()
+    assert fill_blank(["user/first", "the red _ sees", "--answer", "dog"]) == 0
+    assert "dog: rank" in capsys.readouterr().out
 
 
 def test_a_branch_of_its_own_is_made(hub, model):
