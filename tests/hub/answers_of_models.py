@@ -18,7 +18,11 @@ PROMPTS = {
     "text-generation": "the red dog",
     "reply": "do you see the cat?",
 }
-GENERATING = {"text-generation": {"do_sample": False, "max_new_tokens": 5}, "reply": {"do_sample": False}}
+GENERATING = {
+    "text-generation": {"do_sample": False, "max_new_tokens": 5},
+    "reply": {"do_sample": False},
+    "frame-prediction": {"mode": "sample", "seed": 0, "num_frames": 2},
+}
 
 
 def answers_of(place, revision=None, trust=False):
