@@ -8,7 +8,8 @@ from torch import nn
 
 class MovingAverageTeacher(nn.Module):
     """A module of its own whose weights follow a student's: w <- m w + (1 - m) student (Grill et al., 2020,
-    arXiv:2006.07733). It gets no gradient, never trains and has no dropout.
+    arXiv:2006.07733). It gets no gradient, never trains and has no dropout. What is frozen in the
+    student stays as it is here: beside adapters (`peft`), all of it.
 
     Args:
         target: a module built from the config, with the parameter names of the student. Never a deep copy, whose
@@ -43,13 +44,29 @@ class MovingAverageTeacher(nn.Module):
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
         """One step of the average, after the student's optimiser step; the first one copies the student."""
-        self._blend(student, self.momentum if self.num_updates > 0 else 0.0)
+        if self.num_updates > 0:
+            self._blend(student, self.momentum, only_learning=True)
+        else:
+            self._blend(student, 0.0)
         self.num_updates += 1
 
-    def _blend(self, student: nn.Module, momentum: float) -> None:
-        weights = dict(student.named_parameters())
-        for name, own in self.target.named_parameters():
-            own.lerp_(weights[name].to(own.dtype), 1.0 - momentum)
+    def _blend(self, student: nn.Module, momentum: float, only_learning: bool = False) -> None:
+        weights = _own_parameters(student)
+        for name, own in _own_parameters(self.target).items():
+            if weights[name].requires_grad or not only_learning:
+                own.lerp_(weights[name].to(own.dtype), 1.0 - momentum)
+
+
+def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's parameters by the names that they have without adapters, and none of the adapters' own.
+
+    `peft` moves `x.weight` to `x.base_layer.weight` and puts `x.lora_A...` beside it.
+    """
+    return {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in module.named_parameters()
+        if ".lora_" not in name
+    }
 
 
 class TaughtMixin:

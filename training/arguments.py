@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
+from configuration_jepa import DialogueJepaConfig
 from training.data.errors import InputError
 from training.data.settings import (
     DataSettings,
@@ -214,6 +215,12 @@ def _validate(run: Run) -> None:
     except (ValueError, StrictDataclassError) as error:
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
     _refuse_long_spans(run.masking, config.max_position_embeddings)
+    if run.training.adapts_checkpoint and run.init_from is None:
+        decoder = ", or a pretrained_decoder" if run.family == DialogueJepaConfig.model_type else ""
+        raise InputError(
+            f"lora_rank={run.training.lora_rank} adapts a model that is there: give its checkpoint with --init_from"
+            f"{decoder}, or leave lora_rank out"
+        )
     if run.device not in DEVICES:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
     if run.threads != "auto" and not (run.threads.isdecimal() and int(run.threads) > 0):

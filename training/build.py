@@ -76,6 +76,10 @@ def build_model(run: Run, family: Family, config: JepaConfig, prepared: Prepared
         model.token_counts.copy_(token_counts)
     if family.start is not None:
         family.start(model, run)
+    if run.training.adapts_checkpoint:
+        from training.adapters import add_lora  # and with it peft, which takes a second
+
+        add_lora(model, run.training.lora_rank)
     return model
 
 
@@ -143,7 +147,7 @@ def build_parts(
         on_non_finite=run.training.on_non_finite,
         make_optimizer=None if family.make_optimizer is None else partial(family.make_optimizer, run=run),
         credit=None if family.credit is None else family.credit(run),
-        adapters=None if family.adapters is None else family.adapters(run),
+        adapters=_adapters(run, family) if run.training.lora_rank else None,
     )
 
 
@@ -213,6 +217,15 @@ def check_trackers(run: Run) -> None:
     missing = sorted(asked - set(get_available_reporting_integrations()))
     if missing:
         raise InputError(f"report_to: {', '.join(missing)} is not installed here; install it, or use --report_to none")
+
+
+def _adapters(run: Run, family: Family) -> Any:
+    """How a model with LoRA is saved; beside a pretrained decoder more than the adapters learns."""
+    from training.adapters import AdaptedFrom, Adapters
+
+    if not run.training.adapts_checkpoint:
+        return Adapters()
+    return Adapters(AdaptedFrom(run.init_from, family.auto_class.__name__, run.family))
 
 
 def _refuse_too_large(family: Family, config: JepaConfig) -> None:

@@ -45,7 +45,10 @@ class DialogueTrainingSettings(TrainingSettings):
     )
     lora_rank: int = field(
         default=0,
-        metadata=_help("rank of LoRA on a pretrained decoder, whose own weights then stay as they are; 0: no LoRA"),
+        metadata=_help(
+            "rank of LoRA on a pretrained decoder, else on the checkpoint of init_from; their weights stay as they "
+            "are; 0: no LoRA"
+        ),
     )
 
     @property
@@ -54,18 +57,21 @@ class DialogueTrainingSettings(TrainingSettings):
         given = self.decoder_learning_rate
         return self.learning_rate * DECODER_RATE if given is None else given
 
+    @property
+    def adapts_checkpoint(self) -> bool:
+        """Beside a pretrained decoder, reader and predictor learn too."""
+        return self.lora_rank > 0 and self.pretrained_decoder is None
+
     def validate(self) -> None:
         """See `TrainingSettings.validate`."""
         super().validate()
         require(self, "optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS))
         require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
         require(self, "decoder_learning_rate", 0 < self.decoder_rate < 1, "above 0 and below 1, or null")
-        require(self, "lora_rank", self.lora_rank >= 0, "at least 0")
         pretrained = self.pretrained_decoder
         require(self, "pretrained_decoder", pretrained is None or pretrained.strip(), "a folder, a Hub id, or null")
-        if pretrained is None and (self.freeze_decoder or self.lora_rank):
-            named = "freeze_decoder=true" if self.freeze_decoder else f"lora_rank={self.lora_rank}"
-            raise InputError(f"{named} is for a pretrained decoder: give pretrained_decoder, or leave it out.")
+        if pretrained is None and self.freeze_decoder:
+            raise InputError("freeze_decoder=true is for a pretrained decoder: give one, or leave it out")
         if self.freeze_decoder and self.lora_rank:
             raise InputError(f"freeze_decoder=true and lora_rank={self.lora_rank} exclude each other: keep one.")
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from eval.rules import Verdict
     from eval.run_log import RunFacts
-    from training.adapters import Adapters
     from training.arguments import Run
     from training.cards import CardStyle
     from training.credit import CreditRules
@@ -128,7 +127,6 @@ class Family:
         source: (data settings) -> what a card says of the data; None for sources of text.
         with_files: (run) -> the run with what the files say that it names, before data and model are touched.
         start: (model, run) -> what is loaded, frozen or added once the model is built.
-        adapters: (run) -> how a model with adapters is saved, or None where it has none.
         origins: families whose checkpoints a run may start from beside its own, and what is taken from them.
         at_end: (run, prepared data), once the root of the run folder holds the model -> what more its card shows.
         plot_score: (Score JSON, run folder), draws what the card's tables do not show.
@@ -152,7 +150,6 @@ class Family:
     source: Callable[[Any], "SourceInfo"] | None = None
     with_files: Callable[["Run"], "Run"] | None = None
     start: Callable[["PreTrainedModel", "Run"], None] | None = None
-    adapters: Callable[["Run"], "Adapters | None"] | None = None
     origins: Mapping[str, "Origin"] = field(default_factory=dict)
     at_end: Callable[["Run", "Prepared"], dict[str, Any]] | None = None
     plot_score: Callable[[dict[str, Any], Path], None] | None = None

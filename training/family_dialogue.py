@@ -141,14 +141,6 @@ def _with_files(run: Run) -> Run:
     return with_pretrained_decoder(run)
 
 
-def _adapters(run: Run) -> Any:
-    if not run.training.lora_rank:
-        return None
-    from training.adapters import Adapters
-
-    return Adapters()
-
-
 def _at_end(run: Run, prepared: Prepared) -> dict[str, Any]:
     """The index of the training replies goes beside the model, and what it answers into the card."""
     tokenizer = open_tokenizer(run.output_dir)
@@ -198,7 +190,6 @@ DIALOGUE_JEPA = Family(
     make_optimizer=_make_optimizer,
     with_files=_with_files,
     start=_put_in,
-    adapters=_adapters,
     origins={
         TextJepaConfig.model_type: Origin(
             auto_class=AutoModelForMaskedLM,

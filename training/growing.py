@@ -86,6 +86,7 @@ def check_origin(run: Run, family: Family) -> None:
         return
     origin = _config_of(run.init_from)
     if origin.model_type in family.origins:
+        _refuse_adapters(run, f"is a {origin.model_type} model, a part of this one")
         _refuse_unlike(run, family, origin)
         return
     if origin.model_type != run.family:
@@ -101,6 +102,8 @@ def check_origin(run: Run, family: Family) -> None:
             f"init_from: {run.init_from} is of stage {_stage_of(origin)}, and this run trains stage {run.stage}; give "
             f"a checkpoint of stage {run.stage} or below, or --stage {_stage_of(origin)}"
         )
+    if _stage_of(origin) < run.stage:
+        _refuse_adapters(run, f"is of stage {_stage_of(origin)}, and this run trains stage {run.stage}")
     _refuse_another_size(run, family, origin)
     _refuse_another_tokenizer(run)
 
@@ -205,6 +208,15 @@ def _refuse_unlike(run: Run, family: Family, origin: Any) -> None:
         shown = ", ".join(f"{name} {getattr(origin, name)} there and {getattr(ours, name)} here" for name in differing)
         raise InputError(
             f"init_from: {run.init_from} is another encoder ({shown}); take its values, or train without --init_from"
+        )
+
+
+def _refuse_adapters(run: Run, what: str) -> None:
+    """What is new in this run's model would not learn beside adapters."""
+    if run.training.adapts_checkpoint:
+        raise InputError(
+            f"lora_rank={run.training.lora_rank}: init_from {run.init_from} {what}; adapters need a whole model "
+            "of the same kind: train without lora_rank first"
         )
 
 

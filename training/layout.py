@@ -14,6 +14,7 @@ SCORE_FILE = "results/score.json"
 CARD_RECORD_FILE = "results/card.json"
 MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
+ADAPTER_FOLDER = "adapter"  # what `peft` reads, beside the merged weights
 LORA_FILE = "lora.safetensors"  # in a checkpoint that is trained with adapters, beside its merged weights
 TRANSCRIPT_FILE = "results/transcript.json"
 CLIPS_FILE = "plots/clips.gif"
@@ -31,6 +32,7 @@ MODEL_FILES = (
     *("model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
     *("generation_config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
     TOKENIZER_FILE,
+    *(f"{ADAPTER_FOLDER}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")),
 )
 _CODE = [Path(package.__path__[0]) for package in (configuration_jepa, modeling_jepa)]
 

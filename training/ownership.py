@@ -17,6 +17,9 @@ _NOT_IDENTITY = (
     *("milestones", "sample_phrases", "sample_steps", "final_score", "score_rows"),
 )
 
+# What is no part of a run where it is off: runs that are older than these settings go on.
+_OFF = {"lora_rank": 0}
+
 
 def refuse_foreign(folder: Path) -> None:
     """Raise `InputError` where files stand in the way that no run of ours wrote."""
@@ -82,7 +85,11 @@ def refuse_another_run(
 def identity_of(description: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's description that makes it this run."""
     recipe = {
-        section: {name: value for name, value in content.items() if name not in _NOT_IDENTITY}
+        section: {
+            name: value
+            for name, value in content.items()
+            if name not in _NOT_IDENTITY and (name not in _OFF or value != _OFF[name])
+        }
         for section, content in description["recipe"].items()
     }
     rest = {name: description[name] for name in ("family", "init_from", "data_hash")}

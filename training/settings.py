@@ -60,6 +60,10 @@ class TrainingSettings:
         default=True, metadata=_help("put rows of like length into one batch: less padding, so faster")
     )
     dataloader_num_workers: int = field(default=0, metadata=_help("worker processes that read rows"))
+    lora_rank: int = field(
+        default=0,
+        metadata=_help("rank of LoRA on the checkpoint of init_from, whose own weights stay as they are; 0: no LoRA"),
+    )
     on_non_finite: str = field(
         default="stop",
         metadata=_help("what to do where loss or gradient is NaN or infinite: stop, or skip the step and count it"),
@@ -76,11 +80,16 @@ class TrainingSettings:
         """`warmup_steps`, or its default for this length of run."""
         return min(1000, self.max_steps // 20) if self.warmup_steps is None else self.warmup_steps
 
+    @property
+    def adapts_checkpoint(self) -> bool:
+        """Whether only adapters learn, on a whole model that is there already."""
+        return self.lora_rank > 0
+
     def validate(self) -> None:
         """Check ranges and contradictions. Raises `InputError` naming setting, value and what is allowed."""
         at_least = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
         at_least |= {"logging_steps": 1, "save_steps": 1, "save_total_limit": 1}
-        at_least |= {"dataloader_num_workers": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0}
+        at_least |= {"dataloader_num_workers": 0, "seed": 0, "weight_decay": 0, "max_grad_norm": 0, "lora_rank": 0}
         for name, low in at_least.items():
             require(self, name, getattr(self, name) >= low, f"at least {low}")
         for name in ("adam_beta1", "adam_beta2"):

@@ -367,7 +367,7 @@ def test_a_killed_run_with_a_pretrained_decoder_goes_on_to_the_same_bits(
         (["--decoder_learning_rate", "0"], "decoder_learning_rate=0.0 is not possible"),
         (["--decoder_latent", "both"], "decoder_latent='both' is not possible: it must be one of predicted, target"),
         (["--context_access", "all"], "context_access='all' is not possible: it must be one of latent, both"),
-        (["--lora_rank", "2"], "lora_rank=2 is for a pretrained decoder: give pretrained_decoder"),
+        (["--lora_rank", "2"], "lora_rank=2 adapts a model that is there: give its checkpoint with --init_from, or a"),
         (["--freeze_decoder"], "freeze_decoder=true is for a pretrained decoder"),
         (["--pretrained_decoder", "x", "--freeze_decoder", "--lora_rank", "2"], "exclude each other: keep one"),
         (["--best_metric", "top1"], "best_metric='top1' is not possible: it must be one of perplexity"),
