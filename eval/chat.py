@@ -116,6 +116,13 @@ def converse(conversation: Conversation, mode: str, lines: Iterable[str]) -> Ite
         yield from answer.lines
 
 
+def reading_of_run(checkpoint: str) -> DialogueDataSettings:
+    """How many turns a checkpoint's run saw, and how they were written; defaults where it does not say."""
+    section = (read_run(checkpoint) or {}).get("recipe", {}).get("data", {})
+    names = ("context_turns", "join_punctuation")
+    return DialogueDataSettings(**{name: section[name] for name in names if name in section})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
     arguments = _parser().parse_args(argv)
@@ -147,10 +154,7 @@ def _open(arguments: argparse.Namespace) -> Conversation:
         raise InputError(f"top_k must be at least 1 reply to retrieve, was given {shown}")
     decoding = _decoding(arguments, model.generation_config, top_k=None if retrieves else arguments.top_k)
     decoding.validate()
-    section = (read_run(arguments.checkpoint) or {}).get("recipe", {}).get("data", {})
-    names = ("context_turns", "join_punctuation")
-    data = DialogueDataSettings(**{name: section[name] for name in names if name in section})
-    checkpoint = arguments.checkpoint
+    checkpoint, data = arguments.checkpoint, reading_of_run(arguments.checkpoint)
     return Conversation(model, tokenizer, lambda: ReplyIndex.load(checkpoint, model, tokenizer), data, decoding, shown)
 
 

@@ -90,6 +90,21 @@ def shown_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return tokenizer.decode([token_id]).strip() or tokenizer.convert_ids_to_tokens(token_id)
 
 
+def guess_rows(result: FillBlankResult) -> list[list[str]]:
+    """Place, token, cosine and score of each guess, as text."""
+    return [
+        [str(place), guess.token, "-" if guess.cosine is None else f"{guess.cosine:.3f}", f"{guess.score:.2f}"]
+        for place, guess in enumerate(result.guesses, start=1)
+    ]
+
+
+def rank_line(result: FillBlankResult, answer: str) -> str:
+    """Where the answer that was given stands, in one line."""
+    assert result.answer is not None
+    cosine = "" if result.answer.cosine is None else f", cosine {result.answer.cosine:.3f}"
+    return f"{answer}: rank {result.answer_rank:,} of {result.vocab_size:,}{cosine}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
     arguments = _parser().parse_args(argv)
@@ -172,16 +187,12 @@ def _ask(model: PreTrainedModel, input_ids: torch.Tensor, position: int) -> tupl
 def _print(result: FillBlankResult, answer: str | None) -> None:
     """The candidates as a table, and the answer's rank in one line."""
     table = Table("", "token", "cosine", "score", title=Text(result.phrase), title_justify="left")
-    for place, guess in enumerate(result.guesses, start=1):
-        cosine = "-" if guess.cosine is None else f"{guess.cosine:.3f}"
-        table.add_row(str(place), Text(guess.token), cosine, f"{guess.score:.2f}")
+    for place, token, *figures in guess_rows(result):
+        table.add_row(place, Text(token), *figures)
     console = Console()
     console.print(table)
-    if result.answer is not None:
-        cosine = "" if result.answer.cosine is None else f", cosine {result.answer.cosine:.3f}"
-        console.print(
-            f"{answer}: rank {result.answer_rank:,} of {result.vocab_size:,}{cosine}", highlight=False, markup=False
-        )
+    if answer is not None:
+        console.print(rank_line(result, answer), highlight=False, markup=False)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -141,8 +141,14 @@ def sample_line(
         found = continue_prompt(model, tokenizer, prompt, decoding, words)
     except InputError as error:
         return f"{prompt}: {error}"
-    shown = (f"{one.how}: {' '.join(one.text.split())} ({_short(one.figures)})" for one in found)
+    shown = (f"{one.how}: {' '.join(one.text.split())} ({figures_line(one.figures)})" for one in found)
     return f"{prompt} ... {' ... '.join(shown)}"
+
+
+def figures_line(figures: SampleFigures) -> str:
+    """What can be counted of a continuation, in one line."""
+    pairs = (("real words", figures.real_words), ("repeated", figures.repetition), ("copied", figures.prompt_copying))
+    return ", ".join(f"{label} {_share(value)}" for label, value in pairs)
 
 
 def room_for(model: PreTrainedModel, prompt_length: int, max_new_tokens: int) -> int:
@@ -262,11 +268,6 @@ def _print(prompt: str, found: list[Continuation]) -> None:
         for label, name in (("real words", "real_words"), ("repeated", "repetition"), ("copied", "prompt_copying")):
             table.add_row(label, *(_share(getattr(each.figures, name)) for each in pair))
         console.print(table)
-
-
-def _short(figures: SampleFigures) -> str:
-    pairs = (("real words", figures.real_words), ("repeated", figures.repetition), ("copied", figures.prompt_copying))
-    return ", ".join(f"{label} {_share(value)}" for label, value in pairs)
 
 
 def _share(value: float | None) -> str:

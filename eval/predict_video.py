@@ -34,6 +34,8 @@ from training.data.digits import SPLITS
 from training.data.errors import InputError
 from training.data.prepared_clips import HELD_OUT_CLIPS, make_clips
 
+FIGURES = ("MSE per frame", "SSIM", "black MSE", "copy last MSE")
+
 
 def predict_clips(
     model: PreTrainedModel,
@@ -73,6 +75,17 @@ def recode_clips(model: PreTrainedModel, frames: Tensor) -> list[ShownClip]:
     with torch.inference_mode():
         decoded = codes.decode(codes.encode(frames.to(model.device))).cpu()
     return [ShownClip(true, again) for true, again in zip(frames, decoded, strict=True)]
+
+
+def figure_cells(clip: ShownClip) -> list[str]:
+    """`FIGURES` of a clip as text; without those of guessers where nothing was predicted."""
+    known = clip.first_predicted
+    true, said = clip.true[known:], clip.predicted[known:]
+    cells = [f"{squared_error(said, true).mean():.1f}", f"{ssim(said, true).mean():.3f}"]
+    if known:
+        guesses = (guess(clip.true[None, :known], len(true))[0] for guess in (black, copy_last))
+        cells += [f"{squared_error(guess, true).mean():.1f}" for guess in guesses]
+    return cells
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,17 +152,10 @@ def _print(shown: list[ShownClip], arguments: argparse.Namespace) -> None:
     """The error of each clip beside that of guessers, and where the pictures are."""
     what = "coded and decoded" if arguments.tokens else f"predicted by {arguments.mode}"
     table = Table(title=Text(f"{arguments.checkpoint}, {what}"), title_justify="left", box=SIMPLE)
-    headings = ["clip", "MSE per frame", "SSIM"] + ([] if arguments.tokens else ["black MSE", "copy last MSE"])
-    for heading in headings:
+    for heading in ["clip", *(FIGURES[:2] if arguments.tokens else FIGURES)]:
         table.add_column(heading, justify="right")
     for number, clip in enumerate(shown, start=arguments.first):
-        known = clip.first_predicted
-        true, said = clip.true[known:], clip.predicted[known:]
-        cells = [f"{squared_error(said, true).mean():.1f}", f"{ssim(said, true).mean():.3f}"]
-        if known:
-            guesses = (guess(clip.true[None, :known], len(true))[0] for guess in (black, copy_last))
-            cells += [f"{squared_error(guess, true).mean():.1f}" for guess in guesses]
-        table.add_row(str(number), *cells)
+        table.add_row(str(number), *figure_cells(clip))
     console = Console()
     console.print(table)
     for target in (arguments.out, arguments.still):

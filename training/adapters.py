@@ -33,12 +33,12 @@ _TASKS = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_S
 _CARD = """\
 ---
 {base}library_name: peft
-tags: [lora, jepa-lm, {tag}]
+tags: [lora, jepa-lm]
 ---
 
 # LoRA adapter of rank {rank}
 
-For the {family} model `{name}`, and for no other: only what these matrices add to its weights is here.
+For the model `{name}`, and for no other: only what these matrices add to its weights is here.
 
 ```python
 from peft import PeftModel
@@ -48,7 +48,8 @@ model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)
 model = PeftModel.from_pretrained(model, "PATH_OR_REPOSITORY")  # this adapter
 ```
 
-`model.merge_and_unload()` gives a plain model. What was measured of it stands in the card of the run.
+`model.merge_and_unload()` gives a plain model. What was measured of it, and on what it
+learnt, stands in the card of the run that made it.
 """
 
 
@@ -70,11 +71,10 @@ def add_lora(model: PreTrainedModel, rank: int) -> None:
 
 @dataclass(frozen=True)
 class AdaptedFrom:
-    """The checkpoint that adapters are for: its folder or repository, the Auto class that opens it, its family."""
+    """The checkpoint that adapters are for: its folder or repository, and the Auto class that opens it."""
 
     name: str
     auto_class: str
-    family: str
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,16 @@ def _save_for_peft(model: nn.Module, folder: Path, base: AdaptedFrom) -> None:
         config["auto_mapping"] = {"base_model_class": base.auto_class, "parent_library": "transformers"}
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (folder / CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
-    (folder / CARD_FILE).write_text(_card(base, rank), encoding="utf-8")
+    (folder / CARD_FILE).write_text(adapter_card(base, rank), encoding="utf-8")
 
 
-def _card(base: AdaptedFrom, rank: int) -> str:
+def adapter_card(base: AdaptedFrom, rank: int) -> str:
     """A folder's path tells where a model was made, and is no name of the Hub's."""
     on_hub = not Path(base.name).exists()
     return _CARD.format(
         base=f"base_model: {base.name}\n" if on_hub else "",
         name=base.name if on_hub else "PATH_OR_REPOSITORY_OF_THE_BASE",
         rank=rank,
-        tag=base.family.replace("_", "-"),
-        family=base.family,
         auto_class=base.auto_class,
     )
 

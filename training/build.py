@@ -225,7 +225,7 @@ def _adapters(run: Run, family: Family) -> Any:
 
     if not run.training.adapts_checkpoint:
         return Adapters()
-    return Adapters(AdaptedFrom(run.init_from, family.auto_class.__name__, run.family))
+    return Adapters(AdaptedFrom(run.init_from, family.auto_class.__name__))
 
 
 def _refuse_too_large(family: Family, config: JepaConfig) -> None:
