@@ -70,7 +70,7 @@ def _generate(tab: GenerateTab) -> None:
 
 def _chat(tab: ChatTab) -> None:
     turns = gr.State([])
-    shown = gr.Chatbot(label="Conversation", height=320)
+    shown = gr.Chatbot(label="Conversation", height=320, buttons=["copy_all"])
     message = gr.Textbox(label="Message", placeholder="how are you?")
     mode = gr.Radio(MODES, value=MODES[0], label="How it answers")
     sliders = _sliders(tab.decoding)
@@ -88,7 +88,7 @@ def _chat(tab: ChatTab) -> None:
 
     inputs, outputs = [message, turns, mode, *sliders], [turns, shown, message, note, candidates]
     gr.on([button.click, message.submit], ask, inputs, outputs, **_ALONE)
-    again.click(lambda: ([], [], "", "", ""), None, outputs)
+    gr.on([again.click, shown.clear], lambda: ([], [], "", "", ""), None, outputs)
 
 
 def _video(tab: VideoTab) -> None:
@@ -97,8 +97,11 @@ def _video(tab: VideoTab) -> None:
         mode = gr.Radio(FRAME_MODES, value="argmax", label="Frames")
         seed = gr.Number(0, label="Seed of sampled frames", precision=0)
     button, note = gr.Button("Predict", variant="primary"), _note()
-    animation = gr.Image(label="Truth, prediction, difference", type="filepath", interactive=False)
-    still = gr.Image(label="Every frame", type="filepath", interactive=False)
+    gr.Markdown("Truth, prediction and difference; a frame with a coloured edge is predicted.")
+    # Labels and buttons would lie upon the first and the last frames.
+    animation, still = (
+        gr.Image(type="filepath", interactive=False, show_label=False, buttons=[]) for _ in ("moving", "every frame")
+    )
     table = gr.Dataframe(headers=list(FIGURES), label="Of the predicted frames", interactive=False)
 
     def ask(number: int, mode: str, seed: int) -> tuple[str | None, str | None, list[list[str]], str]:
