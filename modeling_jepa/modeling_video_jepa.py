@@ -203,7 +203,7 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
         return False
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc] # TransformersKwargs repeats a name
         self,
         frames: torch.Tensor | None = None,
         codes: torch.Tensor | None = None,
