@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from eval.diagnose.examine import Progress, choose_groups, examine
-from eval.diagnose.opening import Texts, make_subject
+from eval.diagnose.opening import Data, make_subject
 from eval.diagnose.report import Finding, Report
 from eval.diagnose.subject import Limits
 
@@ -21,7 +21,7 @@ __all__ = ["Finding", "Limits", "Report", "diagnose"]
 def diagnose(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    data: Texts | None = None,
+    data: Data | None = None,
     run: str | Path | None = None,
     trainer: Trainer | None = None,
     *,
@@ -31,13 +31,15 @@ def diagnose(
     name: str | None = None,
     progress: Progress = lambda group: None,
 ) -> Report:
-    """Examine a causal, masked or sequence-to-sequence language model; it is left as it was.
+    """Examine a causal, masked or sequence-to-sequence language model, or this package's video model; it is left as it
+    was.
 
     Args:
         model: any such model of `transformers`, or of ours.
         tokenizer: without one, random token ids stand in for text.
         data: texts; texts by part (`train`, `valid`, `test`); or a source, as `builtin:sotu` or `PATH/TO/texts`. None
-            takes the run's own text, and without a run a built-in sample.
+            takes the run's own text, and without a run a built-in sample. Of a video model: clips `(B, T, 1, S, S)`
+            from 0 to 1, or a source of digits, as `builtin:digits` or `PATH/TO/mnist`.
         run: the folder of its training: tells losses, rates and what was claimed.
         trainer: the `Trainer` that it is trained with: its batches, loss and metrics are looked at.
         limits: seconds, rows and memory.

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -68,12 +67,6 @@ def newest_model(name: str) -> str:
     return str(steps[max(steps)]) if steps else name
 
 
-def turned(texts: Sequence[str], seed: int) -> Sequence[str]:
-    """The same texts from another one on, so that another seed looks at other passages; 0 begins at the first."""
-    start = int(np.random.default_rng(seed).integers(len(texts))) if seed and texts else 0
-    return [*texts[start:], *texts[:start]]
-
-
 def _examine(arguments: argparse.Namespace) -> Report:
     """Everything that can be refused at once is, before anything is opened."""
     groups = choose_groups(arguments.only, arguments.skip)
@@ -97,7 +90,7 @@ def _examine(arguments: argparse.Namespace) -> Report:
         )
         if name != arguments.model:
             subject.notes.append(f"{arguments.model} holds no model itself: its newest checkpoint was examined")
-        subject.sample = replace(subject.sample, texts=turned(subject.sample.texts, arguments.seed))
+        subject.turn(arguments.seed)
         report = examine(subject, groups, found, progress)
     report.findings = [replace(one, again=_as_asked(one.again, name, arguments)) for one in report.findings]
     return report

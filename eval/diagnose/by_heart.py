@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from eval.diagnose import thresholds as limits
 from eval.diagnose.sample import Batch
-from eval.diagnose.subject import IGNORED, Subject
+from eval.diagnose.subject import Subject
 
 OWN, PLAIN = "own", "plain"
 
@@ -158,7 +158,7 @@ class _Course:
         """Ask the model as it stands."""
         loss = right = count = 0.0
         for batch in self._batches:
-            logits, truth = _answers(self._twin, batch)
+            logits, truth = self._twin.answers(self._twin.model, batch)
             loss += float(cross_entropy(logits, truth, reduction="sum"))
             right += float((logits.argmax(-1) == truth).sum())
             count += len(truth)
@@ -193,16 +193,6 @@ class _Course:
         return max(loss - self.floor, 0.0) if math.isfinite(loss) else math.nan
 
 
-def _answers(twin: Subject, batch: Batch) -> tuple[Tensor, Tensor]:
-    """As `Subject.predictions`, with gradient where it is on: logits (N, V) float32 and true tokens (N,)."""
-    logits = twin.ask(twin.model, batch).logits
-    if twin.kind == "masked":
-        holes = batch.labels != IGNORED
-        return logits[holes].float(), batch.labels[holes]
-    known = (batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()
-    return logits[:, :-1][known].float(), batch.input_ids[:, 1:][known]
-
-
 def _floor(twin: Subject, batch: Batch) -> float:
     """The smallest cross entropy that the head can give, in nats; 0 where it scores by more than directions.
 
@@ -224,7 +214,7 @@ def _scale(twin: Subject, batch: Batch, predictor: nn.Module, wanted: Tensor) ->
     for sign in (1.0, -1.0):
         hook = predictor.register_forward_hook(lambda module, inputs, output, by=sign: by * wanted)
         try:
-            scores, truth = _answers(twin, batch)
+            scores, truth = twin.answers(twin.model, batch)
         finally:
             hook.remove()
         logits.append(scores.gather(1, truth[:, None]).mean())
@@ -233,7 +223,7 @@ def _scale(twin: Subject, batch: Batch, predictor: nn.Module, wanted: Tensor) ->
 
 def _loss(twin: Subject, batch: Batch, objective: str) -> Tensor:
     if objective == PLAIN:
-        return cross_entropy(*_answers(twin, batch))
+        return cross_entropy(*twin.answers(twin.model, batch))
     return twin.own_loss(twin.model, twin.learning_inputs(batch))
 
 
@@ -259,12 +249,6 @@ def _trainable(subject: Subject) -> PreTrainedModel:
 
 def _entropy(twin: Subject, batches: Sequence[Batch]) -> float:
     """Entropy of the true tokens of all batches in nats."""
-    truth = torch.cat([_truth(twin, batch) for batch in batches])
+    truth = torch.cat([twin.truth(batch) for batch in batches])
     shares = torch.bincount(truth).double() / len(truth)
     return float(-(shares[shares > 0] * shares[shares > 0].log()).sum())
-
-
-def _truth(twin: Subject, batch: Batch) -> Tensor:
-    if twin.kind == "masked":
-        return batch.labels[batch.labels != IGNORED]
-    return batch.input_ids[:, 1:][(batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()]

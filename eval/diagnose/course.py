@@ -66,7 +66,7 @@ def learning_rate(subject: Subject) -> Finding | list[Finding]:
             "set learning_rate (1e-3 from nothing, 5e-5 to fine-tune); look at the scheduler, whose multiplier may be "
             "0, and at warm-up steps beyond the end",
         )
-    if peak > limit.LARGE_RATE and losses and not _uses_muon(record):
+    if peak > limit.LARGE_RATE and losses and not record.uses_muon:
         unigram, lately = _unigram(subject), _lately(losses)
         figures |= {"loss_lately": lately, "loss_of_guessing_by_frequency": unigram, "highest_loss": max(losses)}
         if lately > limit.MORE_THAN_FREQUENCIES * unigram and steps[-1] >= limit.FULL_RATE_STEPS:
@@ -230,11 +230,6 @@ def _unseen_losses(record: TrainingRecord) -> list[tuple[int, float]]:
         if first_pass and is_finite(row.get("loss")) and row["loss"] > 0:
             found.append((row["step"], row["loss"]))
     return found
-
-
-def _uses_muon(record: TrainingRecord) -> bool:
-    """Muon's rates are of another scale."""
-    return record.run is not None and record.run["recipe"]["training"].get("optimizer") == "muon"
 
 
 def _finding_of(said: Advice, log: RunLog, facts: RunFacts, threshold: str) -> Finding:

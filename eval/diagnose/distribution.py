@@ -28,7 +28,7 @@ def shape(subject: Subject) -> list[Finding]:
     seen = look_at_predictions(subject)
     if seen is None:
         return [_not_numbers()]
-    _keep_series(subject, seen)
+    keep_series(subject, seen)
     found = _shape(subject, seen)
     # Where nothing can be said of the predictions, nothing can be of how sure they are.
     return [found] if found.check == "distribution.shape" else [found, calibration(seen)]
@@ -92,7 +92,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> tuple[float, dict[st
 
 
 def _shape(subject: Subject, seen: Predictions) -> Finding:
-    name, evidence = name_of(seen, untouched(subject)), _evidence(seen)
+    name, evidence = name_of(seen, untouched(subject)), evidence_of(seen)
     if name == "healthy":
         return passed("distribution.healthy", evidence, RIGHT)
     if name == "too_few":
@@ -116,7 +116,8 @@ def _is_informed(seen: Predictions) -> bool:
     return seen.context > max(limit.INFORMED_SHARE * seen.ln_v, limit.INFORMED_ERRORS * seen.context_error)
 
 
-def _evidence(seen: Predictions) -> dict[str, Any]:
+def evidence_of(seen: Predictions) -> dict[str, Any]:
+    """The figures of a finding."""
     return {
         "loss": seen.loss,
         "ln_v": seen.ln_v,
@@ -136,7 +137,7 @@ def _evidence(seen: Predictions) -> dict[str, Any]:
     }
 
 
-def _keep_series(subject: Subject, seen: Predictions) -> None:
+def keep_series(subject: Subject, seen: Predictions) -> None:
     """What the plots show."""
     subject.figures["loss_vs_lnv"] = {"loss": seen.loss, "ln_v": seen.ln_v, "unigram": seen.unigram}
     _, subject.figures["calibration"] = calibration_error(seen.top_masses, seen.right)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from eval.diagnose.report import NOTE, Check, Finding, Report, as_list
+from eval.diagnose.report import NOTE, VIDEO, Check, Finding, Report, as_list
 from eval.diagnose.subject import Subject, TooLargeError
 from eval.records import package_versions
 from training.data.errors import InputError
@@ -56,7 +56,7 @@ def examine(
     with _left_as_it_was(subject):
         for group in groups:
             progress(group)
-            for check in checks_of(group):
+            for check in checks_of(group, subject.kind):
                 if _applies(check, subject):
                     findings += _run(subject, group, check)
     if not findings and not subject.notes:
@@ -77,8 +77,10 @@ def examine(
     )
 
 
-def checks_of(group: str) -> tuple[Check, ...]:
-    """The checks of a group, which is opened when it is needed."""
+def checks_of(group: str, kind: str = "") -> tuple[Check, ...]:
+    """The checks of a group, which is opened when it is needed; those of video models are others."""
+    if kind == VIDEO:
+        return importlib.import_module("eval.diagnose.video.checks").CHECKS[group]
     return importlib.import_module(f"eval.diagnose.{GROUPS[group]}").CHECKS
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from eval.diagnose import thresholds as limit
 from eval.diagnose.anatomy import first_tensor, learning_batch, trained_copy, untouched, watching
 from eval.diagnose.backward import Backward, look_at_blocks, look_back, loss_moves, parts_of, slope
-from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
+from eval.diagnose.report import FAIL, NOTE, VIDEO, Check, Finding, passed
 from eval.diagnose.subject import Subject
 
 SHOWN = 5
@@ -261,7 +261,7 @@ def _rate(subject: Subject) -> float | None:
     """The rate of the training; None where nobody tells."""
     if subject.trainer is not None:
         return subject.trainer.args.learning_rate
-    return None if subject.record is None else subject.record.learning_rate
+    return None if subject.record is None else subject.record.adam_rate
 
 
 def _ratios(seen: Backward, rate: float) -> dict[str, float]:
@@ -277,7 +277,8 @@ def _ratios(seen: Backward, rate: float) -> dict[str, float]:
 
 def _after_steps(subject: Subject, seen: Backward, rate: float) -> float | None:
     """The lowest loss of a batch within some steps on it; None where it is no number."""
-    _, losses = trained_copy(subject, seen.inputs, limit.UPDATE_STEPS, rate)
+    steps = limit.UPDATE_STEPS_OF_VIDEO if subject.kind == VIDEO else limit.UPDATE_STEPS
+    _, losses = trained_copy(subject, seen.inputs, steps, rate)
     lowest = min(losses[1:])
     return lowest if all(map(_is_number, losses)) else None
 

@@ -171,7 +171,7 @@ def _given_rate(subject: Subject) -> float | None:
     """The peak learning rate of the Trainer or the run; None where unknown, or of no optimizer of Adam's kin."""
     trainer = subject.trainer
     if trainer is None:
-        return None if subject.record is None else subject.record.learning_rate
+        return None if subject.record is None else subject.record.adam_rate
     if trainer.optimizer is None:
         return trainer.args.learning_rate if "adam" in str(trainer.args.optim).lower() else None
     groups = trainer.optimizer.param_groups

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -23,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from configuration_jepa import VideoJepaConfig
 from eval.diagnose.record import TrainingRecord, read_record
 from eval.diagnose.report import FAIL, Finding
 from eval.diagnose.sample import Sample
@@ -46,6 +49,7 @@ _AUTO_CLASSES = {
     "causal": AutoModelForCausalLM,
     "masked": AutoModelForMaskedLM,
     "seq2seq": AutoModelForSeq2SeqLM,
+    "video": AutoModel,
 }
 _SUFFIXES = {
     "ForCausalLM": "causal",
@@ -57,6 +61,7 @@ _SUFFIXES = {
 _DIGITS = re.compile(r"\d+")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 Texts = Sequence[str] | Mapping[str, Sequence[str]] | str
+Data = Texts | Tensor  # clips, of a video model
 
 
 def open_checkpoint(
@@ -65,7 +70,7 @@ def open_checkpoint(
     """A model in evaluation mode, its tokenizer if it has one, and what was wrong with its tensors.
 
     Raises:
-        InputError: no model there, one of an unsupported kind, or a damaged file.
+        InputError: no model there, one of an unsupported kind, a damaged file, a tokenizer for a video model.
     """
     where, target = checked_name(name), choose_device(device)
     try:
@@ -82,6 +87,10 @@ def open_checkpoint(
         raise
     except Exception as error:  # a configuration may be wrong in any way, and model code of others may raise anything
         raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
+    if model.config.model_type == VideoJepaConfig.model_type:
+        if tokenizer is not None:
+            raise InputError(f"tokenizer: got {tokenizer}; a video model has none, its codes stand in the checkpoint")
+        return model.to(target).eval(), None, [*missing_tensors(info), *unused_layers(model, info)]
     opened = _open_tokenizer(tokenizer or where, required=tokenizer is not None, trust_remote_code=trust_remote_code)
     return model.to(target).eval(), opened, [*missing_tensors(info), *unused_layers(model, info)]
 
@@ -89,7 +98,7 @@ def open_checkpoint(
 def make_subject(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    data: Texts | None = None,
+    data: Data | None = None,
     run: str | Path | None = None,
     trainer: Trainer | None = None,
     *,
@@ -101,7 +110,8 @@ def make_subject(
 
     Args:
         data: texts, texts by part, or a source (`builtin:NAME`, a file, a folder, `hub:ID`); None takes the run's own
-            text, and without a run a built-in sample.
+            text, and without a run a built-in sample. Of a video model frames `(B, T, 1, S, S)` from 0 to 1, or a
+            source of digits, as `--digits` of training; None as above.
         run: a run folder, ours or of `transformers`' Trainer.
         text_column: of a source.
 
@@ -109,6 +119,14 @@ def make_subject(
         InputError: a source or folder that cannot be read, or a model that gives no logits over a vocabulary.
     """
     record = None if run is None else read_record(run)
+    if model.config.model_type == VideoJepaConfig.model_type:
+        from eval.diagnose.video.opening import make_video_subject
+
+        if text_column is not None:
+            raise InputError(f"text_column: got {text_column}; a video model reads no text, leave it out")
+        return make_video_subject(model, data, record, trainer, limits=limits, name=name)
+    if isinstance(data, Tensor):
+        raise InputError(f"data: got a tensor, and {type(model).__name__} reads text; hand over strings or a source")
     kind = kind_of_model(model, tokenizer)
     parts, where = _find_texts(data, record, kind, text_column)
     if tokenizer is None:
@@ -132,7 +150,9 @@ def make_subject(
 
 
 def kind_of_config(config: PreTrainedConfig, name: str) -> str:
-    """The kind that a checkpoint was saved as; raises InputError for one that is no language model."""
+    """The kind that a checkpoint was saved as; raises InputError for one that is neither language nor video model."""
+    if config.model_type == VideoJepaConfig.model_type:
+        return "video"
     for architecture in config.architectures or ():
         for suffix, kind in _SUFFIXES.items():
             if architecture.endswith(suffix):
@@ -144,7 +164,7 @@ def kind_of_config(config: PreTrainedConfig, name: str) -> str:
     found = ", ".join(config.architectures or ()) or f"model_type {config.model_type!r}"
     raise InputError(
         f"{name} holds {found}: the doctor examines causal, masked and sequence-to-sequence language models "
-        "(...ForCausalLM, ...LMHeadModel, ...ForMaskedLM, ...ForConditionalGeneration)"
+        "(...ForCausalLM, ...LMHeadModel, ...ForMaskedLM, ...ForConditionalGeneration), and this package's video model"
     )
 
 

@@ -55,7 +55,7 @@ Series = Any  # of `Report.figures`: the shape of each stands with its drawing
 
 @dataclass(frozen=True)
 class Picture:
-    """One plot: its key in `Report.figures`, a heading, how it is read, and the SVG element."""
+    """One plot: its key in `Report.figures`, a heading, how it is read, and the element, SVG or a PNG inside `img`."""
 
     name: str
     heading: str
@@ -65,7 +65,7 @@ class Picture:
 
 def pictures(figures: dict[str, Series]) -> list[Picture]:
     """A picture for every known series that holds something to draw, in the order people look at them."""
-    drawn = []
+    drawn = [_photograph(figures["frames"])] if "frames" in figures else []
     for name, plot in _PLOTS.items():
         if name in figures and (figure := draw(name, figures)) is not None:
             drawn.append(Picture(name, plot.heading, plot.reading, _svg(figure, name)))
@@ -81,6 +81,21 @@ def draw(name: str, figures: dict[str, Series]) -> Figure | None:
         axes = figure.add_subplot()
         axes.grid(linewidth=0.6)
         return figure if plot.draw(axes, figures[name], figures) else None
+
+
+def _photograph(series: dict[str, Any]) -> Picture:
+    """`{png, rows, clips}`: base64 of a PNG with rows of frames for each clip."""
+    reading = (
+        f"Held-out clips, {len(series['rows'])} rows for each of {series['clips']}: {', '.join(series['rows'])}. The "
+        "second row must look like the first; the third shows, blurred, where the model expects the digits."
+    )
+    return Picture(
+        "frames",
+        "Tokens as frames",
+        reading,
+        f'<img alt="{series["clips"]} clips as rows of frames" style="width:100%;image-rendering:pixelated" '
+        f'src="data:image/png;base64,{series["png"]}">',
+    )
 
 
 def _svg(figure: Figure, name: str) -> str:

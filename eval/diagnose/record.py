@@ -66,6 +66,16 @@ class TrainingRecord:
         return max((row["step"] for row in self.rows), default=0)
 
     @property
+    def uses_muon(self) -> bool:
+        """Whether one of our runs was trained with Muon, whose rates are of another scale than AdamW's."""
+        return self.run is not None and self.run["recipe"]["training"].get("optimizer") == "muon"
+
+    @property
+    def adam_rate(self) -> float | None:
+        """The highest learning rate, where it is one of AdamW or unknown; 0 is 0 for every optimizer."""
+        return None if self.uses_muon and self.learning_rate else self.learning_rate
+
+    @property
     def training_rows(self) -> list[dict[str, Any]]:
         """Rows with a training loss."""
         return [row for row in self.rows if "loss" in row]

@@ -30,25 +30,31 @@ def reload(subject: Subject) -> list[Finding]:
     now = _tied_now(subject)
     if not fits_twice(subject, _NAME):
         return [now]
-    batch = subject.batch(2, fitting_length(subject, 32, rows=4))
+    found, again = opened_again(subject, subject.batch(2, fitting_length(subject, 32, rows=4)))
+    if again is None:
+        return [now, *found]
+    return [*found, now if now.verdict == FAIL else _tied_after(subject, again, now)]
+
+
+def opened_again(subject: Subject, batch: Batch) -> tuple[list[Finding], PreTrainedModel | None]:
+    """The model saved and opened, compared with itself on a batch; None in its place where that was not possible."""
     bar = yardstick(subject, batch)
     with tempfile.TemporaryDirectory() as folder, _quietly():
         if shutil.disk_usage(folder).free < 2 * _bytes(subject.model):
             subject.notes.append(f"{_NAME}: left out, as there is too little room in {folder}")
-            return [now]
+            return [], None
         try:
             subject.model.save_pretrained(folder)
         except (RuntimeError, ValueError, TypeError, OSError, AttributeError, KeyError) as error:
-            return [now, _refused("saved", error)]
+            return [_refused("saved", error)], None
         try:
             again, info = type(subject.model).from_pretrained(
                 Path(folder), output_loading_info=True, dtype=subject.model.dtype
             )
         except (RuntimeError, ValueError, TypeError, OSError, AttributeError, KeyError) as error:
-            return [now, _refused("opened again", error)]
+            return [_refused("opened again", error)], None
     again = again.to(subject.device).eval()
-    found = _compared(subject, again, info, batch, bar)
-    return [found, now if now.verdict == FAIL else _tied_after(subject, again, now)]
+    return [_compared(subject, again, info, batch, bar)], again
 
 
 def fits_twice(subject: Subject, check: str) -> bool:

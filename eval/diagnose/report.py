@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 PASS, NOTE, FAIL = "pass", "note", "fail"
 VERDICTS = (PASS, NOTE, FAIL)
-KINDS = ("causal", "masked", "seq2seq")
+VIDEO = "video"
+KINDS = ("causal", "masked", "seq2seq", VIDEO)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Report:
 
     Attributes:
         model: its name.
-        kind: causal, masked or seq2seq.
+        kind: causal, masked, seq2seq or video.
         findings: see `Finding`.
         parameters: number of them.
         data: where the text came from.

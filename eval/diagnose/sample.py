@@ -135,3 +135,9 @@ class Sample:
     def _random(self, rows: int, length: int) -> list[list[int]]:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, self.vocab_size, (rows, length), generator=generator).tolist()
+
+
+def turned(texts: Sequence[str], seed: int) -> Sequence[str]:
+    """The same texts from another one on, so that another seed looks at other passages; 0 begins at the first."""
+    start = int(np.random.default_rng(seed).integers(len(texts))) if seed and texts else 0
+    return [*texts[start:], *texts[:start]]

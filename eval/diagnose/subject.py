@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.modeling_outputs import ModelOutput
 
-from eval.diagnose.sample import Batch, Sample
+from eval.diagnose.sample import Batch, Sample, turned
 
 if TYPE_CHECKING:
     from eval.diagnose.record import TrainingRecord
@@ -80,7 +80,7 @@ class Subject:
         name: for the report.
         model: in evaluation mode, where it stood.
         tokenizer: None where there is none; then the sample is of random ids.
-        kind: `causal`, `masked` or `seq2seq`.
+        kind: `causal`, `masked` or `seq2seq`; `video` of a `VideoSubject`.
         sample: real text as tokens.
         parts: texts by part: `train`, `valid`, `test`, or `all` for data without parts; empty without text.
         data: where the text came from.
@@ -235,6 +235,27 @@ class Subject:
         twin = copy.deepcopy(self.model).float().train(dropout)
         twin.zero_grad(set_to_none=True)
         return twin
+
+    def answers(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `predictions`, of a copy and with gradient where it is on; a masked batch has its holes already."""
+        logits = self.ask(model, batch).logits
+        if self.kind == "masked":
+            assert batch.labels is not None
+            holes = batch.labels != IGNORED
+            return logits[holes].float(), batch.labels[holes]
+        known = (batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()
+        return logits[:, :-1][known].float(), batch.input_ids[:, 1:][known]
+
+    def truth(self, batch: Batch) -> Tensor:
+        """(N,) the true tokens of `answers`."""
+        if self.kind == "masked":
+            assert batch.labels is not None
+            return batch.labels[batch.labels != IGNORED]
+        return batch.input_ids[:, 1:][(batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()]
+
+    def turn(self, seed: int) -> None:
+        """Begin with another text, so that another seed looks at other passages; 0 begins at the first."""
+        self.sample = replace(self.sample, texts=turned(self.sample.texts, seed))
 
     @torch.no_grad()
     def hidden_states(self, batch: Batch) -> tuple[Tensor, ...] | None:

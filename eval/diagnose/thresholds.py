@@ -68,6 +68,9 @@ UPDATE_RATIO_FAIL = 1.0
 UPDATE_RATIO_TOO_SMALL = 1e-7
 # After so many steps on one batch its loss is below the start at any rate that can train.
 UPDATE_STEPS = 8
+# Frames are mostly black: the loss of a video model is low early, and the first cold steps of AdamW at a rate that
+# trained it from nothing lift it. After a few more it is below.
+UPDATE_STEPS_OF_VIDEO = 24
 # The same steps at this share of the rate tell a rate that is too large from a model that cannot learn.
 SMALLER_RATE = 0.01
 
@@ -125,6 +128,8 @@ FEWEST_POSITIONS = 50
 # Expected calibration error. Tiny GPT-2, Llama, GPT-NeoX and BLOOM models have 0.05 to 0.08 on held-out text like
 # theirs; twice that is worth a note, and never more than one.
 CALIBRATION_NOTE = 0.15
+# Of the codes of a digit that has moved on, a model that predicts copies next to none; one that copies copies all.
+COPIED_LAST = 0.9
 
 # --- collapse (X6) ---
 # Spread of a typical dimension over different tokens, as a share of its root mean square; below it 99 % of the square
@@ -181,6 +186,14 @@ OFFSET_GAIN = 0.02
 OFFSET_STANDARD_ERRORS = 6.0
 # At offset 0 an untrained model with tied tables is good already: it must have become better than a fresh one by this.
 COPIES_BETTER_THAN_FRESH = 0.5
+# Video. Learnt pictures may meet by chance; fewer different ones than this, and coding has no choice.
+DIFFERENT_PICTURES = 0.9
+# Share of the codes other than the most frequent one that would be right under other numbers, and are not. A trained
+# model's errors are spread over similar pictures: no renaming gains more than some points.
+RENAMED_BETTER = 0.2
+# Distance (total variation) of the codes' shares from those of training. Other clips of the same digits are within
+# 0.02 (most squares are black in both), clips of other handwriting within 0.1.
+UNLIKE_TRAINING = 0.5
 # The model's own loss and the cross entropy of its logits, as a share: sums in another order; wrong offsets are far.
 SAME_LOSS = 1e-4
 # Rows that follow the cross entropy so closely (correlation) differ by a part beside it, such as label smoothing.
@@ -212,6 +225,11 @@ BATCHES_TO_LOOK_AT, FEWEST_LABELS = 8, 50
 LOSS_ROUNDING = 1e-4
 MORE_PADDING = 8
 UNKNOWN_TARGETS = 0.1
+# Video: share of the frames' energy that coding takes away. Learnt codes lose 4 to 11 %, sixteen greys under 1 %; what
+# loses half of it shows no digit any more.
+CODING_LOSES, CODING_LOSES_ALL = 0.2, 0.5
+# Coding is to the nearest picture, so decoded frames have the same codes unless pictures are equal.
+UNCHANGED = 0.99
 
 # --- sampling (X10) ---
 PROMPTS, PROMPT_LENGTH, NEW_TOKENS, GRAM = 4, 16, 32, 4

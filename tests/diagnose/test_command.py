@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from eval.diagnose.__main__ import main, newest_model, turned
+from eval.diagnose.__main__ import main, newest_model
 from eval.diagnose.anatomy import learning_batch, trained_copy
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
+from eval.diagnose.sample import turned
 from eval.diagnose.subject import Subject
 from tests.diagnose.own_model import train_tokenizer
 

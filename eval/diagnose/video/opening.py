@@ -1,0 +1,100 @@
+"""From a video model and what a user names to what is examined: which clips, and what it was trained for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer
+
+from eval.diagnose.record import TrainingRecord
+from eval.diagnose.report import VIDEO
+from eval.diagnose.subject import Limits
+from eval.diagnose.video.subject import MOST_FRAMES, MOST_ROWS, OBJECTIVES, Clips, VideoSubject
+from training.data.digits import BUILTIN, SPLITS
+from training.data.errors import InputError
+from training.data.families import FAMILIES
+from training.data.prepared_clips import make_clips
+from training.data.settings import VideoDataSettings
+
+NUM_CLIPS = 24
+
+
+def make_video_subject(
+    model: PreTrainedModel,
+    data: Any,
+    record: TrainingRecord | None,
+    trainer: Trainer | None,
+    *,
+    limits: Limits | None = None,
+    name: str | None = None,
+) -> VideoSubject:
+    """What is examined.
+
+    Args:
+        data: frames `(B, T, 1, S, S)` from 0 to 1, or a source of digits (`builtin:digits`, `PATH/TO/mnist`,
+            `hub:mnist`); None takes the run's own, and without a run the built-in ones.
+
+    Raises:
+        InputError: other data; digits that cannot be read; a frame size for which no clips can be made.
+    """
+    sample, where = _find_clips(model, data, record)
+    allowed = limits or Limits()
+    allowed.rows, allowed.length = min(allowed.rows, MOST_ROWS), min(MOST_FRAMES, sample.context)
+    return VideoSubject(
+        name=name or model.config._name_or_path or type(model).__name__,
+        model=model,
+        tokenizer=None,
+        kind=VIDEO,
+        sample=sample,
+        parts={},
+        data=where,
+        limits=allowed,
+        record=record,
+        trainer=trainer,
+        is_opened=name is not None,
+    )
+
+
+def _find_clips(model: PreTrainedModel, data: Any, record: TrainingRecord | None) -> tuple[Clips, str]:
+    recipe = {} if record is None or record.run is None else record.run["recipe"]
+    objective = recipe.get("masking", {}).get("objective", "future")
+    objective = objective if objective in OBJECTIVES else "future"
+    if isinstance(data, Tensor):
+        frames = data.float()
+        return Clips(frames, _coded(model, frames), objective), "clips that were handed over"
+    if data is not None and not isinstance(data, str):
+        raise InputError(
+            f"data: got {type(data).__name__}; a video model needs frames (clips, frames, 1, S, S) from 0 to 1, or a "
+            f"source of digits such as {BUILTIN}"
+        )
+    own = recipe.get("data")
+    settings = FAMILIES[model.config.model_type].data_settings(**own) if own else VideoDataSettings()
+    if data is not None:
+        settings.digits = data
+    where = f"clips of {settings.digits}"
+    if data is None:
+        where += f", the run's own ({record.folder})" if own and record is not None else ", as no data was given"
+    length, size = model.config.max_position_embeddings, model.config.frame_size
+    makers = {split: make_clips(settings, split, length, size)[0] for split in SPLITS}
+    frames = makers["test"].frames(range(NUM_CLIPS))
+    num_clips = settings.num_clips if own else None
+    return Clips(frames, _coded(model, frames), objective, makers, num_clips), where
+
+
+@torch.no_grad()
+def _coded(model: PreTrainedModel, frames: Tensor) -> Tensor:
+    """The frames' codes, on the CPU; a code's picture may be NaN, of which `gradient.non_finite` speaks.
+
+    Raises:
+        InputError: frames of another shape or range, or fewer than 4 in a clip.
+    """
+    try:
+        codes = model.model.codes.encode(frames.to(model.device)).cpu()
+    except ValueError as error:
+        raise InputError(f"data: {error}") from error
+    longest = model.config.max_position_embeddings
+    if not len(codes) or not 4 <= codes.shape[1] <= longest:
+        raise InputError(
+            f"data: got {codes.shape[0]} clips of {codes.shape[1]} frames; use at least 1 of 4 to {longest}"
+        )
+    return codes

@@ -1,0 +1,249 @@
+"""Parity of a video model (X8): the same model asked in two ways says the same, and its codes are those it learnt."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from eval.diagnose import thresholds
+from eval.diagnose.anatomy import untouched
+from eval.diagnose.exact import clean, not_finite, yardstick
+from eval.diagnose.parity import without_dropout
+from eval.diagnose.reloading import fits_twice, opened_again
+from eval.diagnose.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.video.subject import ClipBatch, VideoSubject, other_clips
+
+TOKENIZER_FILE = "frame_tokenizer.safetensors"
+CLIPS = 8
+_EXACT = "up to rounding, 1e-4 of the logits' spread"
+
+
+def train_eval(subject: VideoSubject) -> list[Finding]:
+    """Two passes in evaluation mode are equal, and training mode without dropout equals them."""
+    name = "parity.train_eval"
+    batch = subject.batch(2, subject.limits.length)
+    bar = yardstick(subject, batch)
+    if bar is None:
+        return not_finite(subject, name)
+    first = clean(subject.logits(batch))
+    subject.logits(ClipBatch(other_clips(subject, batch), batch.hidden, batch.labels, batch.time_view))
+    again = float((clean(subject.logits(batch)) - first).abs().max())
+    threshold = f"in evaluation mode the same clips give the same logits, {_EXACT}"
+    evidence = {"again": again, "limit": bar.exact, "logit_spread": bar.spread}
+    if again > bar.exact:
+        cause = "chance in evaluation mode, or something that is kept from one pass to the next"
+        remedy = "draw nothing and keep nothing in evaluation mode: nn.Dropout, or training=self.training"
+        return [Finding("parity.random_in_evaluation", FAIL, evidence, threshold, cause, remedy)]
+    steady = passed("parity.random_in_evaluation", evidence, threshold)
+    return [steady, _training_mode(subject, batch, first, bar.exact)] if fits_twice(subject, name) else [steady]
+
+
+def reload(subject: VideoSubject) -> list[Finding]:
+    """Saved and opened again, it is the same model."""
+    if not fits_twice(subject, "parity.reload"):
+        return []
+    return opened_again(subject, subject.batch(1, subject.limits.length))[0]  # type: ignore[arg-type] # clips for text
+
+
+@torch.no_grad()
+def dtype(subject: VideoSubject) -> Finding | list[Finding]:
+    """In bfloat16 the loss is nearly the same."""
+    name = "parity.dtype"
+    if not fits_twice(subject, name):
+        return []
+    batch, twin = subject.batch(2, subject.limits.length), subject.copy()
+    full = cross_entropy(*subject.answers(twin, batch))
+    half = cross_entropy(*subject.answers(twin.to(torch.bfloat16), batch))
+    threshold = f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32"
+    if not full.isfinite():
+        return not_finite(subject, name)
+    evidence = {"float32_nats": float(full), "bfloat16_nats": float(half) if half.isfinite() else None}
+    if abs(float(half - full)) <= thresholds.BFLOAT16_LOSS * max(float(full), thresholds.MEMORISED_LOSS):
+        return passed(name, evidence, threshold)
+    cause = (
+        "some values are too large or too finely graded for bfloat16: exploded weights, or a sum in need of float32"
+    )
+    remedy = "train and predict in float32, or compute the part that loses the digits in float32"
+    return Finding(name, NOTE, evidence, threshold, cause, remedy)
+
+
+@torch.no_grad()
+def own_loss(subject: VideoSubject) -> Finding | list[Finding]:
+    """The model's own loss is the cross entropy of its answers at the hidden places, and frames are their codes."""
+    name = "parity.own_loss"
+    batch = subject.batch(2, subject.limits.length)
+    own = float(subject.own_loss(subject.model, subject.learning_inputs(batch)))
+    smoothing = float(subject.model.config.label_smoothing)
+    expected = float(cross_entropy(*subject.answers(subject.model, batch), label_smoothing=smoothing))
+    shown = subject.plain(1, subject.limits.length)
+    from_frames = subject.model(frames=_frames(subject, shown)).logits
+    moved = float((clean(from_frames.float()) - clean(subject.logits(shown))).abs().max())
+    evidence: dict[str, Any] = {"own_loss": own, "cross_entropy": expected, "frames_against_their_codes": moved}
+    threshold = "the loss is the mean cross entropy at the hidden places, and frames say what their codes say"
+    if not torch.tensor([own, expected, moved]).isfinite().all():
+        return not_finite(subject, name)
+    bar = yardstick(subject, shown)
+    if abs(own - expected) > thresholds.SAME_LOSS * max(expected, thresholds.MEMORISED_LOSS):
+        cause = "the loss that the model gives itself is not that of the codes at hidden places: it counts visible "
+        cause += "places or other labels, or is a sum or a multiple of the mean"
+        remedy = (
+            "compare model(..., labels=labels).loss with the cross entropy of the logits where labels are not -100"
+        )
+        return Finding(name, FAIL, evidence, threshold, cause, remedy)
+    if bar is not None and moved > bar.tolerance:
+        cause = "frames are coded otherwise inside forward than by model.model.codes.encode"
+        return Finding(name, FAIL, evidence, threshold, cause, "code frames in one place only")
+    return passed(name, evidence, threshold)
+
+
+@torch.no_grad()
+def offset(subject: VideoSubject) -> Finding | list[Finding]:
+    """The frame that the predictions know best is the one they should give."""
+    name = "parity.offset"
+    if subject.sample.objective != "future":
+        return []
+    batch = subject.asked(CLIPS, subject.context, "future")
+    known, length = batch.codes.shape[1] - batch.codes.shape[1] // 2, batch.codes.shape[1]
+    places = slice(known, length - 1)
+    around = [batch.codes[:, known + key : length - 1 + key] for key in (-1, 0, 1)]
+    moved = (around[0] != around[1]) & (around[1] != around[2])
+    logits = torch.cat([clean(subject.logits(clip))[:, places][chosen[None]] for clip, chosen in _pairs(batch, moved)])
+    if len(logits) < thresholds.FEWEST_POSITIONS:
+        return []
+    if not logits.isfinite().all():
+        return not_finite(subject, name)
+    nats = {key: float(cross_entropy(logits, codes[moved])) for key, codes in zip((-1, 0, 1), around, strict=True)}
+    best = min(nats, key=lambda key: nats[key])
+    evidence = {"nats_by_offset": {str(key): value for key, value in nats.items()}, "places": len(logits)}
+    threshold = "of the frames before, at and after a predicted one, its own costs least"
+    # A young model's blurred copy of the past knows the frame before a little better; a shifted label far better.
+    if best == 0 or untouched(subject) or nats[best] > thresholds.COPIES_BETTER_THAN_FRESH * nats[0]:
+        return passed(name, evidence, threshold)
+    cause = f"the training taught it to give the frame {'before' if best < 0 else 'after'} the one that is asked for "
+    cause += f"({best:+d}): labels are shifted in time"
+    return Finding(
+        name, FAIL, evidence, threshold, cause, "labels stand where the hidden codes are: do not shift them"
+    )
+
+
+@torch.no_grad()
+def code_table(subject: VideoSubject) -> Finding:
+    """The pictures of the codes are the ones that the model was trained with."""
+    name = "parity.code_table"
+    values = subject.model.model.codes.values.detach().float().cpu()
+    threshold = (
+        "pictures from 0 to 1, all different, the same as in the checkpoint's frame tokenizer, with the codes as "
+        "frequent as in training, and right ones where another naming of the codes would not be better"
+    )
+    evidence = _looks(values) | _beside_file(subject, values) | _counts(subject) | _naming(subject)
+    wrong = _wrong(subject, evidence)
+    if wrong is None:
+        return passed(name, evidence, threshold)
+    return Finding(name, FAIL, evidence, threshold, *wrong)
+
+
+# ---- parts of a finding ----
+
+
+@torch.no_grad()
+def _training_mode(subject: VideoSubject, batch: ClipBatch, calm: Tensor, limit: float) -> Finding:
+    name = "parity.train_eval"
+    twin = without_dropout(subject.copy()).train()
+    busy = clean(subject.ask(twin, batch).logits.float())
+    change = float((busy - calm).abs().max())
+    evidence = {"largest_change": change, "tolerance": limit}
+    threshold = f"training mode with dropout off gives the logits of evaluation mode, {_EXACT}"
+    if change <= limit or subject.model.dtype != torch.float32:
+        return passed(name, evidence, threshold)
+    cause = "the model takes another road in training than in evaluation, so what was trained is not what is used"
+    return Finding(name, FAIL, evidence, threshold, cause, "compute the same in both modes, dropout aside")
+
+
+def _frames(subject: VideoSubject, batch: ClipBatch) -> Tensor:
+    return subject.sample.frames[: len(batch.codes), : batch.codes.shape[1]].to(subject.device)
+
+
+def _pairs(batch: ClipBatch, moved: Tensor) -> list[tuple[ClipBatch, Tensor]]:
+    return list(zip(batch.split(1), moved, strict=True))
+
+
+def _looks(values: Tensor) -> dict[str, Any]:
+    """Whether the pictures are pictures, and differ."""
+    finite = bool(values.isfinite().all())
+    low, high = (float(edge) for edge in torch.aminmax(values)) if finite else (None, None)
+    return {"codes": len(values), "lowest": low, "highest": high, "different": len(values.unique(dim=0))}
+
+
+def _beside_file(subject: VideoSubject, values: Tensor) -> dict[str, Any]:
+    """How far the pictures are from those of the checkpoint's frame tokenizer, where it lies beside the weights."""
+    path = Path(subject.model.config._name_or_path or subject.name) / TOKENIZER_FILE
+    try:
+        with safe_open(path, "pt") as file:
+            kept = file.get_tensor("values").float()
+    except (OSError, SafetensorError):
+        return {}
+    apart = float((kept - values).abs().max()) if kept.shape == values.shape else None
+    return {"largest_difference_from_file": apart, "same_shape_as_file": kept.shape == values.shape}
+
+
+def _counts(subject: VideoSubject) -> dict[str, Any]:
+    """Share of the codes of these clips that the training's counts expect elsewhere: half their distance, 0 to 1."""
+    kept = subject.model.token_counts.double().cpu()
+    if not kept.any():
+        return {}
+    found = subject.sample.codes.flatten().bincount(minlength=len(kept)).double()
+    return {"share_unlike_training": float((found / found.sum() - kept / kept.sum()).abs().sum() / 2)}
+
+
+def _naming(subject: VideoSubject) -> dict[str, Any]:
+    """Accuracy of the best codes but for the most frequent one, and that after the best renaming of all codes."""
+    batch = subject.batch(CLIPS, subject.context)
+    best, true = (torch.cat(found) for found in zip(*(_best(subject, one) for one in batch.split(1)), strict=True))
+    common = int(true.bincount().argmax())
+    best, true = best[true != common], true[true != common]
+    if len(true) < thresholds.FEWEST_POSITIONS:
+        return {}
+    size = subject.vocab_size
+    table = (true * size + best).bincount(minlength=size * size).view(size, size).cpu().numpy()
+    rows, columns = linear_sum_assignment(-table)
+    # What one renamed code alone gains is what always predicting one code gains.
+    hits = sorted((int(table[row, column]) for row, column in zip(rows, columns, strict=True)), reverse=True)
+    return {
+        "right": float((best == true).double().mean()),
+        "right_if_renamed": sum(hits[1:]) / len(true),
+        "places": len(true),
+    }
+
+
+def _best(subject: VideoSubject, clip: ClipBatch) -> tuple[Tensor, Tensor]:
+    logits, truth = subject.answers(subject.model, clip)
+    return clean(logits).argmax(-1), truth
+
+
+def _wrong(subject: VideoSubject, seen: dict[str, Any]) -> tuple[str, str] | None:
+    """Cause and remedy, the surest first."""
+    remedy = "give the model its own table again: set_frame_codes(FrameTokenizer.from_pretrained(RUN).values)"
+    if seen["lowest"] is None or seen["lowest"] < 0 or seen["highest"] > 1:
+        return "the pictures of the codes are no brightnesses from 0 to 1: the table was overwritten", remedy
+    if seen["different"] < thresholds.DIFFERENT_PICTURES * seen["codes"]:
+        return "many codes have one and the same picture, so that coding cannot choose among them", remedy
+    if seen.get("same_shape_as_file") is False or (seen.get("largest_difference_from_file") or 0.0) > 1e-6:
+        return f"the table differs from {TOKENIZER_FILE} beside it: it was replaced or shuffled after training", remedy
+    renamed = seen.get("right_if_renamed", 0.0) - seen.get("right", 0.0)
+    if renamed > thresholds.RENAMED_BETTER and not untouched(subject):
+        return (
+            "the model says the right code under another number: its table of codes was shuffled, or replaced by one "
+            "that was learnt anew, after training",
+            remedy,
+        )
+    if seen.get("share_unlike_training", 0.0) > thresholds.UNLIKE_TRAINING:
+        return (
+            "codes that were frequent in training are hardly used here, and others are: the table of codes is not the "
+            "one that it was trained with, or these clips are of another kind",
+            remedy + "; or give clips like those of its training (--data)",
+        )
+    return None
