@@ -37,8 +37,7 @@ def untouched(subject: Subject) -> bool | None:
 
 def frozen_teacher(subject: Subject) -> set[nn.Parameter]:
     """Parameters of a moving average: no gradient is meant to reach them."""
-    latent = subject.latent
-    return set() if latent is None or latent.teacher is None else set(latent.teacher.parameters())
+    return set() if subject.average is None else set(subject.average.teacher.parameters())
 
 
 def trainable(subject: Subject) -> dict[str, nn.Parameter]:

@@ -88,10 +88,11 @@ def special_targets(subject: Subject) -> Finding:
 
 def _padding_of_model(subject: Subject) -> Finding:
     """The same rows with more padding: the loss must move no further than that of its own answers does."""
-    room = max(3, subject.context - limits.MORE_PADDING)
+    room = max(3, subject.context - limits.MORE_PADDING - 1)
     rows = [row[:room] for row in subject.sentences(4, subject.limits.length // 2)]
     longest = max(map(len, rows))
-    batches = [subject.padded(rows, to=longest), subject.padded(rows, to=longest + limits.MORE_PADDING)]
+    # The decoder of seq2seq reads its row one place later: without any padding it would lose the longest row's end.
+    batches = [subject.padded(rows, to=longest + more) for more in (1, 1 + limits.MORE_PADDING)]
     if subject.kind == "masked":
         batches = [_same_holes(subject, batches[0], batch) for batch in batches]
     own, answers = zip(*(_losses(subject, batch) for batch in batches), strict=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, Trainer
 
+from configuration_jepa import DialogueJepaConfig
 from eval.diagnose import thresholds as limits
 from eval.diagnose.report import FAIL, NOTE, Finding, passed
 from eval.diagnose.subject import IGNORED, Subject
@@ -97,7 +98,8 @@ def metric_of_trainer(subject: Subject) -> list[Finding]:
 def claims_of_record(subject: Subject, scored: Scored) -> list[Finding]:
     """Figures of the run, beside what different ways to answer score on the text at hand."""
     record = subject.record
-    if record is None:
+    # Of a dialogue model claims are about replies to what was said, and the rows here are passages of text.
+    if record is None or subject.model.config.model_type == DialogueJepaConfig.model_type:
         return []
     losses = record.values("eval_loss")[1]
     alike = record.ours or (bool(losses) and abs(losses[-1] - scored.loss) < limits.TEXT_ALIKE * losses[-1])

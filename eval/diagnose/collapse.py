@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from eval.diagnose import thresholds as limit
 from eval.diagnose.anatomy import trainable, trained_copy
+from eval.diagnose.replies import COLLAPSE_CHECKS
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.sample import Batch
 from eval.diagnose.subject import Latent, Subject
@@ -256,5 +257,6 @@ _REMEDY = (
 CHECKS: tuple[Check, ...] = (
     Check("representation", representation),
     Check("predictor_idle", predictor_idle, needs="latent"),
-    Check("teacher_frozen", teacher_frozen, needs="latent"),
+    Check("teacher_frozen", teacher_frozen, needs="average"),
+    *COLLAPSE_CHECKS,
 )

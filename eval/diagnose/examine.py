@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from configuration_jepa import DialogueJepaConfig
 from eval.diagnose.report import NOTE, VIDEO, Check, Finding, Report, as_list
 from eval.diagnose.subject import Subject, TooLargeError
 from eval.records import package_versions
@@ -98,6 +99,8 @@ def _applies(check: Check, subject: Subject) -> bool:
         "record": subject.record is not None,
         "trainer": subject.trainer is not None,
         "latent": subject.latent is not None,
+        "average": subject.average is not None,
+        "dialogues": bool(subject.parts) and subject.model.config.model_type == DialogueJepaConfig.model_type,
         "texts": bool(subject.parts),
         "tokenizer": subject.tokenizer is not None,
     }

@@ -119,7 +119,7 @@ def _never_reached(subject: Subject, seen: Backward, waiting: list[str]) -> list
 
 def _wrong_slopes(subject: Subject, seen: Backward, parts: dict[str, list[str]]) -> list[Finding]:
     """Parts along whose gradient the loss does not fall as the gradient says."""
-    if subject.latent is not None:  # its targets are stopped on purpose
+    if subject.latent is not None or subject.average is not None:  # its targets are stopped on purpose
         return []
     with_matrices = [part for part, names in parts.items() if any(seen.parameters[n].ndim > 1 for n in names)]
     taken = with_matrices[:: -(-len(with_matrices) // MOST_SLOPES)] if with_matrices else []

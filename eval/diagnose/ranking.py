@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eval.diagnose import thresholds as limit
+from eval.diagnose.replies import RANKING_CHECKS
 from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
 from eval.diagnose.sample import Batch
 from eval.diagnose.subject import IGNORED, Latent, Subject
@@ -182,4 +183,5 @@ def _evenly(rows: Tensor, most: int) -> Tensor:
 CHECKS: tuple[Check, ...] = (
     Check("full_rank", full_rank, kinds=("masked",), needs="latent"),
     Check("crowding", crowding, needs="latent"),
+    *RANKING_CHECKS,
 )

@@ -55,8 +55,9 @@ class Check:
         name: of the check; its findings may have names of their own.
         run: looks, and says what it found.
         kinds: of models that it can look at.
-        needs: `record` (a run folder), `trainer`, `latent` (a model that predicts latents), `texts` or `tokenizer`;
-            without it the check is left out.
+        needs: `record` (a run folder), `trainer`, `latent` (a model that predicts latents), `average` (one with a
+            moving average), `dialogues` (a dialogue model and text), `texts` or `tokenizer`; without it the check is
+            left out.
     """
 
     name: str

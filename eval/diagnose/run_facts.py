@@ -4,10 +4,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from configuration_jepa import DialogueJepaConfig, VideoJepaConfig
 from eval.diagnose.record import TrainingRecord
 from eval.run_log import RunFacts
 
 _PARTS = ("ranking", "alignment", "auxiliary")
+_PARTS_OF_REPLIES = ("reply", "alignment", "ranking")
 _CREDIT = "credit_rate/"
 _AT_PEAK = 0.99
 
@@ -25,6 +27,7 @@ def facts_of(record: TrainingRecord, config: PreTrainedConfig) -> RunFacts | Non
     recipe, training = record.run["recipe"], record.run["recipe"]["training"]
     rows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     generates = any("cross_entropy" in row for row in record.rows)
+    answers = config.model_type == DialogueJepaConfig.model_type
     loss = recipe["loss"]
     return RunFacts(
         max_steps=training["max_steps"],
@@ -33,14 +36,16 @@ def facts_of(record: TrainingRecord, config: PreTrainedConfig) -> RunFacts | Non
         logging_steps=training["logging_steps"],
         rows_per_step=rows * record.run.get("num_processes", 1),
         num_negatives=loss.get("num_negatives", RunFacts.num_negatives),
-        hidden_size=config.hidden_size,
+        hidden_size=config.hidden_size * (config.num_latents if answers else 1),
         vocab_size=config.vocab_size,
         temperature=loss.get("temperature", RunFacts.temperature),
         table_head=recipe["model"].get("head") == "cosine",
-        weights=_weights(loss, generates),
+        weights=_weights(loss, generates, answers),
         stage=record.run.get("stage"),
         from_nothing=record.run.get("init_from") is None,
         generates=generates,
+        answers=answers,
+        predicts_frames=config.model_type == VideoJepaConfig.model_type,
         credit_rest=_credit_rest(record, training),
     )
 
@@ -52,10 +57,11 @@ def _end_of_warmup(record: TrainingRecord) -> int:
     return min(full, default=0)
 
 
-def _weights(loss: dict[str, Any], generates: bool) -> dict[str, float]:
+def _weights(loss: dict[str, Any], generates: bool, answers: bool) -> dict[str, float]:
     if generates:
         return {"cross_entropy": 1.0, "block_decorrelation": float(loss.get("block_decorrelation_weight", 0.0))}
-    weights = {name: float(loss.get(f"{name}_weight", 0.0)) for name in _PARTS}
+    parts = _PARTS_OF_REPLIES if answers else _PARTS
+    weights = {name: float(loss.get(f"{name}_weight", 0.0)) for name in parts}
     if loss.get("collapse_protection", "none") != "none":
         weights["collapse"] = float(loss.get("collapse_weight", 0.0))
     return weights

@@ -72,6 +72,22 @@ class Latent:
     momentum: float | None
 
 
+@dataclass(frozen=True)
+class Average:
+    """A moving average of a part of the model; `Latent` has the same fields of a text model.
+
+    Attributes:
+        teacher, student: the moving average and what it follows.
+        num_updates: of the teacher.
+        momentum: share of its old self that the teacher keeps at each update.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+    num_updates: int
+    momentum: float
+
+
 @dataclass
 class Subject:
     """A model under examination.
@@ -90,6 +106,7 @@ class Subject:
         figures: series for the plots, put here by the checks.
         notes: what was cut down.
         is_opened: whether it was opened by its name, so that a command can open it again.
+        kept: what one check found that another needs too.
     """
 
     name: str
@@ -105,14 +122,14 @@ class Subject:
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_opened: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     started_cpu: float = field(default_factory=time.process_time)
 
     @property
     def parameters(self) -> int:
         """Trainable or not, tied ones once; a moving-average teacher is not counted."""
-        latent = self.latent
-        teacher = set() if latent is None or latent.teacher is None else set(latent.teacher.parameters())
+        teacher = set() if self.average is None else set(self.average.teacher.parameters())
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter not in teacher)
 
     @property
@@ -147,6 +164,13 @@ class Subject:
         from eval.diagnose.latent import find_latent
 
         return find_latent(self.model)
+
+    @cached_property
+    def average(self) -> Average | None:
+        """The moving average that the model holds; None without one."""
+        from eval.diagnose.latent import find_average
+
+        return find_average(self.model)
 
     def seconds_left(self) -> float:
         """Of the report's time: that of the wall, or of the processor where others keep it busy."""

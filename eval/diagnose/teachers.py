@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eval.diagnose import thresholds as limit
 from eval.diagnose.anatomy import untouched
 from eval.diagnose.report import FAIL, Finding, passed
-from eval.diagnose.subject import Latent, Subject
+from eval.diagnose.subject import Average, Subject
 
 WEIGHTS = "model.safetensors"
 _RIGHT = (
@@ -29,11 +29,10 @@ _REMEDY = (
 
 def teacher_frozen(subject: Subject) -> list[Finding] | Finding:
     """Whether the teacher moved from where it began; nothing of a model without one."""
-    latent = subject.latent
-    assert latent is not None
-    if latent.teacher is None or latent.student is None:
+    average = subject.average
+    if average is None:
         return []
-    figures = _figures(subject, latent)
+    figures = _figures(subject, average)
     cause = _cause(figures, is_trained=not untouched(subject))
     if cause is None:
         return passed("collapse.teacher_frozen", figures, _RIGHT)
@@ -64,6 +63,10 @@ def _cause(figures: dict[str, Any], is_trained: bool) -> str | None:
         return "the teacher is the same in two checkpoints between which the student moved: it is not updated"
     if updates >= limit.TEACHER_STEPS and renewed < limit.TEACHER_RENEWED:
         return f"its momentum of {figures['momentum']:g} is so near 1 that after {updates:,} updates it is its start"
+    if figures["distance_to_student"] == 0.0 and figures["momentum"] > 0:
+        return (
+            "the teacher is the student itself and no average: it was tied to it, copied anew, or saved in its place"
+        )
     student, teacher = figures["student_above_random"], figures["teacher_above_random"]
     expected = renewed > 0.5 and student > limit.ABOVE_RANDOM
     if expected and teacher < limit.TEACHER_ABOVE_RANDOM * student:
@@ -71,12 +74,11 @@ def _cause(figures: dict[str, Any], is_trained: bool) -> str | None:
     return None
 
 
-def _figures(subject: Subject, latent: Latent) -> dict[str, Any]:
-    student = dict(latent.student.named_parameters()) if latent.student is not None else {}
-    teacher = dict(latent.teacher.named_parameters()) if latent.teacher is not None else {}
+def _figures(subject: Subject, average: Average) -> dict[str, Any]:
+    student, teacher = dict(average.student.named_parameters()), dict(average.teacher.named_parameters())
     matrices = [name for name, weight in teacher.items() if weight.ndim == 2 and min(weight.shape) > 1]
     first, second = _joined(teacher), _joined({name: student[name] for name in teacher})
-    updates, momentum = latent.num_updates or 0, latent.momentum or 0.0
+    updates, momentum = average.num_updates, average.momentum
     figures: dict[str, Any] = {
         "num_updates": updates,
         "momentum": momentum,
@@ -85,17 +87,17 @@ def _figures(subject: Subject, latent: Latent) -> dict[str, Any]:
         "student_above_random": _mean(above_random(student[name]) for name in matrices),
         "teacher_above_random": _mean(above_random(teacher[name]) for name in matrices),
     }
-    return figures | _between_checkpoints(subject, latent)
+    return figures | _between_checkpoints(subject, average)
 
 
-def _between_checkpoints(subject: Subject, latent: Latent) -> dict[str, Any]:
+def _between_checkpoints(subject: Subject, average: Average) -> dict[str, Any]:
     """Share of its way to the student that the teacher went between the first and the last checkpoint of the run."""
     found = (
         [] if subject.record is None else [path for path in subject.record.checkpoints if (path / WEIGHTS).is_file()]
     )
     if len(found) < 2 or _step(found[-1]) - _step(found[0]) < limit.TEACHER_STEPS:
         return {}
-    before, after = (_read(path, subject.model, latent) for path in (found[0], found[-1]))
+    before, after = (_read(path, subject.model, average) for path in (found[0], found[-1]))
     if before is None or after is None:
         return {}
     way, gone = (after[1] - before[0]).norm(), (after[0] - before[0]).norm()
@@ -105,11 +107,11 @@ def _between_checkpoints(subject: Subject, latent: Latent) -> dict[str, Any]:
     return {"checkpoints": names, "moved_between_checkpoints": float(gone / way.clamp_min(1e-300))}
 
 
-def _read(folder: Path, model: nn.Module, latent: Latent) -> tuple[Tensor, Tensor] | None:
+def _read(folder: Path, model: nn.Module, average: Average) -> tuple[Tensor, Tensor] | None:
     """Teacher's and student's weights of a checkpoint as two vectors; None where it holds other tensors."""
     prefixes = {id(module): name for name, module in model.named_modules()}
-    teacher, student = (f"{prefixes[id(part)]}." for part in (latent.teacher, latent.student))
-    names = [name for name, _ in latent.teacher.named_parameters()] if latent.teacher is not None else []
+    teacher, student = (f"{prefixes[id(part)]}." for part in (average.teacher, average.student))
+    names = [name for name, _ in average.teacher.named_parameters()]
     with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
         held = set(file.keys())
         if not all(teacher + name in held and student + name in held for name in names):
