@@ -1,4 +1,4 @@
-"""Say what is wrong with a language model, and prove it.
+"""Say what is wrong with a language model, or a video model of this package, and prove it.
 
     python -m eval.diagnose outputs/staged-3 --data builtin:sotu --json report.json --html report.html
     python -m eval.diagnose openai-community/gpt2 --only leak parity
@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a repository id")
     parser.add_argument("--data", metavar="SOURCE", help="builtin:NAME, a file, a folder with train.* and valid.*, or "
-                        "hub:ID (default: the run's own text, else a built-in sample)")  # fmt: skip
+                        "hub:ID; of a video model digits, as --digits of training (default: the run's own, else "
+                        "built-in ones)")  # fmt: skip
     parser.add_argument("--text_column", metavar="NAME", help="column of the source that holds the text")
     parser.add_argument(
         "--run", metavar="FOLDER", help="its training run, ours or the Trainer's (default: MODEL, where it is one)"

@@ -62,18 +62,24 @@ def latents(subject: Subject) -> Finding | list[Finding]:
         "pairs": len(predicted),
     }
     threshold = f"latents of two different replies, and of two predictions, have a cosine below {limit.SAME_LATENTS:g}"
-    worst = max(evidence["mean_pairwise_cosine"], evidence["target_mean_pairwise_cosine"])
-    if worst < limit.SAME_LATENTS or untouched(subject):
+    of_replies = evidence["target_mean_pairwise_cosine"] >= limit.SAME_LATENTS
+    if untouched(subject) or not (of_replies or evidence["mean_pairwise_cosine"] >= limit.SAME_LATENTS):
         return passed("collapse.latents", evidence, threshold)
-    which = "replies" if evidence["target_mean_pairwise_cosine"] >= limit.SAME_LATENTS else "contexts"
+    young = not of_replies and _is_young(subject)
+    cause = (
+        "the latents of different replies are all alike: the reader has collapsed, as latents that are all the same "
+        "are easiest to predict"
+        if of_replies
+        else "the predicted latents are all alike, whatever the context: the predictor gives the mean of all replies"
+    )
     return Finding(
         "collapse.latents",
-        FAIL,
+        NOTE if young else FAIL,
         evidence,
         threshold,
-        f"the latents of different {which} are all alike: the reader has collapsed, as latents that are all the same "
-        "are easiest to predict",
-        "train again with collapse_protection vicreg or sigreg, ranking_weight above 0 and a smaller alignment_weight",
+        cause + (", as every young model does" if young else ""),
+        "train on, if it is young; else train again with collapse_protection vicreg or sigreg, ranking_weight above 0 "
+        "and a smaller alignment_weight",
     )
 
 
@@ -100,8 +106,7 @@ def latent_ignored(subject: Subject) -> Finding | list[Finding]:
     used = float(lost.mean()) > max(limit.LATENT_WORTH, limit.INFORMED_ERRORS * error)
     if used or untouched(subject):
         return passed("collapse.latent_ignored", evidence, threshold)
-    steps = None if subject.record is None else subject.record.steps
-    young = steps is not None and steps < limit.YOUNG_STEPS
+    young = _is_young(subject)
     nothing = float(np.abs(lost).max()) < limit.SAME_LOGITS
     some = float(lost.mean()) > limit.INFORMED_ERRORS * error
     verdict = FAIL if nothing or not (young or sees_context or some) else NOTE
@@ -111,7 +116,7 @@ def latent_ignored(subject: Subject) -> Finding | list[Finding]:
     return Finding(
         "collapse.latent_ignored",
         verdict,
-        {**evidence, "steps": steps},
+        {**evidence, "steps": None if subject.record is None else subject.record.steps},
         threshold,
         cause + (", as in every young model" if young and not nothing else ""),
         "see gradient.flow for what carries latents into the decoder; train longer, raise num_latents (4 to 8), lower "
@@ -135,8 +140,7 @@ def finds_reply(subject: Subject) -> Finding | list[Finding]:
         "pairs": len(found.answers.rank),
     }
     threshold = f"the right reply of {CANDIDATES} comes first more often than by chance, by three standard errors"
-    young = subject.record is not None and subject.record.steps < limit.YOUNG_STEPS
-    if hits > chance + 3 * error or young or untouched(subject):
+    if hits > chance + 3 * error or _is_young(subject) or untouched(subject):
         return passed("ranking.replies", evidence, threshold)
     return Finding(
         "ranking.replies",
@@ -151,7 +155,7 @@ def finds_reply(subject: Subject) -> Finding | list[Finding]:
 
 def predictor_idle(subject: Subject) -> Finding | list[Finding]:
     """Whether the predictor turns the context's latents into something else, and differently for different ones."""
-    pairs = _pairs(subject)
+    pairs = pairs_of(subject)
     if pairs is None:
         return []
     given, made = _through_predictor(subject, pairs)
@@ -190,7 +194,7 @@ RANKING_CHECKS: tuple[Check, ...] = (Check("replies", finds_reply, kinds=_SEQ2SE
 def _answered(subject: Subject, check: str) -> Answered | None:
     """What the model says of the pairs, asked once; None without dialogues, or where its numbers are none."""
     if "answered" not in subject.kept:
-        pairs = _pairs(subject)
+        pairs = pairs_of(subject)
         finite = all(bool(p.isfinite().all()) for p in subject.model.parameters())
         subject.kept["answered"] = (
             Answered(pairs, answer_pairs(subject.model, subject.tokenizer, pairs, BATCH))  # type: ignore[arg-type]
@@ -203,7 +207,7 @@ def _answered(subject: Subject, check: str) -> Answered | None:
     return found
 
 
-def _pairs(subject: Subject) -> Pairs | None:
+def pairs_of(subject: Subject) -> Pairs | None:
     """Contexts and replies of the held-out dialogues, from all over; None of fewer than `FEWEST_PAIRS`."""
     part = next((part for part in _HELD_OUT if part in subject.parts), None)
     texts = [] if part is None else [text for text in subject.parts[part] if BETWEEN_TURNS in text.strip()]
@@ -228,6 +232,11 @@ def _pairs(subject: Subject) -> Pairs | None:
         return [column[place] for place in taken]
 
     return Pairs(taken, chosen(contexts), chosen(labels), chosen(prompts), chosen(replies), len(some))
+
+
+def _is_young(subject: Subject) -> bool:
+    """Whether the run is known to be in its first hundreds of steps."""
+    return subject.record is not None and subject.record.steps < limit.YOUNG_STEPS
 
 
 def _context_turns(subject: Subject) -> int:

@@ -5,9 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, Trainer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+)
 
-from eval.diagnose import Limits, Report, diagnose
+from eval.diagnose import Finding, Limits, Report, diagnose
 from tests.diagnose.tiny_training import (
     NO_MISTAKE,
     PARTS,
@@ -33,12 +41,14 @@ class Case:
     data: Parts | str | None
     run: Path | None = None
     trainer: Trainer | None = None
+    found: tuple[Finding, ...] = ()  # what opening the model found
 
     def examine(self, limits: Limits | None = None, only: tuple[str, ...] = ()) -> Report:
         """The doctor's report."""
-        return diagnose(
+        report = diagnose(
             self.model, self.tokenizer, self.data, self.run, self.trainer, limits=limits, only=only, name="model"
         )
+        return replace(report, findings=[*self.found, *report.findings])
 
 
 # What a healthy tiny model of each architecture is taught: enough to know more than how often each token occurs.
@@ -69,6 +79,22 @@ _GENERATOR = (
     *("--hidden_size", "64", "--embedding_size", "64", "--num_hidden_layers", "2", "--max_vocab", "900"),
     *("--max_steps", "300", "--eval_steps", "150", "--time_dim", "16", "--per_device_train_batch_size", "16"),
 )
+# Replies of chatterbot repeat, so that few steps are enough to say them by what was asked.
+_DIALOGUE = (
+    *("--hidden_size", "64", "--max_vocab", "900", "--max_steps", "400", "--eval_steps", "200", "--eval_rows", "50"),
+    *("--per_device_train_batch_size", "16", "--context_access", "latent"),
+)
+_VIDEO = (
+    *("--hidden_size", "64", "--num_clips", "500", "--code_levels", "4", "4", "--frame_size", "32"),
+    *("--max_position_embeddings", "8", "--max_steps", "200", "--eval_steps", "100", "--eval_rows", "16"),
+)
+_FLAGS = {"text_jepa": _TEXT, "staged_generator": _GENERATOR, "dialogue_jepa": _DIALOGUE, "video_jepa": _VIDEO}
+_AUTO_CLASSES = {
+    "text_jepa": AutoModelForMaskedLM,
+    "staged_generator": AutoModelForCausalLM,
+    "dialogue_jepa": AutoModelForSeq2SeqLM,
+    "video_jepa": AutoModel,
+}
 
 
 def data() -> Parts:
@@ -109,10 +135,11 @@ def damaged(change: Change, architecture: str, **lesson: Any) -> Case:
 
 def ours(family: str, *flags: str, seed: int = 0, stop_teacher: bool = False) -> Case:
     """A model of this package with its run folder."""
-    own = _TEXT if family == "text_jepa" else _GENERATOR
-    run = learn_ours(family, [*own, *flags], seed, stop_teacher)
-    auto = AutoModelForMaskedLM if family == "text_jepa" else AutoModelForCausalLM
-    return Case(auto.from_pretrained(run).eval(), AutoTokenizer.from_pretrained(run), data(), run)
+    run = learn_ours(family, [*_FLAGS[family], *flags], seed, stop_teacher)
+    model = _AUTO_CLASSES[family].from_pretrained(run).eval()
+    if family in ("dialogue_jepa", "video_jepa"):  # their own data: dialogues, and digits
+        return Case(model, None if family == "video_jepa" else AutoTokenizer.from_pretrained(run), None, run)
+    return Case(model, AutoTokenizer.from_pretrained(run), data(), run)
 
 
 def generator(stage: int, seed: int = 0) -> Case:

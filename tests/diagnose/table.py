@@ -4,6 +4,7 @@
     python -m tests.diagnose.table --architectures all        # each fault in every architecture it is planted in
     python -m tests.diagnose.table --seeds 3 --only "NaN"     # other seeds; names that contain a text
     python -m tests.diagnose.table --unseen --strangers       # faults and models that no check was calibrated on
+    python -m tests.diagnose.table --family_faults --family_healthy   # of our dialogue and video models
     python -m tests.diagnose.table --json FILE --markdown     # rows that FILE has of other tasks stay in it
     python -m tests.diagnose.table --from FILE --markdown     # nothing is run: the tables of what FILE holds
 
@@ -24,8 +25,8 @@ from typing import Any
 
 from eval.records import package_versions
 
-SETS = ("faults", "unseen", "healthy", "strangers")
-WELL = ("healthy", "strangers")
+SETS = ("faults", "unseen", "family_faults", "healthy", "strangers", "family_healthy")
+WELL = ("healthy", "strangers", "family_healthy")
 _PLACE = {False: "planted in", True: "parameters"}
 
 
@@ -110,20 +111,21 @@ def write(rows: Sequence[Row], path: Path) -> list[Row]:
 
 def choose(options: argparse.Namespace) -> list[Task]:
     """The tasks that the flags ask for, in the order of the tables."""
+    from tests.diagnose.family_faults import FAMILY_FAULTS, FAMILY_HEALTHY
     from tests.diagnose.faults import FAULTS, ROUND
     from tests.diagnose.healthy import HEALTHY, STRANGERS
     from tests.diagnose.unseen_faults import UNSEEN
 
     sets = [name for name in SETS if getattr(options, name)] or ["faults", "healthy"]
     tasks = []
-    for of, faults in (("faults", FAULTS), ("unseen", UNSEEN)):
+    for of, faults in (("faults", FAULTS), ("unseen", UNSEEN), ("family_faults", FAMILY_FAULTS)):
         for fault in faults if of in sets else ():
             taken = fault.architectures if options.architectures == "all" else fault.architectures[:1]
             for count in range(options.seeds):
                 tasks += [
                     Task(of, fault.name, name, fault.seed + place + ROUND * count) for place, name in enumerate(taken)
                 ]
-    for of, models in (("healthy", HEALTHY), ("strangers", STRANGERS)):
+    for of, models in (("healthy", HEALTHY), ("strangers", STRANGERS), ("family_healthy", FAMILY_HEALTHY)):
         tasks += [Task(of, healthy.name) for healthy in models if of in sets]
     if "healthy" in sets and options.pretrained:
         tasks.append(Task("healthy", Path(options.pretrained).name, pretrained=options.pretrained))
@@ -222,26 +224,29 @@ def _key(row: Row) -> tuple[str, str, str, int]:
 
 def _names() -> list[str]:
     """Of all faults and models, in the order of the tables."""
+    from tests.diagnose.family_faults import FAMILY_FAULTS, FAMILY_HEALTHY
     from tests.diagnose.faults import FAULTS
     from tests.diagnose.healthy import HEALTHY, STRANGERS
     from tests.diagnose.unseen_faults import UNSEEN
 
-    return [each.name for each in (*FAULTS, *UNSEEN, *HEALTHY, *STRANGERS)]
+    every = (*FAULTS, *UNSEEN, *FAMILY_FAULTS, *HEALTHY, *STRANGERS, *FAMILY_HEALTHY)
+    return [each.name for each in every]
 
 
 def _made(task: Task) -> tuple[Sequence[str], Any]:
     """The expected findings, and what is handed to the doctor."""
     import torch
 
+    from tests.diagnose.family_faults import FAMILY_FAULTS, FAMILY_HEALTHY
     from tests.diagnose.faults import FAULTS
     from tests.diagnose.healthy import HEALTHY, STRANGERS, pretrained
     from tests.diagnose.unseen_faults import UNSEEN
 
     torch.set_num_threads(1)
     if task.of not in WELL:
-        fault = next(fault for fault in (*FAULTS, *UNSEEN) if fault.name == task.name)
+        fault = next(fault for fault in (*FAULTS, *UNSEEN, *FAMILY_FAULTS) if fault.name == task.name)
         return fault.expected, fault.make(task.architecture, task.seed)
-    own = (*HEALTHY, *STRANGERS, *([pretrained(Path(task.pretrained))] if task.pretrained else []))
+    own = (*HEALTHY, *STRANGERS, *FAMILY_HEALTHY, *([pretrained(Path(task.pretrained))] if task.pretrained else []))
     healthy = next(healthy for healthy in own if healthy.name == task.name)
     return sorted(healthy.fails), healthy.make()
 

@@ -120,14 +120,15 @@ def learn_ours(family: str, flags: Sequence[str], seed: int = 0, stop_teacher: b
     """The run folder of one of this package's own families, trained by its own command line.
 
     Args:
-        flags: of `training/train.py`, beside data and length.
+        flags: of `training/train.py`, beside data and length of text; dialogues and digits are the recipe's own.
         stop_teacher: whether the moving average is forgotten after its first step.
     """
-    recipe = {"text_jepa": "text_jepa/quickstart.yaml", "staged_generator": "staged_generator/quickstart.yaml"}[family]
-    path = ROOT / "training" / "recipes" / recipe
+    path = ROOT / "training" / "recipes" / family / f"{'tiny' if family == 'video_jepa' else 'quickstart'}.yaml"
     recipe_text = path.read_text(encoding="utf-8")
     key = digest("ours", recipe_text, list(flags), seed, stop_teacher, package_code(), *_surroundings())
-    command = [str(path), "--data", str(text_folder()), "--max_position_embeddings", str(CONTEXT)]
+    reads_text = family in ("text_jepa", "staged_generator")
+    text = ["--data", str(text_folder()), "--max_position_embeddings", str(CONTEXT)] if reads_text else []
+    command = [str(path), *text]
     command += ["--seed", str(seed), "--device", "cpu", "--threads", "1", "--final_score", "false", *flags]
     folder, _ = cached(key, lambda staging: _train_ours(staging, command, stop_teacher))
     return folder / "run"

@@ -1,5 +1,6 @@
 """From a video model and what a user names to what is examined: which clips, and what it was trained for."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from eval.diagnose.record import TrainingRecord
 from eval.diagnose.report import VIDEO
 from eval.diagnose.subject import Limits
 from eval.diagnose.video.subject import MOST_FRAMES, MOST_ROWS, OBJECTIVES, Clips, VideoSubject
-from training.data.digits import BUILTIN, SPLITS
+from training.data.digits import BUILTIN, SPLITS, load_digits
 from training.data.errors import InputError
 from training.data.families import FAMILIES
 from training.data.prepared_clips import make_clips
@@ -72,13 +73,24 @@ def _find_clips(model: PreTrainedModel, data: Any, record: TrainingRecord | None
     if data is not None:
         settings.digits = data
     where = f"clips of {settings.digits}"
-    if data is None:
-        where += f", the run's own ({record.folder})" if own and record is not None else ", as no data was given"
+    if data is None and own and record is not None:
+        settings, where = _still_there(settings, f"{where}, the run's own ({record.folder})")
+    elif data is None:
+        where += ", as no data was given"
     length, size = model.config.max_position_embeddings, model.config.frame_size
     makers = {split: make_clips(settings, split, length, size)[0] for split in SPLITS}
     frames = makers["test"].frames(range(NUM_CLIPS))
     num_clips = settings.num_clips if own else None
     return Clips(frames, _coded(model, frames), objective, makers, num_clips), where
+
+
+def _still_there(settings: VideoDataSettings, where: str) -> tuple[VideoDataSettings, str]:
+    """The run's settings, with the built-in digits where its own are gone."""
+    try:
+        load_digits(settings.digits, "test")
+    except InputError as error:
+        return replace(settings, digits=BUILTIN), f"clips of {BUILTIN}, as those of the run are gone ({error})"
+    return settings, where
 
 
 @torch.no_grad()
