@@ -194,6 +194,10 @@ OFFSET_STANDARD_ERRORS = 6.0
 COPIES_BETTER_THAN_FRESH = 0.5
 # Video. Learnt pictures may meet by chance; fewer different ones than this, and coding has no choice.
 DIFFERENT_PICTURES = 0.9
+# Of the loss at the right frame: a model that gives the frame before has seen it, and pays next to nothing.
+SHIFTED_IN_TIME = 0.25
+# By so much less often is black said where there is something, by any model that knows more than one code.
+SAID_ELSEWHERE = 0.02
 # Share of the codes other than the most frequent one that would be right under other numbers, and are not. A trained
 # model's errors are spread over similar pictures: no renaming gains more than some points.
 RENAMED_BETTER = 0.2
@@ -226,6 +230,8 @@ WORDS_TO_COMPARE, HELD_OUT_ROWS, ROWS_TO_DECODE = 1_000_000, 2_000, 20_000
 # The library's masks leave 10 % of the labelled positions as they are; with a share above a third most of what the
 # loss counts was never hidden.
 VISIBLE_NOTE, VISIBLE_FAIL = 0.2, 0.34
+# Video models are never shown a code that they should predict.
+VISIBLE_CODES = 0.05
 BATCHES_TO_LOOK_AT, FEWEST_LABELS = 8, 50
 # Figures that should be equal differ by float rounding only: a loss moves by less than this share of itself.
 LOSS_ROUNDING = 1e-4

@@ -3,6 +3,7 @@
 Each fault is found without the run of its training, or, where it lives there, with its Trainer.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,14 +165,13 @@ def rows_fall_together(model: PreTrainedModel) -> PreTrainedModel:
 @torch.no_grad()
 def forgets_frames(model: PreTrainedModel) -> PreTrainedModel:
     """Frame numbers reach neither embeddings nor rotations."""
-    base = type(model.model)
     nn.init.zeros_(model.model.embed_frames.weight)
-
-    def positions(self: Any, frame_ids: Tensor, dtype: torch.dtype) -> Any:
-        return base._positions(self, torch.zeros_like(frame_ids), dtype)
-
-    model.model.__class__ = type(f"Own{base.__name__}", (base,), {"_positions": positions, "__module__": __name__})
+    model.model._positions = functools.partial(_all_first, model.model)
     return model
+
+
+def _all_first(trunk: nn.Module, frame_ids: Tensor, dtype: torch.dtype) -> Any:
+    return type(trunk)._positions(trunk, torch.zeros_like(frame_ids), dtype)
 
 
 def counts_from_zero(model: PreTrainedModel) -> PreTrainedModel:

@@ -24,7 +24,7 @@ DIALOGUES = [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return build_dialogue_tokenizer(DialogueDataSettings(max_vocab=200), "\n".join(DIALOGUES).split("\n"), 32)
+    return build_dialogue_tokenizer(DialogueDataSettings(max_vocab=300), "\n".join(DIALOGUES).split("\n"), 32)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def visible_positions(subject: VideoSubject) -> Finding | list[Finding]:
         f"{share:.0%} of what the loss counts is visible to the model: copying is enough for it, and the loss looks "
     )
     remedy = "set labels to -100 wherever hidden is False"
-    verdict = FAIL if share >= limits.VISIBLE_FAIL else NOTE
+    verdict = FAIL if share >= limits.VISIBLE_CODES else NOTE
     return Finding("data.visible_positions", verdict, evidence, threshold, cause + "better than the model is", remedy)
 
 

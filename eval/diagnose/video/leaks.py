@@ -169,17 +169,21 @@ def position_ignored(subject: VideoSubject) -> Finding | list[Finding]:
     name = "leak.position_ignored"
     threshold = f"another order of frames or places moves the prediction by more than {thresholds.ORDER_MATTERS:g}"
     batch = subject.asked(2, subject.limits.length, "future")
-    plain = clean(subject.logits(batch))
-    if not plain.isfinite().all():
+    plain = _states(subject, batch)
+    if not plain[-1].isfinite().all():
         return not_finite(subject, name)
     known = batch.codes.shape[1] - batch.codes.shape[1] // 2
     backwards = replace(batch, codes=torch.cat([batch.codes[:, :known].flip(1), batch.codes[:, known:]], 1))
     turned = replace(batch, codes=batch.codes.flip(2))
     seen = replace(batch, codes=torch.where(batch.hidden, batch.codes, other_clips(subject, batch)))
+    others, order = _states(subject, seen), _states(subject, backwards)
+    moved = [_share(first, second, known) for first, second in zip(plain, others, strict=True)]
+    # The first layer that reads the past at all: those after it also see the order by which frame saw which.
+    reads = next((place for place, share in enumerate(moved) if share > thresholds.READS), len(moved) - 1)
     share = {
-        "moved_by_other_frames": _share(plain, clean(subject.logits(seen)), known),
-        "moved_by_order_of_frames": _share(plain, clean(subject.logits(backwards)), known),
-        "moved_by_places": _share(plain, clean(subject.logits(turned)).flip(2), known),
+        "moved_by_other_frames": moved[-1],
+        "moved_by_order_of_frames": _share(plain[reads], order[reads], known),
+        "moved_by_places": _share(plain[-1], _states(subject, turned)[-1].flip(2), known),
     }
     if share["moved_by_other_frames"] <= thresholds.READS:
         return Finding(
@@ -246,6 +250,12 @@ def _in_pieces(subject: VideoSubject, batch: ClipBatch, lengths: list[int]) -> T
         made.append(clean(subject.logits_with(piece, past_key_values=kept).logits.float()))
         start += length
     return torch.cat(made, 1)
+
+
+def _states(subject: VideoSubject, batch: ClipBatch) -> list[Tensor]:
+    """What every layer says, `(B, T, N, H)` each, and the logits."""
+    output = subject.logits_with(batch, output_hidden_states=True)
+    return [*(state.float() for state in output.hidden_states or ()), clean(output.logits.float())]
 
 
 def _share(first: Tensor, second: Tensor, known: int) -> float:

@@ -19,6 +19,7 @@ from eval.diagnose.video.subject import ClipBatch, VideoSubject, other_clips
 
 TOKENIZER_FILE = "frame_tokenizer.safetensors"
 CLIPS = 8
+_AROUND = (-1, 0, 1)
 _EXACT = "up to rounding, 1e-4 of the logits' spread"
 
 
@@ -102,26 +103,25 @@ def own_loss(subject: VideoSubject) -> Finding | list[Finding]:
 
 @torch.no_grad()
 def offset(subject: VideoSubject) -> Finding | list[Finding]:
-    """The frame that the predictions know best is the one they should give."""
+    """The frame that the first prediction knows best is the one it should give, at places where digits move."""
     name = "parity.offset"
     if subject.sample.objective != "future":
         return []
     batch = subject.asked(CLIPS, subject.context, "future")
-    known, length = batch.codes.shape[1] - batch.codes.shape[1] // 2, batch.codes.shape[1]
-    places = slice(known, length - 1)
-    around = [batch.codes[:, known + key : length - 1 + key] for key in (-1, 0, 1)]
+    known = batch.codes.shape[1] - batch.codes.shape[1] // 2
+    around = [batch.codes[:, known + key] for key in _AROUND]
     moved = (around[0] != around[1]) & (around[1] != around[2])
-    logits = torch.cat([clean(subject.logits(clip))[:, places][chosen[None]] for clip, chosen in _pairs(batch, moved)])
+    logits = torch.cat([clean(subject.logits(clip))[:, known][at[None]] for clip, at in _pairs(batch, moved)])
     if len(logits) < thresholds.FEWEST_POSITIONS:
         return []
     if not logits.isfinite().all():
         return not_finite(subject, name)
-    nats = {key: float(cross_entropy(logits, codes[moved])) for key, codes in zip((-1, 0, 1), around, strict=True)}
+    nats = {key: float(cross_entropy(logits, codes[moved])) for key, codes in zip(_AROUND, around, strict=True)}
     best = min(nats, key=lambda key: nats[key])
     evidence = {"nats_by_offset": {str(key): value for key, value in nats.items()}, "places": len(logits)}
     threshold = "of the frames before, at and after a predicted one, its own costs least"
     # A young model's blurred copy of the past knows the frame before a little better; a shifted label far better.
-    if best == 0 or untouched(subject) or nats[best] > thresholds.COPIES_BETTER_THAN_FRESH * nats[0]:
+    if best == 0 or untouched(subject) or nats[best] > thresholds.SHIFTED_IN_TIME * nats[0]:
         return passed(name, evidence, threshold)
     cause = f"the training taught it to give the frame {'before' if best < 0 else 'after'} the one that is asked for "
     cause += f"({best:+d}): labels are shifted in time"
@@ -200,19 +200,27 @@ def _counts(subject: VideoSubject) -> dict[str, Any]:
 
 
 def _naming(subject: VideoSubject) -> dict[str, Any]:
-    """Accuracy of the best codes but for the most frequent one, and that after the best renaming of all codes."""
+    """What is said for the most frequent code; and for the others, accuracy, and that after the best renaming."""
     batch = subject.batch(CLIPS, subject.context)
     best, true = (torch.cat(found) for found in zip(*(_best(subject, one) for one in batch.split(1)), strict=True))
     common = int(true.bincount().argmax())
-    best, true = best[true != common], true[true != common]
+    said, said_elsewhere = best[true == common], best[true != common]
+    usual = int(said.bincount().argmax())
+    evidence = {
+        "most_frequent": common,
+        "said_for_it": usual,
+        "share_said_for_it": float((said == usual).double().mean()),
+        "share_said_elsewhere": float((said_elsewhere == usual).double().mean()) if len(said_elsewhere) else 1.0,
+    }
+    best, true = said_elsewhere, true[true != common]
     if len(true) < thresholds.FEWEST_POSITIONS:
-        return {}
+        return evidence
     size = subject.vocab_size
     table = (true * size + best).bincount(minlength=size * size).view(size, size).cpu().numpy()
     rows, columns = linear_sum_assignment(-table)
     # What one renamed code alone gains is what always predicting one code gains.
     hits = sorted((int(table[row, column]) for row, column in zip(rows, columns, strict=True)), reverse=True)
-    return {
+    return evidence | {
         "right": float((best == true).double().mean()),
         "right_if_renamed": sum(hits[1:]) / len(true),
         "places": len(true),
@@ -234,7 +242,10 @@ def _wrong(subject: VideoSubject, seen: dict[str, Any]) -> tuple[str, str] | Non
     if seen.get("same_shape_as_file") is False or (seen.get("largest_difference_from_file") or 0.0) > 1e-6:
         return f"the table differs from {TOKENIZER_FILE} beside it: it was replaced or shuffled after training", remedy
     renamed = seen.get("right_if_renamed", 0.0) - seen.get("right", 0.0)
-    if renamed > thresholds.RENAMED_BETTER and not untouched(subject):
+    usual = seen["said_for_it"] != seen["most_frequent"] and seen["share_said_for_it"] > thresholds.SATURATED_SHARE
+    # One that says a single code everywhere is saturated, which distribution.shape names.
+    usual = usual and seen["share_said_elsewhere"] < seen["share_said_for_it"] - thresholds.SAID_ELSEWHERE
+    if (renamed > thresholds.RENAMED_BETTER or usual) and not untouched(subject):
         return (
             "the model says the right code under another number: its table of codes was shuffled, or replaced by one "
             "that was learnt anew, after training",
