@@ -201,6 +201,8 @@ def markdown(rows: Sequence[Row]) -> str:
 def markdown_of(rows: Sequence[Row], of: str) -> str:
     """The table of one set, and how many of its rows are right."""
     own = [row for row in rows if row.of == of]
+    if not own:
+        return "Not measured yet."
     first, second = ("healthy model", "fails") if of in WELL else ("fault", "found by")
     lines = [f"| {first} | {_PLACE[of in WELL]} | {second} | other fails | CPU s |", "|---|---|---|---|---|"]
     right, longest = sum(row.right for row in own), max(row.cpu_seconds for row in own)
