@@ -41,7 +41,7 @@ def generate(tmp_path_factory) -> GenerateTab:
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory) -> ChatTab:
     folder = tmp_path_factory.mktemp("dialogue")
-    tab = open_tab(str(tiny_checkpoint(folder, tiny_words())))
+    tab = open_tab(str(tiny_checkpoint(folder, tiny_words(), source=folder / "pairs.jsonl")))
     assert isinstance(tab, ChatTab)
     ReplyIndex.build(tab.model, tab.tokenizer, [reply for _, reply in PAIRS]).save(folder)
     return tab
@@ -82,6 +82,8 @@ def test_conversation_goes_on_from_the_turns_that_are_given(chat: ChatTab) -> No
     assert second.turns[:2] == first.turns
     assert second.turns[3] in [reply for _, reply in PAIRS]
     assert second.turns[3] in second.candidates.splitlines()[0]
+    alone = chat.ask("do you like music ?", [], "retrieve", chat.decoding)
+    assert alone.candidates != second.candidates
     assert chat.ask("how are you ?", [], "greedy", chat.decoding) == first
 
 
