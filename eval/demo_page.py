@@ -94,7 +94,7 @@ def _chat(tab: ChatTab) -> None:
 def _video(tab: VideoTab) -> None:
     with gr.Row():
         number = gr.Number(0, label=f"Test clip, 0 to {HELD_OUT_CLIPS - 1:,}", precision=0)
-        mode = gr.Radio(FRAME_MODES, value="argmax", label="Frames")
+        mode = gr.Radio(FRAME_MODES, value="expectation", label="Frames")
         seed = gr.Number(0, label="Seed of sampled frames", precision=0)
     button, note = gr.Button("Predict", variant="primary"), _note()
     gr.Markdown("Truth, prediction and difference; a frame with a coloured edge is predicted.")

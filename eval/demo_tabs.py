@@ -173,7 +173,7 @@ class VideoTab:
         self.pictures = tempfile.TemporaryDirectory(prefix="demo-")
 
     @_saying_what_is_wrong(lambda note, *_: Predicted(note=note))
-    def ask(self, number: int, mode: str = "argmax", seed: int = 0) -> Predicted:
+    def ask(self, number: int, mode: str = "expectation", seed: int = 0) -> Predicted:
         """The test clip of that number, as the model predicts it after its first half."""
         if not 0 <= int(number) < HELD_OUT_CLIPS:
             raise InputError(f"clip: got {number}; use 0 to {HELD_OUT_CLIPS - 1:,}")

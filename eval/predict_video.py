@@ -40,7 +40,7 @@ FIGURES = ("MSE per frame", "SSIM", "black MSE", "copy last MSE")
 def predict_clips(
     model: PreTrainedModel,
     frames: Tensor,
-    mode: str = "argmax",
+    mode: str = "expectation",
     steps: int = STEPS,
     temperature: float = TEMPERATURE,
     top_k: int | None = TOP_K,
@@ -56,11 +56,10 @@ def predict_clips(
     generator = torch.Generator(model.device).manual_seed(seed)
     try:
         # The mean frame shows a NaN, which the codes of the other ways would hide.
-        said = model.predict_frames(frames[:, :known], predicted, mode="expectation")
+        settings = (predicted, steps, temperature, top_k)
+        said = model.predict_frames(frames[:, :known], *settings, mode="expectation")
         if torch.isfinite(said).all() and mode != "expectation":
-            said = model.predict_frames(
-                frames[:, :known], predicted, steps, temperature, top_k, mode=mode, generator=generator
-            )
+            said = model.predict_frames(frames[:, :known], *settings, mode=mode, generator=generator)
     except ValueError as error:
         raise InputError(str(error)) from error
     if not torch.isfinite(said).all():
@@ -176,8 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode",
         choices=MODES,
-        default="argmax",
-        help="the best codes, frames drawn from the model, or the mean frame, which is blurred (default: argmax)",
+        default="expectation",
+        help="the best codes, frames drawn from the model, or the mean frame, which is blurred (default: expectation)",
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"parallel steps for each frame (default: {STEPS})")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=f"sample: (default: {TEMPERATURE})")

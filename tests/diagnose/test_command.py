@@ -61,7 +61,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def set_checks(monkeypatch: pytest.MonkeyPatch, checks: Sequence[Check]) -> None:
     monkeypatch.setitem(examine.GROUPS, "leak", "")
-    monkeypatch.setattr(examine, "checks_of", lambda group: tuple(checks) if group == "leak" else ())
+    monkeypatch.setattr(examine, "checks_of", lambda group, kind="": tuple(checks) if group == "leak" else ())
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -118,7 +118,7 @@ def test_clips_may_be_handed_over_and_decide_what_is_seen(model):
         (torch.full((2, 8, 1, 32, 32), 7.0), "data: frames goes from"),
         (torch.zeros(2, 3, 1, 32, 32), "data: got 2 clips of 3 frames"),
         (["some text"], "data: got list"),
-        ("no/such/folder", "digits: no/such/folder"),
+        ("no/such/folder", "digits: 'no/such/folder'"),
     ],
     ids=["size", "range", "too short", "text", "no folder"],
 )
