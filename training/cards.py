@@ -7,6 +7,7 @@ python -m training.cards outputs/quickstart --keep quickstart      make it one o
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,7 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
         "milestone_figures": [_heading(name) for name in style.milestone_figures],
         "milestones": [_milestone(row, style.milestone_figures) for row in record.milestones],
         "samples": record.milestones[-1]["samples"] if record.milestones else [],
+        "samples_step": f"{record.milestones[-1]['step']:,}" if record.milestones else None,
         "stage": run.get("stage"),
         "pictures": pictures,
         "curves": f"{pictures}/{Path(CURVES_FILE).name}" if record.finished else None,
@@ -189,7 +191,7 @@ def _card_data(record: CardRecord, style: CardStyle) -> ModelCardData:
         results = [
             EvalResult(
                 task_type=style.task,
-                dataset_type=facts["hub_dataset"] or score["data"],
+                dataset_type=facts["hub_dataset"] or _plain_id(score["data"]),
                 dataset_name=facts["source"],
                 dataset_split=score["split"],
                 metric_type=name,
@@ -213,6 +215,11 @@ def _card_data(record: CardRecord, style: CardStyle) -> ModelCardData:
     )
 
 
+def _plain_id(data: str) -> str:
+    """A source as the Hub takes it for the id of a data set: `builtin:sotu` is `builtin-sotu`."""
+    return re.sub(r"[^\w.]+", "-", data, flags=re.ASCII).strip("-.") or "data"
+
+
 def _heading(name: str) -> str:
     words = (word.upper() if word in _ABBREVIATIONS else word for word in name.split("_"))
     return _HEADINGS.get(name) or " ".join(words)
@@ -228,8 +235,10 @@ def _milestone(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 def _result_rows(score: dict[str, Any] | None, names: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     if score is None:
         return []
-    named = [("this model", score["metrics"]), *score["baselines"].items()]
-    return [(label, [_shown(figures[name], name) for name in names]) for label, figures in named]
+    # A baseline that could not be measured on so few rows says nothing.
+    measured = {name: of for name, of in score["baselines"].items() if any(of[figure] is not None for figure in names)}
+    named = {"this model": score["metrics"]} | {name.replace("_", " "): of for name, of in measured.items()}
+    return [(label, [_shown(figures[name], name) for name in names]) for label, figures in named.items()]
 
 
 def _shown(value: float | None, name: str) -> str:

@@ -97,7 +97,9 @@ def training_replies(prepared: Prepared, count: int | None = None) -> list[str]:
 def transcript(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, index: ReplyIndex, held_out: Any
 ) -> list[dict[str, Any]]:
-    """Answers to `PROMPTS_IN_CARD` held-out prompts, chosen by their row_id alone, unedited."""
-    rows = held_out.select(choose_rows(np.asarray(held_out["row_id"]), PROMPTS_IN_CARD, SEED))
+    """Answers to `PROMPTS_IN_CARD` different held-out prompts, chosen by their row_id alone, unedited."""
+    first = {prompt: row for row, prompt in reversed(list(enumerate(held_out["prompt"][:])))}
+    different = held_out.select(sorted(first.values()))
+    rows = different.select(choose_rows(np.asarray(different["row_id"]), PROMPTS_IN_CARD, SEED))
     pairs = zip(rows["prompt"], rows["reply"], strict=True)
     return [vars(answer(model, tokenizer, index, prompt, reply)) for prompt, reply in pairs]

@@ -124,6 +124,25 @@ def test_a_changed_figure_changes_the_card(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_samples_are_said_to_be_of_the_step_that_they_were_made_at(name: str) -> None:
+    record = record_of(name)
+    last = record.milestones[-1]
+    text = card_of(replace(record, milestones=[*record.milestones[:-1], {**last, "step": 98765}]))
+    assert "at step 98,765" in text
+    assert f"the kept checkpoint is that of step {record.facts['kept_step']:,}" in text
+
+
+def test_a_baseline_without_a_figure_is_left_out_and_others_are_named_in_words() -> None:
+    record = record_of("dailydialog_cpu")
+    baselines = record.score["baselines"]
+    unmeasured = {**baselines, "random": dict.fromkeys(baselines["random"])}
+    before, text = card_of(record), card_of(replace(record, score={**record.score, "baselines": unmeasured}))
+    assert "\n| random |" in before
+    assert "\n| random |" not in text
+    assert "\n| word overlap |" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_metadata_is_what_the_hub_reads_and_its_results_are_those_of_the_json(name: str) -> None:
     record, path = record_of(name), TEMPLATES / f"{name}.md"
     data = metadata_load(path)
@@ -138,6 +157,7 @@ def test_metadata_is_what_the_hub_reads_and_its_results_are_those_of_the_json(na
         name: record.score["metrics"][name] for name in claimed
     }
     assert {one.dataset_split for one in results} == {record.score["split"]}
+    assert all(re.fullmatch(r"([\w-]+/)?[\w.-]+", one.dataset_type, re.ASCII) for one in results)
 
 
 @pytest.mark.parametrize("name", NAMES)

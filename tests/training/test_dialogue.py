@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,9 +12,11 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from eval.retrieval import ReplyIndex
 from tests.faults.harness import Ending, assert_resumes_exactly, import_everything, log_rows, train
+from training import dialogue_answers
 from training.arguments import parse_arguments
 from training.build import build_config, build_model, prepare_data
 from training.data.errors import InputError
+from training.dialogue_answers import Answers
 from training.families import load_family
 
 RECIPE = """\
@@ -417,3 +420,12 @@ def test_a_checkpoint_of_another_family_is_refused(recipe: Path, language_model:
         "is a llama model, and this recipe trains a dialogue_jepa; give a checkpoint of that family, or of text_jepa"
         in said
     )
+
+
+def test_a_prompt_that_stands_there_twice_is_shown_once(monkeypatch) -> None:
+    monkeypatch.setattr(
+        dialogue_answers, "answer", lambda model, tokenizer, index, prompt, true: Answers(prompt, *4 * [""])
+    )
+    rows = {"row_id": range(40), "prompt": [str(row // 20) for row in range(40)], "reply": ["yes"] * 40}
+    shown = dialogue_answers.transcript(None, None, None, datasets.Dataset.from_dict(rows))
+    assert [one["prompt"] for one in shown] == ["0", "1"]
