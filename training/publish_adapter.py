@@ -13,12 +13,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, metadata_load
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
+from eval.loading import RUN_FILE
 from training.adapters import AdaptedFrom, adapter_card
 from training.data.errors import InputError
 from training.finite import broken_tensors
@@ -54,11 +56,13 @@ def prepare_adapter(folder: Path, repo_id: str, base: str | None = None) -> dict
     if broken:
         raise InputError(f"{folder} holds numbers that are not finite ({', '.join(broken[:3])}); train it again")
     config[_BASE] = _on_hub(name)
-    origin = AdaptedFrom(name, _auto_class(config))
+    card = ModelCard(adapter_card(AdaptedFrom(name, _auto_class(config)), rank).replace("PATH_OR_REPOSITORY", repo_id))
+    for key, value in _about(folder.parent).items():
+        card.data[key] = value
     return {
         CONFIG_NAME: f"{json.dumps(config, indent=2, sort_keys=True)}\n".encode(),
         SAFETENSORS_WEIGHTS_NAME: (folder / SAFETENSORS_WEIGHTS_NAME).read_bytes(),
-        CARD_FILE: adapter_card(origin, rank).replace("PATH_OR_REPOSITORY", repo_id).encode(),
+        CARD_FILE: str(card).encode(),
     }
 
 
@@ -66,11 +70,16 @@ def publish_adapter(files: dict[str, bytes], repo_id: str, private: bool = False
     """Send what `prepare_adapter` gave in one commit; returns its id. The same again makes no new commit.
 
     Raises:
-        InputError: no token. HubError: the Hub did not take it; nothing of it is visible then.
+        InputError: no token; the repository is public, where `private` is asked for, or holds something else.
+        HubError: the base is not there, or the Hub did not take it; nothing of it is visible then.
     """
     api = HfApi(token=require_token(), endpoint=huggingface_hub.constants.ENDPOINT)
+    base = json.loads(files[CONFIG_NAME])[_BASE]
+    with naming_hub_faults(base, "the base has to be on the Hub: nothing was published"):
+        api.model_info(base)
     with naming_hub_faults(repo_id, "nothing was published"):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
+        _refuse_other_content(api.model_info(repo_id), private)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         return api.create_commit(repo_id, operations, commit_message="Publish a LoRA adapter").oid
 
@@ -79,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     arguments = _parser().parse_args(argv)
     huggingface_hub.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
     try:
         repo_id = checked_repo_id(arguments.repository, "repository")
         files = prepare_adapter(arguments.adapter, repo_id, arguments.base)
@@ -93,6 +104,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"published: {huggingface_hub.constants.ENDPOINT}/{repo_id} (commit {commit[:8]})")
     return 0
+
+
+def _refuse_other_content(there: ModelInfo, private: bool) -> None:
+    if private and not there.private:
+        raise InputError(f"private: {there.id} is there and public; make it private in its settings, or leave it out")
+    held = {file.rfilename for file in there.siblings or []} - {".gitattributes", CARD_FILE}
+    if held and CONFIG_NAME not in held:
+        raise InputError(
+            f"repository: {there.id} is there and holds no adapter ({', '.join(sorted(held)[:3])}); choose another "
+            "name"
+        )
+
+
+def _about(run_dir: Path) -> dict[str, Any]:
+    """What the run's card tells the Hub and is true of its adapter too."""
+    if not (run_dir / RUN_FILE).is_file() or not (run_dir / CARD_FILE).is_file():
+        return {}
+    known = metadata_load(run_dir / CARD_FILE) or {}
+    return {
+        name: known[name]
+        for name in ("language", "license", "license_name", "datasets", "pipeline_tag")
+        if name in known
+    }
 
 
 def _on_hub(base: str | None) -> str:

@@ -41,11 +41,14 @@ def test_published_adapter_opens_by_its_id_and_says_the_same(
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=tokens).logits, merged(input_ids=tokens).logits, atol=1e-5, rtol=0)
     card = Path(HfApi(endpoint=hub.url).hf_hub_download("user/lora", "README.md"))
-    assert metadata_load(card)["base_model"] == "user/base"
+    about = metadata_load(card)
+    assert (about["base_model"], about["library_name"]) == ("user/base", "peft")
+    assert (about["license"], about["pipeline_tag"]) == ("apache-2.0", "fill-mask")
     assert "PATH_OR_REPOSITORY" not in card.read_text()
 
 
 def test_the_same_adapter_again_is_no_new_commit(hub, adapted: Path, capsys) -> None:
+    HfApi(endpoint=hub.url).create_repo("user/base")
     for _ in range(2):
         assert main([str(adapted), "user/lora", "--base", "user/base"]) == 0
     assert len(hub.store.find("models", "user/lora").commits) == 2  # the repository's first one, and ours
@@ -76,3 +79,24 @@ def test_a_hub_that_fails_is_one_line(hub, adapted: Path, monkeypatch, capsys) -
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     assert main([str(adapted), "user/lora", "--base", "user/base"]) == 1
     assert capsys.readouterr().err.startswith("error: token: the Hub does not take it")
+
+
+def test_a_base_that_is_not_on_the_hub_is_named(hub, adapted: Path, capsys) -> None:
+    assert main([str(adapted), "user/lora", "--base", "user/nobody"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: user/nobody: not there")
+    assert error.endswith("(the base has to be on the Hub: nothing was published)")
+    assert ("POST", "/api/repos/create") not in hub.asked
+
+
+def test_a_repository_with_a_model_and_a_public_one_are_left_as_they_are(hub, text_run, adapted, capsys) -> None:
+    publish(prepare(text_run, "user/base", lambda folder: None))
+    HfApi(endpoint=hub.url).create_repo("user/lora")
+    for flags, message in (
+        (["user/base"], "repository: user/base is there and holds no adapter (1_Pooling/config.json, "),
+        (["user/lora", "--private"], "private: user/lora is there and public"),
+    ):
+        before = len(hub.store.find("models", flags[0]).commits)
+        assert main([str(adapted), *flags, "--base", "user/base"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+        assert len(hub.store.find("models", flags[0]).commits) == before
