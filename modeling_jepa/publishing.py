@@ -1,6 +1,7 @@
 """`model.push_to_hub` for a self-contained repository: what stood beside a model where it was loaded goes with it."""
 
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -77,12 +78,23 @@ def bring_companions(model: PreTrainedModel, folder: Path, repo_id: str) -> None
             target = folder / path.relative_to(source)
             if not target.exists():
                 target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
+                if path.suffix == ".json":
+                    target.write_text(_without_folders(path.read_text(encoding="utf-8"), source), encoding="utf-8")
+                else:
+                    shutil.copyfile(path, target)
     if same and (folder / CARD).is_file():
         text = (folder / CARD).read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
         if model.name_or_path and not Path(model.name_or_path).is_dir():
             text = text.replace(model.name_or_path, repo_id)
         (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _without_folders(text: str, source: Path) -> str:
+    """A text without the folders that say on whose machine it was made: where the model lies, where we are, home."""
+    for folder in (source.resolve().parent, Path.cwd(), Path.home()):
+        if folder != Path(folder.anchor):
+            text = text.replace(f"{folder}{os.sep}", "")
+    return text
 
 
 def _loaded_from(model: PreTrainedModel) -> Path | None:

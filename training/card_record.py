@@ -63,7 +63,7 @@ class CardRecord:
 
     def without_places(self) -> "CardRecord":
         """A copy in which no path of this machine is left: `/home/me/talks` is `PATH/TO/talks`."""
-        return replace(self, run=_without_places(self.run), score=_without_places(self.score))
+        return replace(self, run=without_places(self.run), score=without_places(self.score))
 
 
 def sizes_of(model: PreTrainedModel) -> dict[str, Any]:
@@ -123,11 +123,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is damaged: {' '.join(str(error).split())}; make it again") from error
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
+    """What JSON holds, with every absolute path by its last part alone, also in what stands under `command`."""
     if isinstance(value, dict):
-        return {name: _command(item) if name == "command" else _without_places(item) for name, item in value.items()}
+        return {name: _command(item) if name == "command" else without_places(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_without_places(item) for item in value]
+        return [without_places(item) for item in value]
     return _place(value) if isinstance(value, str) else value
 
 

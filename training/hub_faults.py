@@ -1,5 +1,6 @@
 """What the Hub, its client and the network refuse, in one line that says what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 _AGAIN = "run the same command again"
 _LOG_IN = f"log in with `hf auth login`, or set HF_TOKEN, to a token with write access ({TOKENS_PAGE})"
 _SHOWN = 300
+_TAG = re.compile(r"\w[\w.+-]*", re.ASCII)
 
 
 class HubError(RuntimeError):
@@ -34,6 +36,13 @@ def checked_repo_id(repo_id: str, argument: str) -> str:
     if repo_id.count("/") != 1:
         raise InputError(f"{argument}: {repo_id!r} names no owner; use OWNER/NAME, such as me/{repo_id}")
     return repo_id
+
+
+def checked_tag(tag: str) -> str:
+    """`tag` if git and an address can hold it; raises `InputError`."""
+    if not _TAG.fullmatch(tag) or ".." in tag or tag.endswith((".", ".lock")):
+        raise InputError(f"tag: {tag!r} is no name of a tag; use letters, digits, '-', '_', '.' and '+', such as v1.0")
+    return tag
 
 
 def require_token() -> str:

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import yaml
+from huggingface_hub import ModelCard
 
 from eval.load_as_stranger import OWN_PACKAGES, StrangerError, declared_auto_map, load_as_stranger
 from eval.loading import MANIFEST, RUN_FILE, verify_manifest
 from eval.retrieval import FOLDER as INDEX_FOLDER
+from training.card_record import without_places
 from training.cards import with_repository
 from training.checkpoints import PREFIX, check_whole, is_resume_only
 from training.data.errors import InputError
@@ -67,7 +70,7 @@ class Publication:
 def prepare(checkpoint: Path, repo_id: str, check_code: Callable[[Path], Any] = load_as_stranger) -> Publication:
     """Choose and check what is sent.
 
-    Local places, the home folder and the working folder, are cut from the texts.
+    Places of this machine are cut from card and JSON.
 
     Args:
         checkpoint: the folder of a run, a `checkpoint-N` in it, or what `save_pretrained` wrote with tokenizer and
@@ -78,15 +81,16 @@ def prepare(checkpoint: Path, repo_id: str, check_code: Callable[[Path], Any] = 
         InputError: something is missing, damaged, not finite, a pickle, or does not open without this package.
     """
     names = _chosen(checkpoint)
+    _refuse_pickles(checkpoint, names)
+    _refuse_damaged_texts(checkpoint, names)
     _refuse_missing(checkpoint, names)
     _refuse_code_of_ours(checkpoint, names)
-    _refuse_pickles(checkpoint, names)
     _refuse_non_finite(checkpoint, names)
     files: dict[str, Path | bytes] = {name: checkpoint / name for name in names}
     for name in names:
         if _is_text(name):
             text = (checkpoint / name).read_text(encoding="utf-8")
-            changed = _without_places(with_repository(text, repo_id) if name == CARD_FILE else text)
+            changed = _without_folders(with_repository(text, repo_id) if name == CARD_FILE else _record(text))
             files |= {name: changed.encode()} if changed != text else {}
     files[MANIFEST] = _manifest(checkpoint, files)
     with _put_together(files) as folder:
@@ -186,6 +190,20 @@ def is_pickle(path: Path) -> bool:
     return bool(operations & _OF_PICKLES)
 
 
+def _refuse_damaged_texts(checkpoint: Path, names: list[str]) -> None:
+    """JSON and the card's metadata, which the Hub reads."""
+    for name in (name for name in names if name == CARD_FILE or name.endswith(".json")):
+        try:
+            text = (checkpoint / name).read_text(encoding="utf-8")
+            if name == CARD_FILE:
+                ModelCard(text)
+            else:
+                json.loads(text)
+        except (ValueError, yaml.YAMLError) as error:
+            told = " ".join(str(error).split())
+            raise InputError(f"{checkpoint / name} is damaged ({told}); take another checkpoint") from None
+
+
 def _refuse_non_finite(checkpoint: Path, names: list[str]) -> None:
     for name in (name for name in names if name.endswith(WEIGHTS)):
         try:
@@ -205,7 +223,14 @@ def _is_text(name: str) -> bool:
     return name in (CARD_FILE, RUN_FILE, "tokenizer_config.json") or Path(name).match("results/*.json")
 
 
-def _without_places(text: str) -> str:
+def _record(text: str) -> str:
+    """JSON in which no absolute path is left; as it was where none stood there."""
+    held = json.loads(text)
+    cut = without_places(held)
+    return text if cut == held else json.dumps(cut, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_folders(text: str) -> str:
     """A text without the two folders that say whose machine it was made on."""
     working, home = Path.cwd(), Path.home()
     for folder, instead in ((working, ""), (home, "~/")):

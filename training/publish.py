@@ -24,7 +24,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from eval.loading import MANIFEST, quiet_libraries
 from training.data.errors import InputError
-from training.hub_faults import HubError, checked_repo_id, naming_hub_faults, require_token
+from training.hub_faults import HubError, checked_repo_id, checked_tag, naming_hub_faults, require_token
 from training.publication import Publication, prepare
 
 _UNCHANGED = "nothing was published"
@@ -167,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         huggingface_hub.utils.disable_progress_bars()
     try:
         repo_id = checked_repo_id(arguments.repository, "repository")
+        if arguments.tag is not None:
+            checked_tag(arguments.tag)
         if not arguments.dry_run:
             require_token()
         publication = prepare(arguments.checkpoint, repo_id)

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +86,9 @@ def test_nothing_that_serves_a_resume_or_names_this_machine_is_sent(hub, publica
         content = hub.store.content(file.sha256).read_bytes()
         assert str(Path.home()).encode() + b"/" not in content, name
         assert str(repository).encode() not in content, name
+        assert str(text_run.parent).encode() not in content, name
+    score = json.loads(hub.store.content(files_of(hub)["results/score.json"].sha256).read_text(encoding="utf-8"))
+    assert score["checkpoint"] == f"PATH/TO/{text_run.name}"
 
 
 def test_nothing_that_is_published_is_a_pickle(hub, publication):
@@ -194,6 +198,15 @@ def pickled(folder: Path) -> None:
     (folder / "results" / "figures.json").write_bytes(pickle.dumps({"top1": 1.0}))
 
 
+def with_text(name: str, text: str, hurt: str) -> Any:
+    def write(folder: Path) -> None:
+        (folder / "manifest.json").unlink()
+        (folder / name).write_text(text, encoding="utf-8")
+
+    write.__name__ = hurt
+    return write
+
+
 def without_code(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     (folder / "modeling_text_jepa.py").unlink()
@@ -214,6 +227,9 @@ def needing_the_package(folder: Path) -> None:
         (without("tokenizer.json"), "is damaged: tokenizer.json missing or changed since saving"),
         (without_code, "is incomplete: no modeling_text_jepa.py"),
         (needing_the_package, "layers.py imports modeling_jepa, which is not there where it is opened from the Hub"),
+        (with_text("config.json", "{", "configuration"), "config.json is damaged .Expecting"),
+        (with_text("run.json", "{", "run"), "run.json is damaged .Expecting"),
+        (with_text("README.md", "---\nlicense: [\n---\n", "card"), "README.md is damaged .*; take another checkpoint"),
         (damage, "is damaged: model.safetensors missing or changed since saving"),
         (truncated, "model.safetensors is damaged"),
         (not_finite, "model.safetensors holds numbers that are not finite"),
@@ -270,3 +286,9 @@ def test_a_pickle_is_known_by_its_content(tmp_path):
 def test_an_id_that_is_none_is_refused_before_anything_else(tmp_path, repo_id, line, capsys):
     assert main([str(tmp_path / "not-there"), repo_id]) == 2
     assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("tag", ["v 1", "-v1", "", "v1..2", "a/b", "v1.lock", "v~1"])
+def test_a_tag_that_is_none_is_refused_before_anything_else(tmp_path, tag, capsys):
+    assert main([str(tmp_path / "not-there"), "user/tiny", f"--tag={tag}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: tag: {tag!r} is no name of a tag")

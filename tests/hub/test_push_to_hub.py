@@ -46,6 +46,14 @@ def test_a_loaded_model_brings_tokenizer_card_and_figures_in_one_commit(hub, mod
     assert {"jepa", "mine"} <= set(ModelCard(card).data.tags)
 
 
+def test_no_place_of_this_machine_goes_along(hub, model, text_run):
+    model.push_to_hub("user/plain")
+    files = hub.store.find("models", "user/plain").at("main").files
+    assert str(text_run) in (text_run / "results" / "score.json").read_text(encoding="utf-8")
+    for name, file in files.items():
+        assert str(text_run.parent).encode() not in hub.store.content(file.sha256).read_bytes(), name
+
+
 def test_a_model_that_learnt_more_brings_its_tokenizer_and_no_figures_of_before(hub, model):
     with torch.no_grad():
         next(model.parameters()).add_(1)
