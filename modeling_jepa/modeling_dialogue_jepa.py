@@ -342,6 +342,15 @@ class PretrainedDecoder(nn.Module):
         )
 
 
+class DialogueGenerationConfig(GenerationConfig):
+    """The library would take what is called alike in a model's configuration: `temperature` is the ranking loss's."""
+
+    @classmethod
+    def from_model_config(cls, model_config: Any) -> GenerationConfig:
+        """The settings that a model starts with."""
+        return default_generation_config(model_config)
+
+
 class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedModel, GenerationMixin):
     """The dialogue model: reader, predictor, teacher, and the decoder that says the reply.
 
@@ -360,6 +369,7 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         "decoder.embed_tokens.weight": "model.reader.encoder.embed_tokens.weight",
     }
     token_counts: torch.Tensor
+    generation_config_class = DialogueGenerationConfig
 
     def __init__(self, config: DialogueJepaConfig) -> None:
         super().__init__(config)

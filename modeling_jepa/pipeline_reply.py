@@ -1,6 +1,6 @@
 """The pipeline `reply`: a message, or a whole conversation, to what a dialogue model answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,8 +50,10 @@ class ReplyPipeline(Pipeline):
             For each conversation a list of `{"reply": text}`, as many as sequences are asked for.
 
         Raises:
-            ValueError: an empty turn or conversation, or a setting that there is not.
+            ValueError: no conversation, an empty turn or conversation, or a setting that there is not.
         """
+        if not isinstance(inputs, Iterable) or inputs == []:
+            raise ValueError(f"inputs is {inputs!r}: give a message, the turns of a conversation, or a list of these.")
         if isinstance(inputs, tuple):  # a list would be taken for several conversations
             return super().__call__([list(inputs)], **settings)[0]
         return super().__call__(inputs, **settings)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSeq2SeqLM
+from transformers.generation import configuration_utils
 
 from configuration_jepa import DialogueJepaConfig
 from modeling_jepa import DialogueJepaForConditionalGeneration, DialogueJepaModel
@@ -298,6 +299,16 @@ def test_generation_samples_by_default() -> None:
     torch.manual_seed(1)
     drawn = {tuple(model.generate(**inputs, top_k=50)[0].tolist()) for _ in range(5)}
     assert len(drawn) > 1
+
+
+def test_the_temperature_of_the_ranking_loss_is_not_taken_for_that_of_sampling(monkeypatch, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    for level in ("warning", "warning_once"):
+        monkeypatch.setattr(configuration_utils.logger, level, lambda message, *args: warnings.append(message))
+    dialogue(temperature=0.03).save_pretrained(tmp_path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert (model.generation_config.temperature, model.config.temperature) == (0.7, 0.03)
+    assert warnings == []
 
 
 # ---- bad input ----

@@ -90,6 +90,9 @@ def test_several_replies_to_one_message_are_drawn(reply):
     [
         ("  ", {}, "at least one turn"),
         ((), {}, "at least one turn"),
+        ([], {}, r"inputs is \[\]: give a message"),
+        (None, {}, "inputs is None: give a message"),
+        (3, {}, "inputs is 3: give a message"),
         ((MESSAGE, 3), {}, "a turn is 3"),
         (MESSAGE, {"context_turns": 0}, "context_turns=0"),
         (MESSAGE, {"tempature": 1.0}, "tempature"),
