@@ -31,6 +31,16 @@ def card_of(record: CardRecord) -> str:
     return str(render_card(record, load_family(record.family).card))
 
 
+def test_a_card_names_the_checkpoint_that_a_run_began_with() -> None:
+    record = record_of("quickstart")
+    assert "It began with the weights" not in card_of(record)
+    run = {**record.run, "init_from": "user/base"}
+    assert "\nIt began with the weights of `user/base`.\n" in card_of(replace(record, run=run))
+    adapted = {**run["recipe"], "training": {**run["recipe"]["training"], "lora_rank": 8}}
+    said = card_of(replace(record, run={**run, "recipe": adapted}))
+    assert "adapters of rank 8 beside them (LoRA), which are merged here.\n" in said
+
+
 def test_milestones_stand_in_the_results_and_in_the_card_with_a_sample(finished_run: Path) -> None:
     rows = json.loads((finished_run / "results" / "milestones.json").read_text(encoding="utf-8"))["milestones"]
     assert [row["step"] for row in rows] == [0, 6, 12]
