@@ -1,6 +1,6 @@
 """The test Hub itself, seen through the real client."""
 
-import os
+import random
 import subprocess
 import sys
 import urllib.request
@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 from tests.hub.faults import Fault
 from tests.hub.store import Store
 
-LARGE = os.urandom(300_000)
+LARGE = random.Random(0).randbytes(300_000)  # the same in every process: it names tests
 
 
 @pytest.fixture
