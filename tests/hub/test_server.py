@@ -1,5 +1,6 @@
 """The test Hub itself, seen through the real client."""
 
+import os
 import random
 import subprocess
 import sys
