@@ -33,8 +33,11 @@ def write_checkpoint_card(
         sizes: see `sizes_of`.
         folder: of the checkpoint, its `run.json` in it.
     """
+    described = read_run(folder)
+    if not described:
+        return  # a trainer outside of a run: there is nothing to say
     record = CardRecord(
-        run=read_run(folder) or {},
+        run=described,
         facts=facts_of(run, family, sizes, step, state),
         machine=describe_machine(read_log(log) if (log := run.output_dir / LOG_FILE).is_file() else []),
         milestones=state.milestones,

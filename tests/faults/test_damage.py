@@ -42,6 +42,8 @@ FILES = (
     "remote_code.py",
     "sentence_transformers_files.py",
     "1_Pooling/config.json",
+    "publishing.py",
+    "README.md",
 )
 
 

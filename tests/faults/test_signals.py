@@ -46,7 +46,7 @@ def test_a_signal_after_the_last_step_ends_with_75_and_the_same_command_finishes
     def hurt() -> None:
         import training.finish as finish
 
-        finish.render_card = lambda *args: os.kill(os.getpid(), SIGNALS[name])
+        finish.write_run_card = lambda *args: os.kill(os.getpid(), SIGNALS[name])
 
     ending = train(recipe, tmp_path / "run", "", hurt)
     assert ending.code == 75, ending

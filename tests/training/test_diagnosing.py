@@ -44,7 +44,7 @@ def ask_for_everything(subject: Subject) -> Finding:
 def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The doctor has one check only."""
     monkeypatch.setattr(examine, "GROUPS", {"greedy": ""})
-    monkeypatch.setattr(examine, "checks_of", lambda group: (Check("check", ask_for_everything),))
+    monkeypatch.setattr(examine, "checks_of", lambda group, kind="": (Check("check", ask_for_everything),))
     monkeypatch.setattr(diagnosing, "SKIPPED_GROUPS", ())
 
 
@@ -115,7 +115,7 @@ def test_a_model_from_nothing_is_not_called_untrained_before_step_1_and_is_after
     greedy: None, train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untrained = Finding(diagnosing.UNTRAINED, FAIL, {}, "none", "because", "do that")
-    monkeypatch.setattr(examine, "checks_of", lambda group: (Check("shape", lambda subject: untrained),))
+    monkeypatch.setattr(examine, "checks_of", lambda group, kind="": (Check("shape", lambda subject: untrained),))
     assert train_tiny(tmp_path / "run", "--diagnose") == 0
     assert [row["diagnosis"] for row in rows_of(tmp_path / "run", diagnoses=True)] == [PASS, FAIL]
 

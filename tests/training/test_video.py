@@ -154,7 +154,7 @@ def test_the_card_shows_score_baselines_and_what_coding_costs(finished) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     score = json.loads((folder / "results" / "score.json").read_text(encoding="utf-8"))
     for name, figures in (("this model", score["metrics"]), *score["baselines"].items()):
-        assert f"| {name} | {figures['mse']:.3f} | {figures['mae']:.3f} |" in card
+        assert f"| {name.replace('_', ' ')} | {figures['mse']:.3f} | {figures['mae']:.3f} |" in card
     report = open_tokenizer(folder).report
     assert f"squared error of {report['reconstruction_mse']:.2f} per frame" in card
     assert "--digits builtin:digits --split test --max_rows 4 " in card
