@@ -127,7 +127,7 @@ def test_a_doctor_that_fails_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def failing(group: str) -> tuple:
+    def failing(group: str, kind: str = "") -> tuple:
         raise AttributeError("a fault of its own")
 
     monkeypatch.setattr(examine, "checks_of", failing)
