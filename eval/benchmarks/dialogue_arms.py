@@ -65,6 +65,7 @@ CODE = (
     *(f"eval/scorers/{name}.py" for name in ("candidates", "dialogue", "holes", "token_scores")),
     "eval/benchmarks/dialogue_anchors.py",
     "eval/benchmarks/dialogue_cell.py",
+    "eval/benchmarks/bare_trainer.py",
     "eval/benchmarks/examiner.py",
 )
 

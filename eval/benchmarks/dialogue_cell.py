@@ -13,8 +13,8 @@ from typing import Any
 import datasets
 import numpy as np
 from transformers import PreTrainedModel
-from transformers.trainer_utils import SaveStrategy
 
+from eval.benchmarks.bare_trainer import bare_trainer
 from eval.benchmarks.dialogue_anchors import ANCHORS
 from eval.benchmarks.examiner import Examiner
 from eval.benchmarks.recipe_arms import parse_run
@@ -28,13 +28,10 @@ from eval.scorers.dialogue import (
     read_pairs,
     score_pairs,
 )
-from training.arguments import Run
-from training.build import build_config, build_model, build_parts, prepare_data, training_arguments
-from training.callbacks import TeacherUpdate
+from training.build import build_config, build_model, prepare_data
 from training.data.prepared import Prepared
-from training.families import Family, load_family
-from training.run_state import RunState
-from training.trainer import JepaTrainer, full_precision
+from training.families import load_family
+from training.trainer import full_precision
 
 
 @dataclass(frozen=True)
@@ -77,20 +74,11 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     watch = Examiner(
         exam.marks, exam.eval_steps, partial(_score, exam, prepared, known), partial(_look, exam, prepared, known)
     )
-    _trainer(run, family, prepared, model, watch).train()
+    bare_trainer(run, family, prepared, model, watch).train()
     return {
         **_results(exam, prepared, watch, known),
         "num_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-
-
-def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel, watch: Examiner) -> JepaTrainer:
-    """The trainer of every run, without what chooses and saves checkpoints."""
-    arguments = training_arguments(run)
-    arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
-    parts = build_parts(run, family, prepared, model.config, arguments, score=lambda model: {})
-    state = RunState()
-    return JepaTrainer(model, arguments, prepared.tokenizer, parts, state, [TeacherUpdate(state), watch])
 
 
 def _score(exam: Exam, prepared: Prepared, known: tuple[str, ...], model: PreTrainedModel) -> DialogueScores | None:

@@ -48,6 +48,7 @@ CODE = (
     "training/data",
     "eval/metrics/language_modeling.py",
     *(f"eval/scorers/{name}.py" for name in _SCORERS),
+    "eval/benchmarks/bare_trainer.py",
     "eval/benchmarks/examiner.py",
     "eval/benchmarks/generator_anchors.py",
     "eval/benchmarks/generator_cell.py",

@@ -12,20 +12,19 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer_utils import SaveStrategy
 
+from eval.benchmarks.bare_trainer import bare_trainer
 from eval.benchmarks.examiner import Examiner
 from eval.benchmarks.generator_anchors import ANCHORS, OUR_DOCUMENTS, build_anchor
 from eval.benchmarks.recipe_arms import parse_run
 from eval.scorers.causal import CausalScores, ScoringPlan, TokenAnswers, held_out_figures, score_documents
 from training.arguments import Run
-from training.build import build_config, build_model, build_parts, prepare_data, training_arguments
+from training.build import build_config, build_model, prepare_data
 from training.data.documents import load_documents
 from training.data.prepared import Prepared
 from training.data.sampling import PassSampler
 from training.families import Family, load_family
 from training.growing import measure_growth
-from training.run_state import RunState
 from training.trainer import JepaTrainer, full_precision
 
 CURVE_FIGURES = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
@@ -69,7 +68,7 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     model = _build(run, family, prepared, settings["model"])
     growth = {} if run.init_from is None else {"growth": measure_growth(run, family, prepared, model).to_dict()}
     watch = Examiner(exam.marks, exam.eval_steps, partial(_score, exam, prepared), partial(_look, exam, prepared))
-    trainer = _trainer(run, family, prepared, model, watch)
+    trainer = bare_trainer(run, family, prepared, model, watch)
     trainer.train()
     if "keep" in settings:
         _keep(model, prepared, Path(f"{settings['keep']}-seed{seed}"))
@@ -95,14 +94,6 @@ def _build(run: Run, family: Family, prepared: Prepared, name: str) -> PreTraine
         return build_model(run, family, config, prepared)
     set_seed(run.training.seed)
     return build_anchor(name, config)
-
-
-def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel, watch: Examiner) -> JepaTrainer:
-    """The trainer of every run, without what chooses and saves checkpoints."""
-    arguments = training_arguments(run)
-    arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
-    parts = build_parts(run, family, prepared, model.config, arguments, score=lambda model: {})
-    return JepaTrainer(model, arguments, prepared.tokenizer, parts, RunState(), [watch])
 
 
 def _score(exam: Exam, prepared: Prepared, model: PreTrainedModel) -> CausalScores | None:

@@ -26,6 +26,7 @@ CODE = (
     "eval/scorers/holes.py",
     "eval/scorers/text_jepa.py",
     "eval/benchmarks/bert_anchor.py",
+    "eval/benchmarks/bare_trainer.py",
     "eval/benchmarks/examiner.py",
     "eval/benchmarks/text_cell.py",
 )

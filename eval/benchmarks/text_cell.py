@@ -12,19 +12,17 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer_utils import SaveStrategy
 
+from eval.benchmarks.bare_trainer import bare_trainer
 from eval.benchmarks.bert_anchor import BertAnchor, bert_config, sparse_scorer
 from eval.benchmarks.examiner import Examiner
 from eval.benchmarks.text_arms import parse_run
 from eval.scorers.text_jepa import BlankAnswers, Scores, score_rows
 from training.arguments import Run
-from training.build import build_config, build_model, build_parts, prepare_data, training_arguments
-from training.callbacks import TeacherUpdate
+from training.build import build_config, build_model, prepare_data
 from training.data.prepared import Prepared
 from training.families import Family, load_family
-from training.run_state import RunState
-from training.trainer import JepaTrainer, full_precision
+from training.trainer import full_precision
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     model = _build(run, family, prepared, is_bert=settings["model"] == "bert")
     score, look = partial(_score, prepared, exam.split, exam.max_rows), partial(_look, exam, prepared)
     watch = Examiner(exam.marks, exam.eval_steps, score, look)
-    trainer = _trainer(run, family, prepared, model, watch)
+    trainer = bare_trainer(run, family, prepared, model, watch, build_config(run, family, prepared.tokenizer))
     trainer.train()
     if "keep" in settings:
         _keep(model, prepared, Path(f"{settings['keep']}-seed{seed}"))
@@ -118,17 +116,6 @@ def _build(run: Run, family: Family, prepared: Prepared, is_bert: bool) -> PreTr
         return build_model(run, family, config, prepared)
     set_seed(run.training.seed)
     return BertAnchor(bert_config(config))
-
-
-def _trainer(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel, watch: Examiner) -> JepaTrainer:
-    """The trainer of every run, without what chooses and saves checkpoints."""
-    arguments = training_arguments(run)
-    arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
-    loss = build_config(run, family, prepared.tokenizer)  # BERT's own configuration has none
-    parts = build_parts(run, family, prepared, loss, arguments, score=lambda model: {})
-    state = RunState()
-    follow = [] if isinstance(model, BertAnchor) else [TeacherUpdate(state)]
-    return JepaTrainer(model, arguments, prepared.tokenizer, parts, state, [*follow, watch])
 
 
 def _keep(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None:

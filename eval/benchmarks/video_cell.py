@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.trainer_utils import SaveStrategy
 
+from eval.benchmarks.bare_trainer import bare_trainer
 from eval.benchmarks.examiner import Examiner
 from eval.benchmarks.recipe_arms import parse_run
 from eval.scorers.video import VideoScores, score_clips
-from training.arguments import Run
-from training.build import build_config, build_model, build_parts, prepare_data, training_arguments
+from training.build import build_config, build_model, prepare_data
 from training.data.prepared_clips import PreparedClips
-from training.families import Family, load_family
+from training.families import load_family
 from training.future_figures import future_figures
-from training.run_state import RunState
-from training.trainer import JepaTrainer, full_precision
+from training.trainer import full_precision
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     prepared: PreparedClips = prepare_data(run, family)
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
     watch = Examiner(exam.marks, exam.eval_steps, partial(_score, exam, prepared), partial(_look, exam, prepared))
-    _trainer(run, family, prepared, model, watch).train()
+    bare_trainer(run, family, prepared, model, watch).train()
     scores: VideoScores = watch.scores[exam.marks[-1]]
     return {
         "metrics": scores.metrics,
@@ -76,16 +74,6 @@ def clip_examples(scores: VideoScores) -> dict[str, list]:
     """Per clip: `ids`, and the means over its predicted frames of `mse` and `ssim`, for pairing."""
     mse, ssim = scores.errors["expectation"].squared_error, scores.errors["argmax"].ssim
     return {"ids": list(range(len(mse))), "mse": mse.mean(1).tolist(), "ssim": ssim.mean(1).tolist()}
-
-
-def _trainer(
-    run: Run, family: Family, prepared: PreparedClips, model: PreTrainedModel, watch: Examiner
-) -> JepaTrainer:
-    """The trainer of every run, without what chooses and saves checkpoints."""
-    arguments = training_arguments(run)
-    arguments.save_strategy, arguments.eval_on_start = SaveStrategy.NO, False
-    parts = build_parts(run, family, prepared, model.config, arguments, score=lambda model: {})
-    return JepaTrainer(model, arguments, prepared.tokenizer, parts, RunState(), [watch])
 
 
 def _score(exam: Exam, prepared: PreparedClips, model: PreTrainedModel) -> VideoScores:

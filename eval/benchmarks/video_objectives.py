@@ -67,6 +67,7 @@ CODE = (
     "eval/metrics",
     "eval/frame_baselines.py",
     *(f"eval/scorers/{name}.py" for name in ("holes", "token_scores", "video")),
+    "eval/benchmarks/bare_trainer.py",
     "eval/benchmarks/examiner.py",
     "eval/benchmarks/video_cell.py",
 )
