@@ -42,6 +42,8 @@ class TextJepaConfig(JepaConfig):
         collapse_protection: `none`; `vicreg` (Bardes et al., 2022, arXiv:2105.04906); `sigreg` (Balestriero and
             LeCun, 2025, arXiv:2511.08544).
         collapse_weight: weight of the protection.
+        scale_embeddings: whether the encoder reads tokens' vectors sqrt(hidden_size) times as long as they stand in the
+            table (Vaswani et al., 2017, arXiv:1706.03762, section 3.4).
 
     Example:
         >>> from configuration_jepa import TextJepaConfig
@@ -87,6 +89,7 @@ class TextJepaConfig(JepaConfig):
     teacher_momentum: float = 0.996
     collapse_protection: str = "none"
     collapse_weight: float | int = 0.1
+    scale_embeddings: bool = False
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any

@@ -114,6 +114,7 @@ class DialogueJepaPreTrainedModel(JepaPreTrainedModel):
     """Base of the dialogue models."""
 
     config: DialogueJepaConfig
+    _supports_flex_attn = False  # its masks cannot be cut into those of latents and of context
     _keys_to_ignore_on_load_unexpected = [
         r"^teacher\.",
         r"^decoder\.",
@@ -177,6 +178,49 @@ class DialogueJepaModel(DialogueJepaPreTrainedModel):
         )
 
 
+class LatentCrossAttention(Attention):
+    """Cross-attention to S latents, and to the context that may stand behind them: each has a softmax of its own, and
+    what both give is added.
+
+    In one softmax a few latents beside dozens of words were not listened to.
+    """
+
+    def __init__(self, config: DialogueJepaConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx, is_cross_attention=True)
+        self.num_latents = config.num_latents
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Keys and values `(B, N, S or S + T, D)`, latents first; of each query the probabilities sum to 1 or to 2."""
+        groups = [slice(None, self.num_latents), slice(self.num_latents, None)]
+        found = [
+            super(LatentCrossAttention, self)._attend(
+                query,
+                key[:, :, group],
+                value[:, :, group],
+                None if attention_mask is None else attention_mask[..., group],
+                **kwargs,
+            )
+            for group in groups[: 1 + (key.shape[2] > self.num_latents)]
+        ]
+        outputs, probabilities = zip(*found, strict=True)
+        return sum(outputs), None if probabilities[0] is None else torch.cat(probabilities, dim=-1)
+
+
+class ReplyBlock(Block):
+    """A causal block with cross-attention to latents and context."""
+
+    def __init__(self, config: DialogueJepaConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx, is_causal=True, has_cross_attention=True)
+        self.cross_attn = LatentCrossAttention(config, layer_idx)
+
+
 class ReplyDecoder(DialogueJepaPreTrainedModel):
     """Causal transformer that says a reply: self-attention over what was said, cross-attention to latents, and by
     choice to the context.
@@ -193,8 +237,7 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.latent_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        layers = range(config.decoder_layers)
-        self.layers = nn.ModuleList(Block(config, place, is_causal=True, has_cross_attention=True) for place in layers)
+        self.layers = nn.ModuleList(ReplyBlock(config, place) for place in range(config.decoder_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -223,6 +266,8 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
             **kwargs: for the blocks.
         """
         embeddings = self.embed_tokens(input_ids)
+        if self.config.scale_embeddings:
+            embeddings = embeddings * math.sqrt(self.config.hidden_size)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         mask = create_causal_mask(
             config=self.config,

@@ -3,6 +3,7 @@
 Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,7 +145,7 @@ class TextJepaModel(TextJepaPreTrainedModel):
             input_ids: `(B, T)`; or `inputs_embeds` instead.
             attention_mask: `(B, T)`, 1 where there is a token.
             position_ids: `(B or 1, T)`; only differences count.
-            inputs_embeds: `(B, T, H)`.
+            inputs_embeds: `(B, T, H)`, taken as they are.
             **kwargs: for the blocks and the attention interface.
 
         Returns:
@@ -157,6 +158,8 @@ class TextJepaModel(TextJepaPreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+            if self.config.scale_embeddings:
+                inputs_embeds = inputs_embeds * math.sqrt(self.config.hidden_size)
         length = inputs_embeds.shape[1]
         if length > self.config.max_position_embeddings:
             raise ValueError(

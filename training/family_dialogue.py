@@ -42,7 +42,7 @@ _TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.latent
 _OF_DECODER = ("decoder.", "lm_head.")
 _OF_ENCODER = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "rope_theta"),
-    *("norm_eps", "qk_norm", "gated_mlp"),
+    *("norm_eps", "qk_norm", "gated_mlp", "scale_embeddings"),
 )
 _PRETRAINED = "decoder.language_model."
 

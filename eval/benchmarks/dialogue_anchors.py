@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from configuration_jepa import DialogueJepaConfig
 from modeling_jepa import DialogueJepaForConditionalGeneration
 from modeling_jepa.chunked_cross_entropy import NextTokenParts
+from modeling_jepa.layers import Attention
 from modeling_jepa.modeling_dialogue_jepa import (
     DialogueJepaModel,
     DialogueLatentOutput,
@@ -120,7 +121,13 @@ class SequenceToSequence(WithoutLatents):
 
 
 class ContextDecoder(ReplyDecoder):
-    """Our decoder, to which no latents are shown."""
+    """Our decoder, to which no latents are shown: its cross-attention has one softmax, over the context."""
+
+    def __init__(self, config: DialogueJepaConfig) -> None:
+        super().__init__(config)
+        for layer in self.layers:
+            layer.cross_attn = Attention(config, layer.cross_attn.layer_idx, is_cross_attention=True)
+        self.post_init()
 
     def _memory(
         self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None

@@ -165,6 +165,36 @@ def test_with_latent_access_the_context_reaches_the_decoder_by_the_latent_alone(
     assert not torch.allclose(changed, moved)
 
 
+def test_latents_and_context_have_a_softmax_each_however_long_the_context_is() -> None:
+    model, inputs = dialogue(num_latents=3), pairs(length=9)
+    model.set_attn_implementation("eager")
+    output = model(**inputs, output_attentions=True)
+    for weights in output.cross_attentions:
+        assert weights.shape[-1] == 3 + 9
+        torch.testing.assert_close(weights[..., :3].sum(-1), torch.ones(weights.shape[:-1]))
+        torch.testing.assert_close(weights[..., 3:].sum(-1), torch.ones(weights.shape[:-1]))
+        padded = (inputs["attention_mask"] == 0)[:, None, None].expand_as(weights[..., 3:])
+        assert not weights[..., 3:][padded].any()
+
+
+@pytest.mark.parametrize("variant", ["both", "gpt2"])
+def test_tokens_are_read_longer_than_they_stand_in_the_table_where_the_configuration_says_so(variant: str) -> None:
+    scaled, plain = dialogue(variant), dialogue(variant, scale_embeddings=False)
+    inputs, factor = pairs(), scaled.config.hidden_size**0.5
+    before = plain(**inputs)
+    assert not torch.allclose(scaled(**inputs).predicted_latents, before.predicted_latents, atol=1e-3)
+    tables = {plain.model.get_input_embeddings().weight, plain.teacher.target.encoder.embed_tokens.weight}
+    if variant == "both":
+        plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.clone())
+        tables.add(plain.decoder.embed_tokens.weight)
+    with torch.no_grad():
+        for table in tables:
+            table.mul_(factor)
+    after, expected = plain(**inputs), scaled(**inputs)
+    for name in ("predicted_latents", "target_latents", "logits"):
+        torch.testing.assert_close(after[name], expected[name], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("latent", "share"), [("predicted", 0.0), ("target", 1.0), ("mixed", 0.5)])
 def test_in_training_the_decoder_sees_the_latents_that_the_recipe_says(latent: str, share: float) -> None:
     model, inputs = dialogue(decoder_latent=latent).train(), pairs()

@@ -257,7 +257,7 @@ def text_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_starts_with_the_encoder_of_a_text_model_and_its_tokenizer(recipe: Path, text_run: Path) -> None:
-    model = built(recipe, "--init_from", str(text_run))
+    model = built(recipe, "--init_from", str(text_run), "--scale_embeddings", "false")
     source = AutoModelForMaskedLM.from_pretrained(text_run)
     ours, theirs = model.model.reader.encoder.state_dict(), source.model.state_dict()
     assert ours.keys() == theirs.keys()
@@ -269,7 +269,7 @@ def test_a_run_starts_with_the_encoder_of_a_text_model_and_its_tokenizer(recipe:
 
 def test_a_text_model_of_another_size_is_refused_by_what_differs(recipe: Path, text_run: Path) -> None:
     with pytest.raises(InputError, match=r"another encoder \(num_hidden_layers 1 there and 2 here\)") as caught:
-        built(recipe, "--init_from", str(text_run), "--num_hidden_layers", "2")
+        built(recipe, "--init_from", str(text_run), "--num_hidden_layers", "2", "--scale_embeddings", "false")
     assert "\n" not in str(caught.value)
 
 
