@@ -21,7 +21,7 @@ class DialogueJepaConfig(JepaConfig):
         max_position_embeddings: longest context, in tokens, special tokens included.
         max_reply_length: longest reply, in tokens, its begin token included.
         decoder_layers: blocks of the decoder.
-        scale_embeddings: whether encoder and decoder read tokens' vectors sqrt(hidden_size) times as long as they stand
+        scale_embeddings: whether encoder and decoder read tokens' vectors sqrt(hidden_size) times as long as they are
             in the table (Vaswani et al., 2017, arXiv:1706.03762, section 3.4), which is the output's too.
         num_latents: vectors that a context or a reply is read into.
         predictor_layers: hidden layers of the predictor from the context's latents to the reply's.

@@ -42,7 +42,7 @@ class TextJepaConfig(JepaConfig):
         collapse_protection: `none`; `vicreg` (Bardes et al., 2022, arXiv:2105.04906); `sigreg` (Balestriero and
             LeCun, 2025, arXiv:2511.08544).
         collapse_weight: weight of the protection.
-        scale_embeddings: whether the encoder reads tokens' vectors sqrt(hidden_size) times as long as they stand in the
+        scale_embeddings: whether the encoder reads tokens' vectors sqrt(hidden_size) times as long as they are in the
             table (Vaswani et al., 2017, arXiv:1706.03762, section 3.4).
 
     Example:
