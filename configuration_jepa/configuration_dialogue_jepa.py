@@ -39,6 +39,8 @@ class DialogueJepaConfig(JepaConfig):
             2018, arXiv:1807.03748).
         ranking_target: whose latents of the replies those cosines are with: the `teacher`'s, or `online`: the student
             reads the replies too, and learns from both sides (as Radford et al., 2021, arXiv:2103.00020, do).
+        bag_weight: weight of the cross entropy, nats per token, of the reply's tokens in any order, by the predicted
+            latents alone (the bag-of-word loss of Zhao et al., 2017, arXiv:1703.10960, section 3.2).
         temperature: start of the learned scale 1 / temperature of those cosines.
         label_smoothing: share of a reply's token that is spread over the vocabulary.
         teacher_momentum: share of its old self that the moving average keeps at each step.
@@ -65,6 +67,7 @@ class DialogueJepaConfig(JepaConfig):
         "alignment_weight",
         "ranking_weight",
         "ranking_target",
+        "bag_weight",
         "temperature",
         "label_smoothing",
         "teacher_momentum",
@@ -90,6 +93,7 @@ class DialogueJepaConfig(JepaConfig):
     alignment_weight: float | int = 0.5
     ranking_weight: float | int = 1.0
     ranking_target: str = "teacher"
+    bag_weight: float | int = 0.0
     temperature: float | int = 0.05
     label_smoothing: float | int = 0.0
     teacher_momentum: float = 0.99
@@ -108,7 +112,7 @@ class DialogueJepaConfig(JepaConfig):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "max_reply_length", self.max_reply_length >= 2, "at least 2")
         require(self, "predictor_layers", self.predictor_layers >= 0, "at least 0")
-        for name in ("reply_weight", "alignment_weight", "ranking_weight", "collapse_weight"):
+        for name in ("reply_weight", "alignment_weight", "ranking_weight", "bag_weight", "collapse_weight"):
             require(self, name, getattr(self, name) >= 0, "at least 0")
         require(self, "temperature", self.temperature > 0, "above 0 (0.05 to 0.1 are usual)")
         require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1")

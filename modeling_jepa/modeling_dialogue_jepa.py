@@ -60,7 +60,7 @@ class DialogueOutput(ModelOutput):
         loss: 0-d, when labels are given.
         loss_parts: name -> (sum, count), float32 `(2,)`, without gradient: `reply` in nats and `accuracy` of the
             greedy token, per token; `alignment`, `ranking`, `batch_accuracy` (the right reply first among those of the
-            batch) and `cos_mean`, per pair; `collapse`.
+            batch), `cos_mean` and `bag` (nats per token, by the latents alone), per pair; `collapse`.
         logits: `(B, L, V)`, or the last `logits_to_keep`; None in training with labels, where they never exist.
         past_key_values: the cache.
         predicted_latents, target_latents: `(B, S, H)`, each of length sqrt(H); targets where labels are given.
@@ -119,6 +119,7 @@ class DialogueJepaPreTrainedModel(JepaPreTrainedModel):
         r"^teacher\.",
         r"^decoder\.",
         r"^lm_head\.",
+        r"^bag_head\.",
         r"^log_scale$",
         r"^token_counts$",
     ]
@@ -387,6 +388,19 @@ class PretrainedDecoder(nn.Module):
         )
 
 
+class BagHead(nn.Module):
+    """From a reply's latents to a vector that is scored against the table: which words the reply has, in any order."""
+
+    def __init__(self, config: DialogueJepaConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.num_latents * config.hidden_size, config.hidden_size)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """`(B, S, H) -> (B, H)`."""
+        return self.norm(self.linear(latents.flatten(1)))
+
+
 class DialogueGenerationConfig(GenerationConfig):
     """The library would take what is called alike in a model's configuration: `temperature` is the ranking loss's."""
 
@@ -421,6 +435,7 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         self.model = DialogueJepaModel(config)
         self.teacher: MovingAverageTeacher = MovingAverageTeacher(LatentReader(config), config.teacher_momentum)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        self.bag_head = BagHead(config) if config.bag_weight else None
         self.decoder: ReplyDecoder | PretrainedDecoder
         self.lm_head: nn.Linear | None = None
         if config.decoder_config is None:
@@ -652,6 +667,8 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
             "batch_accuracy": part(scores.argmax(-1) == places),
             "cos_mean": part(cosine(predicted, target).mean(-1)),
         }
+        if self.bag_head is not None:
+            parts["bag"] = self._bag_part(self.bag_head(predicted), labels)
         if self.config.collapse_protection != "none":
             vectors = torch.cat((predicted, context)).flatten(0, 1)
             key = labels.clamp_min(0).sum()
@@ -662,6 +679,13 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
             )
             parts["collapse"] = torch.stack((penalty, penalty.new_tensor(1.0))) * len(labels)
         return parts
+
+    def _bag_part(self, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean over its tokens of each reply's cross entropy, by vectors `(B, H)` against the encoder's table."""
+        known = labels != IGNORED
+        scores = nn.functional.linear(vectors, self.get_input_embeddings().weight).float().log_softmax(-1)
+        of_tokens = -scores.gather(1, labels.clamp_min(0)) * known
+        return part(of_tokens.sum(1) / known.sum(1).clamp_min(1))
 
     def _weigh(
         self,
@@ -674,6 +698,7 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         weights = {
             "alignment": self.config.alignment_weight,
             "ranking": self.config.ranking_weight,
+            "bag": self.config.bag_weight,
             "collapse": self.config.collapse_weight,
         }
         items = count if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=count.device)

@@ -30,6 +30,7 @@ _NO_LATENT_LOSSES = {
     "ranking_target": "teacher",  # what `read_replies` gives, which a twin says itself
     "alignment_weight": 0.0,
     "ranking_weight": 0.0,
+    "bag_weight": 0.0,
     "collapse_protection": "none",
     "decoder_latent": "predicted",
     "decoder_gradient": True,

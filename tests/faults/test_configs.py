@@ -39,7 +39,7 @@ RANGES = {
     **dict.fromkeys(
         "dropout attention_dropout teacher_momentum adam_beta1 adam_beta2 best_smoothing".split(), BELOW_1
     ),
-    **dict.fromkeys("ranking_weight alignment_weight auxiliary_weight collapse_weight".split(), AT_LEAST_0),
+    **dict.fromkeys("ranking_weight alignment_weight auxiliary_weight collapse_weight bag_weight".split(), AT_LEAST_0),
     **dict.fromkeys("predictor_layers weight_decay max_grad_norm dataloader_num_workers".split(), AT_LEAST_0),
     **dict.fromkeys("warmup_steps milestones".split(), AT_LEAST_0),
     **dict.fromkeys("num_negatives min_words max_words max_rows max_spans max_span_length".split(), AT_LEAST_1),

@@ -39,7 +39,7 @@ LLAMA = {
 VARIANTS = {
     "both": {},
     "latent": {"context_access": "latent", "num_latents": 3, "collapse_protection": "sigreg"},
-    "deep": {"decoder_layers": 3, "tie_word_embeddings": False, "ranking_target": "online"},
+    "deep": {"decoder_layers": 3, "tie_word_embeddings": False, "ranking_target": "online", "bag_weight": 0.3},
     "gpt2": {"decoder_config": GPT2},
     "llama": {"decoder_config": LLAMA, "context_access": "latent", "collapse_protection": "none"},
 }
@@ -218,6 +218,22 @@ def test_a_reply_that_stands_twice_in_a_batch_is_no_wrong_answer() -> None:
 
 
 # ---- learning ----
+
+
+def test_the_bag_of_words_counts_each_token_of_a_reply_whatever_its_place() -> None:
+    model, inputs = dialogue(bag_weight=1.0), pairs()
+    total, count = model(**inputs).loss_parts["bag"]
+    backwards = inputs["labels"].clone()
+    for row in backwards:
+        known = row != -100
+        row[known] = row[known].flip(0)
+    torch.testing.assert_close(model(**{**inputs, "labels": backwards}).loss_parts["bag"][0], total)
+    vectors = model.bag_head(model(**inputs).predicted_latents)
+    scores = (vectors @ model.get_input_embeddings().weight.T).log_softmax(-1)
+    by_hand = [-scores[row, labels[labels != -100]].mean() for row, labels in enumerate(inputs["labels"])]
+    assert float(count) == 4
+    torch.testing.assert_close(total / count, torch.stack(by_hand).mean())
+    assert "bag" not in dialogue()(**inputs).loss_parts
 
 
 @every_variant
