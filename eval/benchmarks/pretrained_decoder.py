@@ -122,6 +122,7 @@ def _arm(name: str, options: argparse.Namespace) -> Arm:
         "pretrained_decoder": options.decoder,
         **parse_changes(options.set),
         **ANCHOR_FIELDS[model],
+        **({"warmup_steps": 0} if name == AS_IT_CAME else {}),
     }
     exam = {
         "marks": [0 if name == AS_IT_CAME else options.steps],

@@ -86,7 +86,7 @@ def test_an_arm_is_a_whole_run_with_its_log_and_the_doctors_findings(source, tmp
         benchmark.train_and_examine({**settings, "overrides": {"hiden_size": 1}}, 0, tmp_path / "other")
 
 
-def test_the_command_keeps_what_is_done_and_names_no_folder(source, tmp_path, repository, monkeypatch):
+def test_the_command_writes_all_arms_and_names_no_folder(source, tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
     monkeypatch.setattr(benchmark, "plan_cells", planned := Planned(tmp_path))
     monkeypatch.setattr(benchmark, "run_cells", lambda cells, workers, progress: Outcome(kept=list(cells)))
@@ -96,7 +96,14 @@ def test_the_command_keeps_what_is_done_and_names_no_folder(source, tmp_path, re
     assert planned.arms == list(benchmark.ARMS) == list(record["arms"])
     assert record["command"].startswith(f"python -m eval.benchmarks.dialogue_collapse --data PATH/TO/{source.name} ")
     assert str(source.parent) not in record["command"]
-    assert benchmark.main([*flags, "--json", str(tmp_path / "nowhere" / "x" / "..")]) == 2
+
+
+def test_data_that_is_not_there_is_one_line_and_exit_code_2(tmp_path, repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    assert benchmark.main(["--data", "nowhere", "--json", str(tmp_path / "x.json")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: data 'nowhere' is neither")
+    assert "\n" not in error
 
 
 class Planned:
