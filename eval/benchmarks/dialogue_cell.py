@@ -39,7 +39,7 @@ class Exam:
     """What is scored when.
 
     Attributes:
-        marks: one step, the length of the run, after which `split` is scored; 0: the model as it starts.
+        marks: one step, the length of the run, after which `split` is scored; 0 of a model that is not trained.
         split: `test`; or `valid` where something is chosen by the result: then nothing but the curve is measured.
         max_rows: pairs of it, a seeded subset; None for all.
         eval_steps, eval_rows: how often, and on how many pairs, the curve on `valid` is measured.
@@ -57,7 +57,8 @@ class Exam:
 def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """Train and score one arm.
 
-    `settings`: `recipe`, `overrides` (key -> value), `model` (of `ANCHORS`), `exam` (fields of `Exam`).
+    `settings`: `recipe`, `overrides` (key -> value), `model` (of `ANCHORS`), `exam` (fields of `Exam`), and with a mark
+    of 0 `run_steps`, which stand in the recipe of the run that is not done.
 
     Returns:
         `metrics` (the last point of the curve on valid, or the test figures), `baselines`, `examples` (per pair, see
@@ -66,7 +67,9 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
         `training_peak_memory_bytes`. Figures that mean nothing for an arm are None.
     """
     exam = Exam(**{**settings["exam"], "marks": tuple(settings["exam"]["marks"])})
-    run = parse_run(settings["recipe"], settings["overrides"], seed, max(1, exam.marks[-1]), folder / "run")
+    run = parse_run(
+        settings["recipe"], settings["overrides"], seed, settings.get("run_steps", exam.marks[-1]), folder / "run"
+    )
     family = replace(load_family(run.family), model_class=ANCHORS[settings["model"]].model_class)
     run = run if family.with_files is None else family.with_files(run)
     prepared = prepare_data(run, family)

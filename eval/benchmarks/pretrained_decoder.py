@@ -122,13 +122,13 @@ def _arm(name: str, options: argparse.Namespace) -> Arm:
         "pretrained_decoder": options.decoder,
         **parse_changes(options.set),
         **ANCHOR_FIELDS[model],
-        **({"warmup_steps": 0} if name == AS_IT_CAME else {}),
     }
     exam = {
         "marks": [0 if name == AS_IT_CAME else options.steps],
         **{key: vars(options)[key] for key in ("max_rows", "eval_steps", "eval_rows", "greedy_replies")},
     }
     settings = {"recipe": options.recipe, "overrides": overrides, "model": model, "exam": exam}
+    settings |= {"run_steps": options.steps} if name == AS_IT_CAME else {}
     sources = (options.data, options.decoder) if Path(options.decoder).exists() else (options.data,)
     code = (*CODE, "training/pretrained.py", "training/adapters.py")
     return Arm(name, settings, "eval.benchmarks.dialogue_cell:train_and_mark", sources, code)
