@@ -57,8 +57,8 @@ class Exam:
 def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """Train and score one arm.
 
-    `settings`: `recipe`, `overrides` (key -> value), `model` (of `ANCHORS`), `exam` (fields of `Exam`), and with a mark
-    of 0 `run_steps`, which stand in the recipe of the run that is not done.
+    `settings`: `recipe`, `overrides` (key -> value), `model` (of `ANCHORS`), `exam` (fields of `Exam`); with a mark of
+    0 also `run_steps`, the length of the run that is not done.
 
     Returns:
         `metrics` (the last point of the curve on valid, or the test figures), `baselines`, `examples` (per pair, see
