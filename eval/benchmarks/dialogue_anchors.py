@@ -20,6 +20,7 @@ from modeling_jepa.layers import Attention
 from modeling_jepa.modeling_dialogue_jepa import (
     DialogueJepaModel,
     DialogueLatentOutput,
+    PretrainedDecoder,
     ReplyDecoder,
     full_length,
 )
@@ -58,8 +59,8 @@ class Twin(DialogueJepaForConditionalGeneration):
         """Replace parts; the weights are tied afterwards."""
 
     def _still(self) -> Iterator[nn.Parameter]:
-        """Parameters of what is not used; the table is everybody's."""
-        table = self.get_input_embeddings().weight
+        """Parameters of what is not used. The table is everybody's, but a pretrained decoder has its own."""
+        table = None if isinstance(self.decoder, PretrainedDecoder) else self.get_input_embeddings().weight
         for name, parameter in self.named_parameters():
             if parameter is not table and name.startswith(self.unused):
                 yield parameter
@@ -162,6 +163,26 @@ class ConstantLatents(DialogueJepaModel):
         )
 
 
+class LanguageModel(WithoutLatents):
+    """A pretrained causal language model as it came: it says replies after nothing but the begin token."""
+
+    unused = ("model.", "log_scale", "decoder.latent_proj", "decoder.context_proj")
+
+    def _take_out(self) -> None:
+        self.decoder = WithoutPrefix(self.config)
+
+
+class WithoutPrefix(PretrainedDecoder):
+    """A pretrained decoder that nothing is put before."""
+
+    def _prefix(
+        self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        width = self.language_model.get_input_embeddings().weight.shape[1]
+        nothing = latents.new_zeros(len(latents), 0, width)
+        return nothing, nothing.new_zeros(nothing.shape[:2], dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class Anchor:
     """A model class, and which figures mean something for it."""
@@ -175,6 +196,7 @@ ANCHORS = {
     "bi_encoder": Anchor(BiEncoder, OF_RETRIEVAL),
     "seq2seq": Anchor(SequenceToSequence, OF_REPLIES),
     "no_latent": Anchor(Unconditional, OF_REPLIES),
+    "language_model": Anchor(LanguageModel, OF_REPLIES),
 }
 ANCHOR_FIELDS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -186,4 +208,5 @@ ANCHOR_FIELDS: dict[str, dict[str, Any]] = {
     },
     "seq2seq": {**_NO_LATENT_LOSSES, "context_access": "both"},
     "no_latent": {**_NO_LATENT_LOSSES, "context_access": "latent"},
+    "language_model": {**_NO_LATENT_LOSSES, "context_access": "latent"},
 }

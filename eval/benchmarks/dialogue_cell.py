@@ -39,7 +39,7 @@ class Exam:
     """What is scored when.
 
     Attributes:
-        marks: one step, the length of the run, after which `split` is scored.
+        marks: one step, the length of the run, after which `split` is scored; 0 of a model that is not trained.
         split: `test`; or `valid` where something is chosen by the result: then nothing but the curve is measured.
         max_rows: pairs of it, a seeded subset; None for all.
         eval_steps, eval_rows: how often, and on how many pairs, the curve on `valid` is measured.
@@ -57,7 +57,8 @@ class Exam:
 def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     """Train and score one arm.
 
-    `settings`: `recipe`, `overrides` (key -> value), `model` (of `ANCHORS`), `exam` (fields of `Exam`).
+    `settings`: `recipe`, `overrides` (key -> value), `model` (of `ANCHORS`), `exam` (fields of `Exam`); with a mark of
+    0 also `run_steps`, the length of the run that is not done.
 
     Returns:
         `metrics` (the last point of the curve on valid, or the test figures), `baselines`, `examples` (per pair, see
@@ -66,18 +67,24 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
         `training_peak_memory_bytes`. Figures that mean nothing for an arm are None.
     """
     exam = Exam(**{**settings["exam"], "marks": tuple(settings["exam"]["marks"])})
-    run = parse_run(settings["recipe"], settings["overrides"], seed, exam.marks[-1], folder / "run")
+    run = parse_run(
+        settings["recipe"], settings["overrides"], seed, settings.get("run_steps", exam.marks[-1]), folder / "run"
+    )
     family = replace(load_family(run.family), model_class=ANCHORS[settings["model"]].model_class)
+    run = run if family.with_files is None else family.with_files(run)
     prepared = prepare_data(run, family)
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
     known = ANCHORS[settings["model"]].figures
     watch = Examiner(
         exam.marks, exam.eval_steps, partial(_score, exam, prepared, known), partial(_look, exam, prepared, known)
     )
-    bare_trainer(run, family, prepared, model, watch).train()
+    if exam.marks[-1]:
+        bare_trainer(run, family, prepared, model, watch).train()
+    else:
+        watch.look_at_start(model)
     return {
         **_results(exam, prepared, watch, known),
-        "num_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "num_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad) if exam.marks[-1] else 0,
     }
 
 

@@ -61,6 +61,12 @@ class Examiner(TrainerCallback):
             self.scores[step] = self.score(model)
         self._started = time.process_time()
 
+    def look_at_start(self, model: PreTrainedModel) -> None:
+        """Score a model that is not trained: step 0, no seconds."""
+        self.peak_memory_bytes = peak_memory()
+        self.curve.append({"step": 0, "cpu_seconds": 0.0, **self.look(model)})
+        self.scores[0] = self.score(model)
+
 
 def peak_memory() -> int:
     """Bytes this process has held at most; Linux counts in KiB, macOS in bytes."""

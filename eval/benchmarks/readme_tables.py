@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks import dialogue_collapse
 from eval.benchmarks.dialogue_twin import shown_difference
 from eval.benchmarks.generator_arms import shown_number, shown_ratio
 from eval.benchmarks.recipe_arms import markdown
@@ -44,6 +45,12 @@ _DIALOGUE_NAMES = {
     "bi_encoder": "a bi-encoder",
     "seq2seq": "encoder and decoder, no latent",
     "no_latent": "the decoder alone",
+}
+
+_PRETRAINED_NAMES = {
+    "latent": "the model behind the predicted latents",
+    "no_latent": "the same behind learned constants",
+    "as_it_came": "the model as it came",
 }
 
 
@@ -196,6 +203,20 @@ def dialogue_score_rows(record: dict[str, Any]) -> list[list[str]]:
     return [header, *rows]
 
 
+def pretrained_decoder_rows(record: dict[str, Any]) -> list[list[str]]:
+    """A pretrained model with latents and without, means over seeds, and the unigram guess."""
+    header = ["", "seeds", "perplexity", "usage ratio", "hits@1 of 20", "hits@5", "MRR", "distinct-2", "rank"]
+    rows = [[*header, "times that of the constants", "times that of the model as it came", "CPU s"]]
+    for name, arm in record["arms"].items():
+        others = (record["perplexity_ratios"].get(other, {}).get(name) for other in ("no_latent", "as_it_came"))
+        seconds = f"{arm['training_cpu_seconds']['mean']:,.0f}"
+        label = [_PRETRAINED_NAMES[name], str(len(arm["seeds"]))]
+        rows.append([*label, *_replies(arm["figures"]), *map(shown_ratio, others), seconds])
+    names = ("perplexity", "latent_usage_ratio", "hits_at_1", "hits_at_5", "mrr", "distinct_2", "effective_rank")
+    guess = {name: {"mean": record["baselines"]["unigram"].get(name), "sd": None} for name in names}
+    return [*rows, ["unigram", "", *_replies(guess), "", "", ""]]
+
+
 def video_objectives_rows(record: dict[str, Any]) -> list[list[str]]:
     """Arms at the end of their runs, means over seeds, and the guessers."""
     rows = [["", "seeds", "MSE", "PSNR", "SSIM", "MSE minus future's", "MSE of frame 1", "of frame 10", "CPU s"]]
@@ -223,9 +244,11 @@ def video_score_rows(record: dict[str, Any]) -> list[list[str]]:
 
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "dailydialog_cpu": dialogue_score_rows,
+    "dialogue_collapse": dialogue_collapse.table_rows,
     "dialogue_twin": dialogue_twin_rows,
     "generator_optimizers": generator_optimizers_rows,
     "mnist_small": video_score_rows,
+    "pretrained_decoder": pretrained_decoder_rows,
     "prototype_32": video_score_rows,
     "generator_stages": generator_stages_rows,
     "generator_twin": generator_twin_rows,

@@ -31,8 +31,11 @@ def run_all(cells: Sequence[Cell], workers: int) -> Outcome:
         from training.families import load_family
 
         settings = waiting[0].arm.settings
-        run = parse_run(settings["recipe"], settings["overrides"], 0, settings["exam"]["marks"][-1], Path("unused"))
-        prepared = prepare_data(run, load_family(run.family))
+        steps = settings.get("run_steps", settings["exam"]["marks"][-1])
+        run = parse_run(settings["recipe"], settings["overrides"], 0, steps, Path("unused"))
+        family = load_family(run.family)
+        run = run if family.with_files is None else family.with_files(run)
+        prepared = prepare_data(run, family)
         print(
             f"{len(waiting)} of {len(cells)} cells to run; {len(prepared.train):,} rows, {len(prepared.test):,} test"
         )

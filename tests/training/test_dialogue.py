@@ -1,13 +1,16 @@
 """The dialogue model in training: what a run tells and leaves, where it may start, exact resumes, bad input."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from eval.retrieval import ReplyIndex
@@ -18,6 +21,8 @@ from training.build import build_config, build_model, prepare_data
 from training.data.errors import InputError
 from training.dialogue_answers import Answers
 from training.families import load_family
+
+FORBIDDEN = Path(__file__).resolve().parents[1] / "modeling_jepa"
 
 RECIPE = """\
 # tiny
@@ -233,6 +238,19 @@ def test_muon_gets_the_matrices_and_no_table(recipe: Path) -> None:
     assert not any("norm" in name or name.startswith("teacher.") for name in names)
 
 
+def test_what_projects_into_a_pretrained_decoder_has_the_rate_of_what_is_new(
+    recipe: Path, language_model: Path
+) -> None:
+    given = ("--pretrained_decoder", str(language_model), "--decoder_learning_rate", "1e-4")
+    run = parse_arguments([str(recipe), *given])
+    model = built(recipe, *given)
+    rates = {id(p): group["lr"] for group in load_family(run.family).make_optimizer(model, run).param_groups
+             for p in group["params"]}  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if id(parameter) in rates:
+            assert rates[id(parameter)] == (1e-4 if name.startswith("decoder.language_model.") else 3e-3), name
+
+
 # ---- where a run may start ----
 
 
@@ -296,18 +314,72 @@ def test_a_frozen_decoder_stays_as_it_was_and_travels_along(
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-def test_adapters_learn_and_are_merged_into_what_is_saved(recipe: Path, language_model: Path, tmp_path: Path) -> None:
-    ending = train(recipe, tmp_path / "run", f"--pretrained_decoder {language_model} --lora_rank 2")
+@pytest.fixture(scope="module")
+def adapted(recipe: Path, language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose pretrained decoder learnt by LoRA. Read only."""
+    folder = tmp_path_factory.mktemp("adapted") / "run"
+    ending = train(recipe, folder, f"--pretrained_decoder {language_model} --lora_rank 2")
     assert ending.code == 0, ending
-    model, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run", output_loading_info=True)
+    return folder
+
+
+def test_adapters_learn_and_are_merged_into_what_is_saved(adapted: Path, language_model: Path) -> None:
+    model, info = AutoModelForSeq2SeqLM.from_pretrained(adapted, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     before = LlamaForCausalLM.from_pretrained(language_model).state_dict()
     after = model.decoder.language_model.state_dict()
     changed = {name for name in before if not torch.equal(after[name], before[name])}
     assert changed == {name for name in before if "proj" in name}
-    assert not (tmp_path / "run" / "lora.safetensors").exists()
-    assert (tmp_path / "run" / "checkpoint-18" / "lora.safetensors").is_file()
+    assert not (adapted / "lora.safetensors").exists()
+    assert (adapted / "checkpoint-18" / "lora.safetensors").is_file()
+
+
+ASKED = {"input_ids": torch.tensor([[3, 20, 21, 4]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+LABELS = torch.tensor([[22, 23, 24, 4]])
+
+
+def test_a_trained_checkpoint_says_what_base_and_adapters_say(
+    recipe: Path, adapted: Path, language_model: Path
+) -> None:
+    from training.adapters import Adapters
+
+    merged = AutoModelForSeq2SeqLM.from_pretrained(adapted / "checkpoint-18").eval()
+    given = ("--pretrained_decoder", str(language_model), "--lora_rank", "2")
+    resumed = built(recipe, *given).eval()
+    Adapters.load(resumed, adapted / "checkpoint-18")
+    with torch.no_grad():
+        logits = resumed(**ASKED, labels=LABELS).logits
+        assert torch.allclose(merged(**ASKED, labels=LABELS).logits, logits, atol=1e-5)
+        for name, parameter in resumed.named_parameters():
+            if ".lora_B" in name:
+                parameter.zero_()
+        assert (resumed(**ASKED, labels=LABELS).logits - logits).abs().max() > 1e-3
+
+
+def test_an_adapted_decoder_says_the_same_where_the_packages_are_not(adapted: Path, tmp_path: Path) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(adapted).eval()
+    save_file({**ASKED, "labels": LABELS}, tmp_path / "asked.safetensors")
+    code = (
+        f"import sys; sys.path.insert(0, {str(FORBIDDEN)!r}); from open_without_packages import Forbidden;"
+        "sys.meta_path.insert(0, Forbidden()); import torch; from safetensors.torch import load_file, save_file;"
+        "from transformers import AutoModelForSeq2SeqLM; given = load_file('asked.safetensors');"
+        f"model = AutoModelForSeq2SeqLM.from_pretrained({str(adapted)!r}, trust_remote_code=True).eval();"
+        "logits = model(**given).logits.detach(); del given['labels'];"
+        "save_file({'logits': logits, 'said': model.generate(**given, do_sample=False)}, 'out.safetensors');"
+        "print(type(model).__module__, [name for name in sys.modules if name.startswith('peft')])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    child = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.startswith("transformers_modules.")
+    out = load_file(tmp_path / "out.safetensors")
+    with torch.no_grad():
+        assert torch.equal(out["logits"], model(**ASKED, labels=LABELS).logits)
+        assert torch.equal(out["said"], model.generate(**ASKED, do_sample=False))
 
 
 def test_merged_weights_say_the_same_as_base_and_adapters(recipe: Path, language_model: Path) -> None:
