@@ -114,6 +114,7 @@ class DialogueJepaPreTrainedModel(JepaPreTrainedModel):
     """Base of the dialogue models."""
 
     config: DialogueJepaConfig
+    _no_split_modules = ["Block", "ReplyBlock"]
     _supports_flex_attn = False  # its masks cannot be cut into those of latents and of context
     _keys_to_ignore_on_load_unexpected = [
         r"^teacher\.",
