@@ -40,7 +40,7 @@ class DialogueJepaConfig(JepaConfig):
         ranking_target: whose latents of the replies those cosines are with: the `teacher`'s, or `online`: the student
             reads the replies too, and learns from both sides (as Radford et al., 2021, arXiv:2103.00020, do).
         bag_weight: weight of the cross entropy, nats per token, of the reply's tokens in any order, by the predicted
-            latents alone (the bag-of-word loss of Zhao et al., 2017, arXiv:1703.10960, section 3.2).
+            latents alone (the bag-of-word loss of Zhao et al., 2017, arXiv:1703.10960, section 3.3).
         temperature: start of the learned scale 1 / temperature of those cosines.
         label_smoothing: share of a reply's token that is spread over the vocabulary.
         teacher_momentum: share of its old self that the moving average keeps at each step.
@@ -102,6 +102,16 @@ class DialogueJepaConfig(JepaConfig):
     use_cache: bool = True
     is_encoder_decoder: bool = True
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the library's. Raises `ValueError` for the file of an earlier model, which these weights do not fit."""
+        if config_dict and "scale_embeddings" not in config_dict:
+            raise ValueError(
+                "This dialogue checkpoint was made by an earlier version, whose model read tokens and latents in "
+                "another way (its config.json has no scale_embeddings): train it again."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_dialogue(self) -> None:
         """Choices, sizes and weights. Raises `ValueError`."""
         require_choice(self, "context_access", CONTEXT_ACCESS)
@@ -120,9 +130,8 @@ class DialogueJepaConfig(JepaConfig):
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             require(self, name, getattr(self, name) is not None, "the id of a token")
         require(self, "is_encoder_decoder", self.is_encoder_decoder, "true")
-        if not self.reply_weight and not self.alignment_weight and not self.ranking_weight:
-            raise ValueError(
-                "reply_weight=0, alignment_weight=0 and ranking_weight=0 leave nothing to learn: set one above 0."
-            )
+        learnt = ("reply_weight", "alignment_weight", "ranking_weight", "bag_weight")
+        if not any(getattr(self, name) for name in learnt):
+            raise ValueError(f"{'=0, '.join(learnt)}=0 leave nothing to learn: set one above 0.")
         if self.decoder_config is not None and "model_type" not in self.decoder_config:
             raise ValueError("decoder_config has no model_type: give the whole configuration of a causal model.")

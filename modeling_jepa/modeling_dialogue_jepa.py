@@ -60,7 +60,7 @@ class DialogueOutput(ModelOutput):
         loss: 0-d, when labels are given.
         loss_parts: name -> (sum, count), float32 `(2,)`, without gradient: `reply` in nats and `accuracy` of the
             greedy token, per token; `alignment`, `ranking`, `batch_accuracy` (the right reply first among those of the
-            batch), `cos_mean` and `bag` (nats per token, by the latents alone), per pair; `collapse`.
+            batch) and `cos_mean`, per pair; `bag` in nats per token, averaged over each reply, per pair; `collapse`.
         logits: `(B, L, V)`, or the last `logits_to_keep`; None in training with labels, where they never exist.
         past_key_values: the cache.
         predicted_latents, target_latents: `(B, S, H)`, each of length sqrt(H); targets where labels are given.
@@ -114,8 +114,10 @@ class DialogueJepaPreTrainedModel(JepaPreTrainedModel):
     """Base of the dialogue models."""
 
     config: DialogueJepaConfig
-    _no_split_modules = ["Block", "ReplyBlock"]
-    _supports_flex_attn = False  # its masks cannot be cut into those of latents and of context
+    # Latents and replies attend to more or fewer places than there are of them: flash attention takes the mask of the
+    # attended for that of the asking. Flex attention's masks cannot be cut into those of latents and of context.
+    _supports_flash_attn = False
+    _supports_flex_attn = False
     _keys_to_ignore_on_load_unexpected = [
         r"^teacher\.",
         r"^decoder\.",
@@ -200,19 +202,15 @@ class LatentCrossAttention(Attention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keys and values `(B, N, S or S + T, D)`, latents first; of each query the probabilities sum to 1 or to 2."""
-        groups = [slice(None, self.num_latents), slice(self.num_latents, None)]
-        found = [
-            super(LatentCrossAttention, self)._attend(
-                query,
-                key[:, :, group],
-                value[:, :, group],
-                None if attention_mask is None else attention_mask[..., group],
-                **kwargs,
-            )
-            for group in groups[: 1 + (key.shape[2] > self.num_latents)]
-        ]
-        outputs, probabilities = zip(*found, strict=True)
-        return sum(outputs), None if probabilities[0] is None else torch.cat(probabilities, dim=-1)
+        (latents, context), (said, meant) = (states.tensor_split([self.num_latents], dim=2) for states in (key, value))
+        output, probabilities = super()._attend(query, latents, said, None, **kwargs)  # latents are always all seen
+        if not context.shape[2]:
+            return output, probabilities
+        mask = None if attention_mask is None else attention_mask[..., self.num_latents :]
+        of_context, rest = super()._attend(query, context, meant, mask, **kwargs)
+        if probabilities is None or rest is None:
+            return output + of_context, None
+        return output + of_context, torch.cat((probabilities, rest), dim=-1)
 
 
 class ReplyBlock(Block):
@@ -228,6 +226,7 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
     choice to the context.
     """
 
+    _no_split_modules = ["Block", "ReplyBlock"]
     _can_record_outputs = {
         "hidden_states": Block,
         "attentions": OutputRecorder(Attention, index=1, layer_name="self_attn"),
@@ -399,7 +398,7 @@ class BagHead(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """`(B, S, H) -> (B, H)`."""
-        return self.norm(self.linear(latents.flatten(1)))
+        return self.norm(self.linear(latents.flatten(1).to(self.linear.weight.dtype)))  # of float32, being directions
 
 
 class DialogueGenerationConfig(GenerationConfig):

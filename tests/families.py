@@ -173,6 +173,7 @@ DIALOGUE_JEPA = Family(
         "max_reply_length": 16,
         "decoder_layers": 2,
         "num_latents": 2,
+        "bag_weight": 0.3,
     },
     classes={"AutoModel": DialogueJepaModel, "AutoModelForSeq2SeqLM": DialogueJepaForConditionalGeneration},
     inputs=reply_inputs,
@@ -185,7 +186,7 @@ DIALOGUE_JEPA = Family(
         ("encoder_hidden_states", "encoder_attentions", "attention_mask"),
         ("decoder_hidden_states", "decoder_attentions", "decoder_attention_mask"),
     ),
-    splitting={"alignment_weight": 0.0, "ranking_weight": 0.0, "collapse_protection": "none"},
+    splitting={"alignment_weight": 0.0, "ranking_weight": 0.0, "bag_weight": 0.0, "collapse_protection": "none"},
     of_the_batch=frozenset({"ranking", "batch_accuracy"}),
 )
 

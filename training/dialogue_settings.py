@@ -32,7 +32,10 @@ class DialogueTrainingSettings(TrainingSettings):
     muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
     decoder_learning_rate: float | None = field(
         default=None,
-        metadata=_help("peak rate of the decoder, or of a pretrained one (default: a third of learning_rate)"),
+        metadata=_help(
+            "peak rate of the decoder (default: a third of learning_rate); what projects into a pretrained one has "
+            "learning_rate"
+        ),
     )
     pretrained_decoder: str | None = field(
         default=None,

@@ -38,7 +38,7 @@ _LEADING = (
     "effective_rank",
     "target_effective_rank",
 )
-_TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.latent_proj\.|\bbag_head\."
+_TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.(latent|context)_proj\.|\bbag_head\."
 _OF_DECODER = ("decoder.", "lm_head.")
 _OF_ENCODER = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "rope_theta"),
@@ -89,9 +89,7 @@ def _make_optimizer(model: PreTrainedModel, run: Run) -> Optimizer:
 
 
 def _facts(run: Run, config: DialogueJepaConfig, prepared: Prepared, rows_per_step: int) -> RunFacts:
-    weights = {name: float(getattr(config, f"{name}_weight")) for name in ("reply", "alignment", "ranking")}
-    if config.bag_weight:
-        weights["bag"] = float(config.bag_weight)
+    weights = {name: float(getattr(config, f"{name}_weight")) for name in ("reply", "alignment", "ranking", "bag")}
     if config.collapse_protection != "none":
         weights["collapse"] = float(config.collapse_weight)
     return RunFacts(

@@ -80,7 +80,7 @@ def train_and_examine(settings: dict[str, Any], seed: int, folder: Path) -> dict
 
     Returns:
         `metrics` and `curve` (figures of `CURVE` on the held-out part; step), `advice` (step, pattern, evidence,
-        remedy), `doctor` (findings of its group `collapse`), `pairs` (that were held out).
+        remedy), `doctor` (findings of its group `collapse`).
 
     Raises:
         RuntimeError: training ended with another exit code than 0.

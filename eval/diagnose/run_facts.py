@@ -9,7 +9,7 @@ from eval.diagnose.record import TrainingRecord
 from eval.run_log import RunFacts
 
 _PARTS = ("ranking", "alignment", "auxiliary")
-_PARTS_OF_REPLIES = ("reply", "alignment", "ranking")
+_PARTS_OF_REPLIES = ("reply", "alignment", "ranking", "bag")
 _CREDIT = "credit_rate/"
 _AT_PEAK = 0.99
 

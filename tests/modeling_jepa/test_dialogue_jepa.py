@@ -124,6 +124,25 @@ def test_tied_tables_are_tied_after_reload(tmp_path: Path) -> None:
     assert opened.decoder.embed_tokens.weight is table
 
 
+def test_a_checkpoint_of_the_model_before_tokens_were_scaled_is_refused(tmp_path: Path) -> None:
+    dialogue().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config.pop("scale_embeddings") is True
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"made by an earlier version.*train it again"):
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+
+
+@every_variant
+def test_a_model_in_half_precision_gives_every_part_of_its_loss(variant: str) -> None:
+    model = dialogue(variant, bag_weight=0.3)
+    expected = model(**pairs()).loss_parts
+    found = model.to(torch.bfloat16)(**pairs()).loss_parts
+    assert found.keys() == expected.keys()
+    for name in ("reply", "bag"):
+        torch.testing.assert_close(found[name], expected[name], atol=0, rtol=0.05)
+
+
 # ---- what is read, and what the decoder sees ----
 
 
@@ -175,6 +194,12 @@ def test_latents_and_context_have_a_softmax_each_however_long_the_context_is() -
         torch.testing.assert_close(weights[..., 3:].sum(-1), torch.ones(weights.shape[:-1]))
         padded = (inputs["attention_mask"] == 0)[:, None, None].expand_as(weights[..., 3:])
         assert not weights[..., 3:][padded].any()
+
+
+@every_variant
+def test_the_blocks_that_stay_whole_are_there(variant: str) -> None:
+    model = dialogue(variant)
+    assert {type(module).__name__ for module in model.modules()} >= set(model._no_split_modules)
 
 
 @pytest.mark.parametrize("variant", ["both", "gpt2"])

@@ -39,6 +39,8 @@ model:
 data:
   data: {data}
   max_vocab: 300
+loss:
+  bag_weight: 0.3
 training:
   max_steps: 18
   warmup_steps: 2
@@ -125,7 +127,7 @@ def built(recipe: Path, *flags: str) -> torch.nn.Module:
 def test_every_part_of_the_loss_stands_in_the_log_from_the_first_step(finished) -> None:
     rows = [row for row in log_rows(finished[0]) if "loss" in row]
     assert rows[0]["step"] == 1
-    named = "reply perplexity accuracy alignment ranking batch_accuracy cos_mean collapse learning_rate grad_norm"
+    named = "reply perplexity accuracy alignment ranking bag batch_accuracy cos_mean collapse learning_rate grad_norm"
     for row in rows:
         assert set(named.split()) <= row.keys()
         assert row["perplexity"] == pytest.approx(2.718281828459045 ** row["reply"])
