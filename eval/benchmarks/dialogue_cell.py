@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from eval.benchmarks.bare_trainer import bare_trainer
 from eval.benchmarks.dialogue_anchors import ANCHORS
 from eval.benchmarks.examiner import Examiner
-from eval.benchmarks.recipe_arms import parse_run
+from eval.benchmarks.recipe_arms import run_of_cell
 from eval.scorers.dialogue import (
     GREEDY_REPLIES,
     DialogueScores,
@@ -67,11 +67,8 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
         `training_peak_memory_bytes`. Figures that mean nothing for an arm are None.
     """
     exam = Exam(**{**settings["exam"], "marks": tuple(settings["exam"]["marks"])})
-    run = parse_run(
-        settings["recipe"], settings["overrides"], seed, settings.get("run_steps", exam.marks[-1]), folder / "run"
-    )
+    run = run_of_cell(settings, seed, folder / "run")
     family = replace(load_family(run.family), model_class=ANCHORS[settings["model"]].model_class)
-    run = run if family.with_files is None else family.with_files(run)
     prepared = prepare_data(run, family)
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
     known = ANCHORS[settings["model"]].figures

@@ -23,6 +23,16 @@ def parse_run(recipe: str, overrides: dict[str, Any], seed: int, steps: int, out
     return parse_arguments([recipe, *flags, *own])
 
 
+def run_of_cell(settings: dict[str, Any], seed: int, output_dir: Path) -> Run:
+    """The run of a cell with the files that it names; `run_steps` is its length where the exam has none."""
+    from training.families import load_family
+
+    steps = settings.get("run_steps", settings["exam"]["marks"][-1])
+    run = parse_run(settings["recipe"], settings["overrides"], seed, steps, output_dir)
+    complete = load_family(run.family).with_files
+    return run if complete is None else complete(run)
+
+
 def run_all(cells: Sequence[Cell], workers: int) -> Outcome:
     """Run what is missing; the data is prepared once before, so that no cell's figures contain it."""
     waiting = [cell for cell in cells if not cell.done]
@@ -30,12 +40,8 @@ def run_all(cells: Sequence[Cell], workers: int) -> Outcome:
         from training.build import prepare_data
         from training.families import load_family
 
-        settings = waiting[0].arm.settings
-        steps = settings.get("run_steps", settings["exam"]["marks"][-1])
-        run = parse_run(settings["recipe"], settings["overrides"], 0, steps, Path("unused"))
-        family = load_family(run.family)
-        run = run if family.with_files is None else family.with_files(run)
-        prepared = prepare_data(run, family)
+        run = run_of_cell(waiting[0].arm.settings, 0, Path("unused"))
+        prepared = prepare_data(run, load_family(run.family))
         print(
             f"{len(waiting)} of {len(cells)} cells to run; {len(prepared.train):,} rows, {len(prepared.test):,} test"
         )

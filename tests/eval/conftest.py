@@ -1,6 +1,7 @@
 """One tiny tokenizer, model, data set and checkpoint for all tests of eval; none of it is trained."""
 
 import json
+import random
 from pathlib import Path
 
 import datasets
@@ -110,3 +111,16 @@ def cells_in_this_process(monkeypatch, repository):
     monkeypatch.setattr(recipe_arms, "run_cells", run_cells)
     monkeypatch.chdir(repository)
     return ran
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory):
+    """A folder with train, valid and test dialogues of four turns."""
+    folder = tmp_path_factory.mktemp("dialogue-source")
+    generator = random.Random(3)
+    words = [f"word{number}" for number in range(40)]
+    for name, count in (("train", 20), ("valid", 12), ("test", 10)):
+        turns = [[" ".join(generator.choices(words, k=5)) for _ in range(4)] for _ in range(count)]
+        lines = [json.dumps({"turns": row}) for row in turns]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import re
 
 import pytest
@@ -32,21 +31,15 @@ SHORT = ["--seeds", "2", "--steps", "3", "--tuning_steps", "2", "--eval_steps", 
 TWINS = ("bi_encoder", "seq2seq", "no_latent")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A folder with train, valid and test dialogues of four turns."""
-    folder = tmp_path_factory.mktemp("dialogue-source")
-    generator = random.Random(3)
-    words = [f"word{number}" for number in range(40)]
-    for name, count in (("train", 20), ("valid", 12), ("test", 10)):
-        turns = [[" ".join(generator.choices(words, k=5)) for _ in range(4)] for _ in range(count)]
-        lines = [json.dumps({"turns": row}) for row in turns]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-def flags(source, folder, *more):
-    place = ["--data", str(source), "--out", str(folder / "cells"), "--json", str(folder / "dialogue_twin.json")]
+def flags(talks, folder, *more):
+    place = [
+        "--data",
+        str(talks),
+        "--out",
+        str(folder / "cells"),
+        "--json",
+        str(folder / "dialogue_twin.json"),
+    ]
     return [
         *place,
         *SHORT,
@@ -58,8 +51,8 @@ def flags(source, folder, *more):
     ]
 
 
-def test_the_twin_tunes_each_arm_by_its_own_figure_and_goes_on_where_it_was(source, tmp_path, cells_in_this_process):
-    arguments = flags(source, tmp_path, "--rates", "1e-3", "2e-3", "--arms", "ours", "bi_encoder")
+def test_the_twin_tunes_each_arm_by_its_own_figure_and_goes_on_where_it_was(talks, tmp_path, cells_in_this_process):
+    arguments = flags(talks, tmp_path, "--rates", "1e-3", "2e-3", "--arms", "ours", "bi_encoder")
     assert dialogue_twin.main([*arguments, "--seeds", "1"]) in (0, 1)
     assert len(cells_in_this_process) == 2 * 2 + 2
     cells_in_this_process.clear()
@@ -74,9 +67,9 @@ def test_the_twin_tunes_each_arm_by_its_own_figure_and_goes_on_where_it_was(sour
 
 
 def test_every_arm_is_scored_on_the_same_pairs_and_stands_in_the_tables(
-    source, tmp_path, cells_in_this_process, monkeypatch
+    talks, tmp_path, cells_in_this_process, monkeypatch
 ):
-    arguments = flags(source, tmp_path, "--rates", "1e-3")
+    arguments = flags(talks, tmp_path, "--rates", "1e-3")
     assert dialogue_twin.main(arguments) in (0, 1)
     assert len(cells_in_this_process) == 5 * 2
     record = json.loads((tmp_path / "dialogue_twin.json").read_text(encoding="utf-8"))
@@ -93,7 +86,7 @@ def test_every_arm_is_scored_on_the_same_pairs_and_stands_in_the_tables(
         assert arms[name]["usage"]["ratio"] == pytest.approx(figure, rel=1e-3)
     assert len(record["required"]) >= 5
     assert len(record["aimed"]) == 2
-    assert str(source.parent) not in record["command"]
+    assert str(talks.parent) not in record["command"]
 
     table = (tmp_path / "dialogue_twin.md").read_text(encoding="utf-8")
     assert re.search(r"^\| no_latent \| 2 \|", table, flags=re.MULTILINE)
@@ -107,9 +100,9 @@ def test_every_arm_is_scored_on_the_same_pairs_and_stands_in_the_tables(
     assert "| ours, the latent alone | 2 |" in page
 
 
-def test_arms_differ_in_the_loss_and_in_what_the_decoder_sees_alone(source, repository, monkeypatch, tmp_path):
+def test_arms_differ_in_the_loss_and_in_what_the_decoder_sees_alone(talks, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
-    options = dialogue_twin._parser().parse_args(["--data", str(source), "--out", str(tmp_path), "--set", "bf16=true"])
+    options = dialogue_twin._parser().parse_args(["--data", str(talks), "--out", str(tmp_path), "--set", "bf16=true"])
     made = {
         name: dialogue_arms.dialogue_arm(name, name, 4e-3, {}, options).settings["overrides"]
         for name in dialogue_arms.ARMS
@@ -125,9 +118,9 @@ def test_arms_differ_in_the_loss_and_in_what_the_decoder_sees_alone(source, repo
     assert set(access.values()) == {"latent"}
 
 
-def test_the_decoders_rate_keeps_the_recipes_proportion(source, repository, monkeypatch, tmp_path):
+def test_the_decoders_rate_keeps_the_recipes_proportion(talks, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
-    given = ["--data", str(source), "--set", "learning_rate=0.008", "decoder_learning_rate=0.002"]
+    given = ["--data", str(talks), "--set", "learning_rate=0.008", "decoder_learning_rate=0.002"]
     arm = dialogue_arms.dialogue_arm("ours", "ours", 4e-3, {}, dialogue_twin._parser().parse_args(given))
     assert arm.settings["overrides"]["decoder_learning_rate"] == pytest.approx(1e-3)
 
@@ -293,8 +286,8 @@ def test_aims_are_five_points_and_five_percent():
         (["--recipe", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(changed, named, source, tmp_path, capsys, cells_in_this_process):
-    data = [] if "--data" in changed else ["--data", str(source)]
+def test_bad_input_is_one_line_and_exit_code_2(changed, named, talks, tmp_path, capsys, cells_in_this_process):
+    data = [] if "--data" in changed else ["--data", str(talks)]
     place = ["--json", str(tmp_path / "x.json"), "--out", str(tmp_path), "--rates", "1e-3"]
     assert dialogue_twin.main([*data, *place, *changed]) == 2
     error = capsys.readouterr().err.strip()

@@ -1,7 +1,6 @@
 """What keeps the dialogue model's latents apart: the comparison at the size of a test, and what it requires."""
 
 import json
-import random
 
 import pytest
 
@@ -59,23 +58,10 @@ def test_the_table_has_both_ranks_at_every_step_and_what_was_said(tmp_path, monk
     assert f"| {benchmark.UNPROTECTED} | 10.0 / 20.0 | 0.5 / 1.0 |" in readme_tables.render("dialogue_collapse")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A folder with train, valid and test dialogues of four turns."""
-    folder = tmp_path_factory.mktemp("collapse-source")
-    generator = random.Random(3)
-    words = [f"word{number}" for number in range(40)]
-    for name, count in (("train", 20), ("valid", 12), ("test", 10)):
-        turns = [[" ".join(generator.choices(words, k=5)) for _ in range(4)] for _ in range(count)]
-        lines = [json.dumps({"turns": row}) for row in turns]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-def test_an_arm_is_a_whole_run_with_its_log_and_the_doctors_findings(source, tmp_path, repository, monkeypatch):
+def test_an_arm_is_a_whole_run_with_its_log_and_the_doctors_findings(talks, tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
     tiny = {"hidden_size": 16, "num_hidden_layers": 1, "decoder_layers": 1, "num_attention_heads": 2}
-    tiny |= {"per_device_train_batch_size": 8, "data": str(source), **benchmark.ARMS[benchmark.UNPROTECTED]}
+    tiny |= {"per_device_train_batch_size": 8, "data": str(talks), **benchmark.ARMS[benchmark.UNPROTECTED]}
     settings = {"recipe": benchmark.RECIPE, "overrides": tiny, "steps": 4, "eval_steps": 2}
     found = benchmark.train_and_examine(settings, 0, tmp_path)
     assert [point["step"] for point in found["curve"]] == [0, 2, 4]
@@ -86,16 +72,16 @@ def test_an_arm_is_a_whole_run_with_its_log_and_the_doctors_findings(source, tmp
         benchmark.train_and_examine({**settings, "overrides": {"hiden_size": 1}}, 0, tmp_path / "other")
 
 
-def test_the_command_writes_all_arms_and_names_no_folder(source, tmp_path, repository, monkeypatch):
+def test_the_command_writes_all_arms_and_names_no_folder(talks, tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
     monkeypatch.setattr(benchmark, "plan_cells", planned := Planned(tmp_path))
     monkeypatch.setattr(benchmark, "run_cells", lambda cells, workers, progress: Outcome(kept=list(cells)))
-    flags = ["--data", str(source), "--steps", "100", "--json", str(tmp_path / "result.json")]
+    flags = ["--data", str(talks), "--steps", "100", "--json", str(tmp_path / "result.json")]
     assert benchmark.main(flags) == 0
     record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert planned.arms == list(benchmark.ARMS) == list(record["arms"])
-    assert record["command"].startswith(f"python -m eval.benchmarks.dialogue_collapse --data PATH/TO/{source.name} ")
-    assert str(source.parent) not in record["command"]
+    assert record["command"].startswith(f"python -m eval.benchmarks.dialogue_collapse --data PATH/TO/{talks.name} ")
+    assert str(talks.parent) not in record["command"]
 
 
 def test_data_that_is_not_there_is_one_line_and_exit_code_2(tmp_path, repository, monkeypatch, capsys):

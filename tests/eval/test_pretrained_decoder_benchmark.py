@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 import re
 
 import pytest
@@ -31,18 +30,6 @@ LLAMA = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "nu
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A folder with train, valid and test dialogues of four turns."""
-    folder = tmp_path_factory.mktemp("pretrained-source")
-    generator = random.Random(3)
-    for name, count in (("train", 20), ("valid", 12), ("test", 10)):
-        turns = [[" ".join(generator.choices(WORDS, k=5)) for _ in range(4)] for _ in range(count)]
-        lines = [json.dumps({"turns": row}) for row in turns]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
     """A tiny causal language model with a tokenizer of words."""
     folder = tmp_path_factory.mktemp("decoder")
@@ -57,20 +44,20 @@ def decoder(tmp_path_factory):
     return folder
 
 
-def flags(source, decoder, folder, *more):
+def flags(talks, decoder, folder, *more):
     place = ["--out", str(folder / "cells"), "--json", str(folder / "pretrained_decoder.json")]
     short = ["--steps", "3", "--eval_steps", "2", "--eval_rows", "20", "--greedy_replies", "4"]
     sizes = [f"{key}={value}" for key, value in TINY.items()]
-    return ["--data", str(source), "--decoder", str(decoder), *place, *short, *more, "--set", *sizes]
+    return ["--data", str(talks), "--decoder", str(decoder), *place, *short, *more, "--set", *sizes]
 
 
 def test_all_arms_are_scored_on_the_same_pairs_and_stand_in_the_tables(
-    source, decoder, tmp_path, cells_in_this_process, monkeypatch
+    talks, decoder, tmp_path, cells_in_this_process, monkeypatch
 ):
-    assert pretrained_decoder.main(flags(source, decoder, tmp_path, "--seeds", "2")) in (0, 1)
+    assert pretrained_decoder.main(flags(talks, decoder, tmp_path, "--seeds", "2")) in (0, 1)
     assert cells_in_this_process == ["latent/0", "no_latent/0", "latent/1", "no_latent/1", "as_it_came/0"]
     cells_in_this_process.clear()
-    assert pretrained_decoder.main(flags(source, decoder, tmp_path, "--seeds", "2")) in (0, 1)
+    assert pretrained_decoder.main(flags(talks, decoder, tmp_path, "--seeds", "2")) in (0, 1)
     assert cells_in_this_process == []
 
     record = json.loads((tmp_path / "pretrained_decoder.json").read_text(encoding="utf-8"))
@@ -85,7 +72,7 @@ def test_all_arms_are_scored_on_the_same_pairs_and_stand_in_the_tables(
     assert arms["as_it_came"]["num_parameters"] == 0
     assert [point["step"] for point in arms["as_it_came"]["curve"]] == [0]
     assert len(record["required"]) == 3
-    for place in (source, decoder):
+    for place in (talks, decoder):
         assert str(place.parent) not in record["command"]
 
     table = (tmp_path / "pretrained_decoder.md").read_text(encoding="utf-8")
@@ -97,20 +84,20 @@ def test_all_arms_are_scored_on_the_same_pairs_and_stand_in_the_tables(
 
 
 def test_a_model_as_it_came_has_the_perplexity_that_the_library_gives_it(
-    source, decoder, tmp_path, cells_in_this_process
+    talks, decoder, tmp_path, cells_in_this_process
 ):
-    options = pretrained_decoder._parser().parse_args(flags(source, decoder, tmp_path))
+    options = pretrained_decoder._parser().parse_args(flags(talks, decoder, tmp_path))
     cell = pretrained_decoder.plan(options)[-1]
     assert cell.arm.name == "as_it_came"
     found = run_one(cell.arm, 0, cell.key)["metrics"]["perplexity"]
-    assert found == pytest.approx(_perplexity(source, decoder), rel=1e-4)
+    assert found == pytest.approx(_perplexity(talks, decoder), rel=1e-4)
 
 
-def _perplexity(source, decoder) -> float:
+def _perplexity(talks, decoder) -> float:
     """Of all test replies after the begin token, each with its end token, by the model itself."""
     model = AutoModelForCausalLM.from_pretrained(decoder).eval()
     nll = tokens = 0
-    for line in (source / "test.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (talks / "test.jsonl").read_text(encoding="utf-8").splitlines():
         for reply in json.loads(line)["turns"][1:]:
             ids = torch.tensor([[1, *(3 + WORDS.index(word) for word in reply.split()), 2]])
             with torch.no_grad():
@@ -158,8 +145,8 @@ def test_what_is_required_is_a_ratio_and_two_lower_perplexities():
     assert pretrained_decoder.required({"arms": {}, "perplexity_ratios": {}}) == {}
 
 
-def test_a_decoder_that_is_not_there_is_one_line_and_exit_code_2(source, tmp_path, capsys, cells_in_this_process):
-    assert pretrained_decoder.main(flags(source, "nowhere/model", tmp_path)) == 2
+def test_a_decoder_that_is_not_there_is_one_line_and_exit_code_2(talks, tmp_path, capsys, cells_in_this_process):
+    assert pretrained_decoder.main(flags(talks, "nowhere/model", tmp_path)) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: pretrained_decoder: ")
     assert "\n" not in error
