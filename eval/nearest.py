@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 
 CHUNK = 16_384  # vectors compared at a time: 16 MiB of float32 where they are 256 wide
+DIGITS = 6  # a matrix product's last bits depend on a vector's place: products of unit vectors are equal up to here
 LARGE = 1_000_000  # from here on `faiss` looks, where it is installed (jepa-lm[search])
 
 
@@ -16,7 +17,7 @@ class Search(Protocol):
 
 
 class Chunks:
-    """Compares all of the vectors `(N, D)`, float16, in float32; of equals the earlier comes first."""
+    """Compares all of the vectors `(N, D)`, float16, in float32; of equals (to `DIGITS`) the earlier comes first."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
@@ -29,7 +30,7 @@ class Chunks:
             here = np.broadcast_to(np.arange(start, start + products.shape[1]), products.shape)
             best, places = np.concatenate([best, products], axis=1), np.concatenate([places, here], axis=1)
             # Those kept stand first, so that a stable order keeps the earlier of equals.
-            order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+            order = np.argsort(-best.round(DIGITS), axis=1, kind="stable")[:, :k]
             best, places = np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
         return best, places
 
