@@ -40,6 +40,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_CACHES, ignore_errors=True)
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """A file's content as a parameter is named by its size: what it holds may differ from one process to the next (a
+    gzip header holds the second in which it was made), and workers must collect the same names."""
+    if isinstance(val, bytes) and len(val) > 40:
+        return f"{argname}-of-{len(val)}-bytes"
+    return None
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
     """Each test starts from the same random state, whichever ran before it in its process."""
