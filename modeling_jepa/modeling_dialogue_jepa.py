@@ -32,6 +32,7 @@ from modeling_jepa.pipeline_reply import ReplyPipeline  # noqa: F401  (so that i
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 IGNORED = -100
+_COVARIANCE_WEIGHT = 1 / 25  # VICReg's own; at 1 the covariance of a batch of 32 is noise that drowns the variance
 
 
 @dataclass
@@ -670,12 +671,12 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         if self.bag_head is not None:
             parts["bag"] = self._bag_part(self.bag_head(predicted), labels)
         if self.config.collapse_protection != "none":
-            vectors = torch.cat((predicted, context)).flatten(0, 1)
-            key = labels.clamp_min(0).sum()
+            # By reading and by latent: those that are meant to differ, of one pair, must not count as spread.
+            vectors = torch.cat((predicted, context), dim=1).transpose(0, 1)
             penalty = (
-                vicreg_penalty(vectors)
+                vicreg_penalty(vectors, covariance_weight=_COVARIANCE_WEIGHT)
                 if self.config.collapse_protection == "vicreg"
-                else (sigreg_penalty(vectors, key=key))
+                else torch.stack([sigreg_penalty(one, key=labels.clamp_min(0).sum()) for one in vectors]).mean()
             )
             parts["collapse"] = torch.stack((penalty, penalty.new_tensor(1.0))) * len(labels)
         return parts

@@ -29,6 +29,7 @@ from training.families import Family
 from training.generator_settings import GeneratorEvaluationSettings
 from training.growing import check_origin, own_start, take_weights
 from training.memory import TrimMemory
+from training.precision import autocasts_to_bfloat16
 from training.processes import wants_cpu
 from training.run_state import RunState
 from training.schedule import scheduler_arguments
@@ -156,7 +157,10 @@ def training_arguments(run: Run) -> TrainingArguments:
     settings = run.training
     check_device(run)
     # Given only where they are asked for: `accelerate launch` may have its own say about precision.
-    switches = ("bf16", "fp16", "gradient_checkpointing", "torch_compile")
+    switches = ("fp16", "gradient_checkpointing", "torch_compile")
+    given = {name: True for name in switches if getattr(settings, name)}
+    if autocasts_to_bfloat16(settings.bf16, on_cpu=wants_cpu(run)):
+        given["bf16"] = True
     return TrainingArguments(
         output_dir=str(run.output_dir),
         max_steps=settings.max_steps,
@@ -183,7 +187,7 @@ def training_arguments(run: Run) -> TrainingArguments:
         # A stream goes on from its cursor, and every process reads its own batches.
         ignore_data_skip=run.data.streaming,
         accelerator_config={"dispatch_batches": False} if run.data.streaming else None,
-        **{name: True for name in switches if getattr(settings, name)},
+        **given,
         **scheduler_arguments(settings),
     )
 

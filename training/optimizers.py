@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from training.credit import part_of
+from training.precision import PortableMuon
 from training.settings import TrainingSettings
 
 _ADAM_EPS = 1e-8
@@ -53,7 +54,7 @@ class MuonWithAdamW(Optimizer):
     def __init__(self, model: nn.Module, settings: Any, grouping: Grouping = ONE_PART) -> None:
         groups = _groups(model, settings, grouping, with_muon=True)
         # The library's optimizers take the very dictionaries, so that a scheduler and credit change them for both.
-        self._muon = Muon(
+        self._muon = PortableMuon(
             [group for group in groups if group["muon"]],
             lr=settings.learning_rate,
             momentum=settings.muon_momentum,

@@ -1,0 +1,124 @@
+"""A small Llama of words, pretrained on dialogues: what `pretrained_decoder` puts in the place of a decoder.
+
+    python -m eval.benchmarks.small_llama --data PATH/TO/dailydialog --output_dir outputs/small_llama
+
+The library's own model and trainer; the vocabulary is that of the recipe, made from the training part, and it learns
+to go on with the training dialogues, turn after turn, each between a begin and an end token. The folder is a plain
+checkpoint for `AutoModelForCausalLM` and `AutoTokenizer`. Exit codes: 0; 2 bad input.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from transformers import (
+    DataCollatorForLanguageModeling,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from eval.benchmarks.recipe_arms import parse_run
+from training.build import prepare_data
+from training.data.dialogues import load_dialogues
+from training.data.errors import InputError
+from training.families import load_family
+
+RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "dailydialog_cpu.yaml")
+WINDOW = 128  # tokens
+ROOM = 256  # positions, so that a soft prefix fits before a reply
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module."""
+    options = _parser().parse_args(argv)
+    try:
+        pretrain(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output_dir}: a pretrained Llama and its tokenizer")
+    return 0
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train and save model and tokenizer. Raises InputError where the source cannot be read."""
+    run = parse_run(options.recipe, {"data": options.data}, options.seed, options.steps, Path("unused"))
+    tokenizer = prepare_data(run, load_family(run.family)).tokenizer
+    turns = load_dialogues(run.data, "train").turns
+    windows = [{"input_ids": ids} for ids in windows_of(turns, tokenizer)]
+    set_seed(options.seed)
+    trainer = Trainer(
+        LlamaForCausalLM(config_for(tokenizer, options.hidden_size, options.layers)),
+        TrainingArguments(
+            output_dir=options.output_dir,
+            max_steps=options.steps,
+            per_device_train_batch_size=32,
+            learning_rate=options.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=options.steps // 20,
+            weight_decay=0.1,
+            bf16=True,
+            use_cpu=True,
+            seed=options.seed,
+            logging_steps=100,
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=windows,  # type: ignore[arg-type] # a list is one
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+    trainer.train()
+    trainer.save_model()
+    tokenizer.save_pretrained(options.output_dir)
+
+
+def config_for(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int) -> LlamaConfig:
+    """Heads of 32, tied tables."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 32,
+        max_position_embeddings=ROOM,
+        tie_word_embeddings=True,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+    )
+
+
+def windows_of(dialogues: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
+    """Tokens of up to `WINDOW` of a dialogue, each window from the beginning of a turn; what is longer is cut."""
+    begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+    for turns in dialogues:
+        window: list[int] = []
+        for ids in tokenizer(list(turns), add_special_tokens=False)["input_ids"]:
+            turn = [*begin, *ids[: WINDOW - 2], *end]
+            if len(window) + len(turn) > WINDOW:
+                yield window
+                window = []
+            window += turn
+        yield window
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.benchmarks.small_llama", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--data", required=True, help="dialogues, as in the recipe; such as a folder")
+    parser.add_argument("--output_dir", required=True, help="folder of the checkpoint")
+    parser.add_argument("--recipe", default=RECIPE, help="recipe of data and vocabulary (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1500, help="of 32 windows (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="its peak (default: %(default)s)")
+    parser.add_argument("--hidden_size", type=int, default=128, help="a multiple of 32 (default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=4, help="blocks (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
