@@ -83,21 +83,19 @@ def above_negatives(target_logits: torch.Tensor, negative_logits: torch.Tensor) 
     return part((target_logits[:, None] > negative_logits).all(1))
 
 
-def vicreg_penalty(vectors: torch.Tensor, eps: float = 1e-4, covariance_weight: float = 1.0) -> torch.Tensor:
+def vicreg_penalty(vectors: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
     """Variance and covariance terms of VICReg (Bardes et al., 2022, arXiv:2105.04906, eq. 1 and 3), 0-d.
 
-    mean_d max(0, 1 - std_d) + covariance_weight sum_(d != e) C_de^2 / H, over `vectors` (K, H), or averaged over the
-    leading axes of (..., K, H). The paper weighs the second term 1/25 of the first. A batch statistic: it cannot be
-    summed over micro-batches. Fewer than two vectors give 0.
+    mean_d max(0, 1 - std_d) + sum_(d != e) C_de^2 / H, over `vectors` (K, H). A batch statistic: it cannot be summed
+    over micro-batches. Fewer than two vectors give 0.
     """
-    if vectors.shape[-2] < 2:
+    if vectors.shape[0] < 2:
         return vectors.sum() * 0.0
-    centred = vectors.float() - vectors.float().mean(-2, keepdim=True)
-    covariance = centred.mT @ centred / (vectors.shape[-2] - 1)
-    variances = covariance.diagonal(dim1=-2, dim2=-1)
-    spread = torch.sqrt(variances + eps)
-    off_diagonal = covariance.pow(2).sum((-2, -1)) - variances.pow(2).sum(-1)
-    return torch.relu(1.0 - spread).mean() + covariance_weight * off_diagonal.mean() / vectors.shape[-1]
+    centred = vectors.float() - vectors.float().mean(0)
+    covariance = centred.T @ centred / (vectors.shape[0] - 1)
+    spread = torch.sqrt(covariance.diagonal() + eps)
+    off_diagonal = covariance.pow(2).sum() - covariance.diagonal().pow(2).sum()
+    return torch.relu(1.0 - spread).mean() + off_diagonal / vectors.shape[1]
 
 
 def sigreg_penalty(

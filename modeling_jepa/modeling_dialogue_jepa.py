@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from configuration_jepa.configuration_dialogue_jepa import DialogueJepaConfig
 from modeling_jepa.chunked_cross_entropy import NextTokenParts, chunked_cross_entropy, cross_entropy_parts
 from modeling_jepa.latent_head import Predictor
-from modeling_jepa.layers import Attention, Block, RMSNorm, rotary_position_embeddings
+from modeling_jepa.layers import Attention, Block, RMSNorm, ZeroInitLinear, rotary_position_embeddings
 from modeling_jepa.losses import alignment_loss, cosine, part, sigreg_penalty, unit, vicreg_penalty
 from modeling_jepa.modeling_base import JepaPreTrainedModel
 from modeling_jepa.modeling_text_jepa import TextJepaModel
@@ -32,7 +32,6 @@ from modeling_jepa.pipeline_reply import ReplyPipeline  # noqa: F401  (so that i
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 IGNORED = -100
-_COVARIANCE_WEIGHT = 1 / 25  # VICReg's own; at 1 the covariance of a batch of 32 is noise that drowns the variance
 
 
 @dataclass
@@ -319,7 +318,8 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
 
 class PretrainedDecoder(nn.Module):
     """A pretrained causal language model that says a reply after a soft prefix made of the latents, and by choice of
-    the context (Li and Liang, 2021, arXiv:2101.00190).
+    the context (Li and Liang, 2021, arXiv:2101.00190), and reads them with each of its words (Li et al., 2020,
+    arXiv:2004.04092, section 3.1, "embedding"), which adds nothing before it has learnt.
     """
 
     def __init__(self, config: DialogueJepaConfig) -> None:
@@ -329,6 +329,7 @@ class PretrainedDecoder(nn.Module):
         width = self.language_model.get_input_embeddings().weight.shape[1]
         self.prefix_length = config.prefix_length
         self.latent_proj = nn.Linear(config.hidden_size, config.prefix_length * width)
+        self.word_proj = ZeroInitLinear(config.num_latents * config.hidden_size, width, bias=False)
         self.context_proj = nn.Linear(config.hidden_size, width) if config.context_access == "both" else None
 
     def forward(
@@ -345,6 +346,8 @@ class PretrainedDecoder(nn.Module):
         if isinstance(past_key_values, EncoderDecoderCache):  # it attends to nothing but itself
             past_key_values = past_key_values.self_attention_cache
         words = self.language_model.get_input_embeddings()(input_ids)
+        told = self.word_proj(latents.flatten(1).to(self.word_proj.weight.dtype))
+        words = words + told[:, None].to(words.dtype)
         prefix, prefix_mask = self._prefix(latents, context, context_mask)
         if attention_mask is None:
             past = 0 if past_key_values is None else max(0, past_key_values.get_seq_length() - prefix.shape[1])
@@ -671,12 +674,12 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
         if self.bag_head is not None:
             parts["bag"] = self._bag_part(self.bag_head(predicted), labels)
         if self.config.collapse_protection != "none":
-            # By reading and by latent: those that are meant to differ, of one pair, must not count as spread.
-            vectors = torch.cat((predicted, context), dim=1).transpose(0, 1)
+            vectors = torch.cat((predicted, context)).flatten(0, 1)
+            key = labels.clamp_min(0).sum()
             penalty = (
-                vicreg_penalty(vectors, covariance_weight=_COVARIANCE_WEIGHT)
+                vicreg_penalty(vectors)
                 if self.config.collapse_protection == "vicreg"
-                else torch.stack([sigreg_penalty(one, key=labels.clamp_min(0).sum()) for one in vectors]).mean()
+                else (sigreg_penalty(vectors, key=key))
             )
             parts["collapse"] = torch.stack((penalty, penalty.new_tensor(1.0))) * len(labels)
         return parts

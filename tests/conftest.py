@@ -24,6 +24,8 @@ os.environ.update(
         "HF_EVALUATE_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "JEPA_CACHE": str(_CACHES / "jepa-lm"),
+        # Runs that ask for bfloat16 compute in it on every machine: what is tested of it must not hang on the CPU.
+        "JEPA_EMULATE_BFLOAT16": "1",
         "MPLBACKEND": "Agg",
         # The suite runs one process per core, so more threads than one would only get in each other's way.
         "OMP_NUM_THREADS": "1",

@@ -38,7 +38,7 @@ _LEADING = (
     "effective_rank",
     "target_effective_rank",
 )
-_TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.(latent|context)_proj\.|\bbag_head\."
+_TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.(latent|context|word)_proj\.|\bbag_head\."
 _OF_DECODER = ("decoder.", "lm_head.")
 _OF_ENCODER = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "rope_theta"),

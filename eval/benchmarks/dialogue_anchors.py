@@ -166,7 +166,7 @@ class ConstantLatents(DialogueJepaModel):
 class LanguageModel(WithoutLatents):
     """A pretrained causal language model as it came: it says replies after nothing but the begin token."""
 
-    unused = ("model.", "log_scale", "decoder.latent_proj", "decoder.context_proj")
+    unused = ("model.", "log_scale", "decoder.latent_proj", "decoder.word_proj", "decoder.context_proj")
 
     def _take_out(self) -> None:
         self.decoder = WithoutPrefix(self.config)

@@ -407,7 +407,10 @@ def test_only_what_is_new_learns_beside_a_frozen_decoder(recipe: Path, language_
     adapted = {n for n, p in built(recipe, *given, "--lora_rank", "2").named_parameters() if p.requires_grad}
     assert {name for name in frozen if name.startswith("decoder.")} == {
         f"decoder.{name}"
-        for name in ("latent_proj.weight", "latent_proj.bias", "context_proj.weight", "context_proj.bias")
+        for name in (
+            *("latent_proj.weight", "latent_proj.bias", "word_proj.weight"),
+            *("context_proj.weight", "context_proj.bias"),
+        )
     }
     assert all(".lora_" in name for name in adapted - frozen)
     assert len(adapted - frozen) == 3 * 2 * 7
