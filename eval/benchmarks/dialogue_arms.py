@@ -49,6 +49,7 @@ _TRAINING = (
     "dialogue_settings",
     "family_dialogue",
     "optimizers",
+    "precision",
     "run_state",
     "schedule",
     "settings",

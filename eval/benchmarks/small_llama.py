@@ -27,6 +27,7 @@ from training.build import prepare_data
 from training.data.dialogues import load_dialogues
 from training.data.errors import InputError
 from training.families import load_family
+from training.precision import autocasts_to_bfloat16
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "dailydialog_cpu.yaml")
 WINDOW = 128  # tokens
@@ -62,7 +63,7 @@ def pretrain(options: argparse.Namespace) -> None:
             lr_scheduler_type="cosine",
             warmup_steps=options.steps // 20,
             weight_decay=0.1,
-            bf16=True,
+            bf16=autocasts_to_bfloat16(asked=True, on_cpu=True),
             use_cpu=True,
             seed=options.seed,
             logging_steps=100,
