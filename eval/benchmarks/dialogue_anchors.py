@@ -173,7 +173,11 @@ class LanguageModel(WithoutLatents):
 
 
 class WithoutPrefix(PretrainedDecoder):
-    """A pretrained decoder that nothing is put before."""
+    """A pretrained decoder that nothing is put before, and nothing added to its words."""
+
+    def __init__(self, config: DialogueJepaConfig) -> None:
+        super().__init__(config)
+        nn.init.zeros_(self.word_proj.weight)
 
     def _prefix(
         self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None

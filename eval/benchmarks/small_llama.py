@@ -31,6 +31,7 @@ from training.precision import autocasts_to_bfloat16
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "dailydialog_cpu.yaml")
 WINDOW = 128  # tokens
+HEAD = 32
 ROOM = 256  # positions, so that a soft prefix fits before a reply
 
 
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pretrain(options: argparse.Namespace) -> None:
-    """Train and save model and tokenizer. Raises InputError where the source cannot be read."""
+    """Train and save model and tokenizer. Raises InputError for a width without whole heads, or no dialogues there."""
+    if options.hidden_size % HEAD:
+        raise InputError(f"hidden_size: got {options.hidden_size}; use a multiple of {HEAD}, the width of a head")
     run = parse_run(options.recipe, {"data": options.data}, options.seed, options.steps, Path("unused"))
     tokenizer = prepare_data(run, load_family(run.family)).tokenizer
     turns = load_dialogues(run.data, "train").turns
@@ -79,13 +82,13 @@ def pretrain(options: argparse.Namespace) -> None:
 
 
 def config_for(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int) -> LlamaConfig:
-    """Heads of 32, tied tables."""
+    """Heads of `HEAD`, tied tables."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         intermediate_size=hidden_size * 8 // 3,
         num_hidden_layers=layers,
-        num_attention_heads=hidden_size // 32,
+        num_attention_heads=hidden_size // HEAD,
         max_position_embeddings=ROOM,
         tie_word_embeddings=True,
         **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configuration_jepa import DialogueJepaConfig
-from eval.benchmarks import pretrained_decoder, readme_tables
+from eval.benchmarks import pretrained_decoder, readme_tables, small_llama
 from eval.benchmarks.cells import run_one
 from eval.benchmarks.dialogue_anchors import ANCHOR_FIELDS, ANCHORS
 
@@ -150,3 +150,37 @@ def test_a_decoder_that_is_not_there_is_one_line_and_exit_code_2(talks, tmp_path
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: pretrained_decoder: ")
     assert "\n" not in error
+
+
+def test_the_small_llama_is_a_plain_checkpoint_that_may_say_replies(talks, tmp_path, capsys):
+    place = ["--data", str(talks), "--output_dir", str(tmp_path / "llama")]
+    assert small_llama.main([*place, "--steps", "2", "--hidden_size", "32", "--layers", "1"]) == 0
+    assert "a pretrained Llama and its tokenizer" in capsys.readouterr().out
+    model, tokenizer = (
+        one.from_pretrained(tmp_path / "llama") for one in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    assert model.config.vocab_size == len(tokenizer)
+    options = pretrained_decoder._parser().parse_args(flags(talks, tmp_path / "llama", tmp_path))
+    cell = pretrained_decoder.plan(options)[0]
+    assert math.isfinite(run_one(cell.arm, 0, cell.key)["metrics"]["perplexity"])
+
+
+@pytest.mark.parametrize("wrong", [["--data", "nowhere"], ["--hidden_size", "40"]])
+def test_what_no_llama_can_be_made_of_is_one_line_that_names_it(talks, tmp_path, capsys, wrong):
+    given = ["--data", str(talks), "--output_dir", str(tmp_path / "llama"), *wrong]
+    assert small_llama.main(given) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {wrong[0][2:]}: .*\n", error)
+    assert not (tmp_path / "llama").exists()
+
+
+def test_windows_begin_with_turns_and_lose_none_of_a_dialogue(decoder):
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    turns = [" ".join(WORDS[:30]), " ".join(WORDS[5:40]), *([" ".join(WORDS)] * 3), "word1"]
+    windows = list(small_llama.windows_of([turns, ["word2", "word3"]], tokenizer))
+    assert max(map(len, windows)) <= small_llama.WINDOW
+    assert all(window[0] == tokenizer.bos_token_id for window in windows)
+    assert all(window[-1] == tokenizer.eos_token_id for window in windows)
+    said = [tokenizer.decode(ids, skip_special_tokens=True) for ids in windows]
+    assert " ".join(said) == " ".join([*turns, "word2", "word3"])
+    assert windows[-1] == tokenizer.convert_tokens_to_ids(["<s>", "word2", "</s>", "<s>", "word3", "</s>"])

@@ -50,7 +50,11 @@ def dialogue(variant: str = "both", **changes) -> DialogueJepaForConditionalGene
     torch.manual_seed(0)
     sizes = {"vocab_size": 97, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 16}
     config = DialogueJepaConfig(**{**sizes, "max_reply_length": 12, **VARIANTS[variant], **changes})
-    return DialogueJepaForConditionalGeneration(config).eval()
+    model = DialogueJepaForConditionalGeneration(config).eval()
+    if "decoder_config" in VARIANTS[variant]:  # what adds nothing before it has learnt has learnt
+        assert not model.decoder.word_proj.weight.any()
+        torch.nn.init.normal_(model.decoder.word_proj.weight, std=0.1)
+    return model
 
 
 def pairs(rows: int = 4, length: int = 9, reply: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -114,6 +118,20 @@ def test_a_checkpoint_opens_where_the_packages_are_not(tmp_path: Path) -> None:
     assert torch.equal(out["latents"], model(**inputs).predicted_latents.detach())
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "again")
     assert torch.equal(again(**inputs).loss, model(**inputs).loss)
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_every_word_of_a_pretrained_decoder_reads_the_latents(variant: str) -> None:
+    model, inputs = dialogue(variant, context_access="latent"), pairs(rows=2)
+    inputs["labels"][1] = inputs["labels"][0]
+    torch.nn.init.zeros_(model.decoder.latent_proj.weight)
+    first, second = model(**inputs).logits
+    assert not torch.allclose(first, second, atol=1e-4)
+    torch.nn.init.zeros_(model.decoder.word_proj.weight)
+    first, second = model(**inputs).logits
+    torch.testing.assert_close(first, second)
+    model(**inputs).loss.backward()
+    assert model.decoder.word_proj.weight.grad.any()
 
 
 def test_tied_tables_are_tied_after_reload(tmp_path: Path) -> None:
