@@ -346,7 +346,9 @@ class PretrainedDecoder(nn.Module):
         if isinstance(past_key_values, EncoderDecoderCache):  # it attends to nothing but itself
             past_key_values = past_key_values.self_attention_cache
         words = self.language_model.get_input_embeddings()(input_ids)
-        told = self.word_proj(latents.flatten(1).to(self.word_proj.weight.dtype))
+        # Of length 1 and not sqrt(H): a table's rows are short, and what is added to them must not outgrow them.
+        latents = unit(latents).to(self.word_proj.weight.dtype)
+        told = self.word_proj(latents.flatten(1)) / math.sqrt(latents.shape[1])
         words = words + told[:, None].to(words.dtype)
         prefix, prefix_mask = self._prefix(latents, context, context_mask)
         if attention_mask is None:
@@ -379,9 +381,8 @@ class PretrainedDecoder(nn.Module):
     def _prefix(
         self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(B, prefix, width)` and its mask."""
-        prefix = self.latent_proj(latents.to(self.latent_proj.weight.dtype))
-        prefix = prefix.unflatten(-1, (self.prefix_length, -1)).flatten(1, 2)
+        """`(B, prefix, width)` of latents of length 1, and its mask."""
+        prefix = self.latent_proj(latents).unflatten(-1, (self.prefix_length, -1)).flatten(1, 2)
         mask = torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device)
         if context is None or self.context_proj is None:
             return prefix, mask

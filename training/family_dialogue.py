@@ -74,15 +74,10 @@ def _is_matrix_of_trunk(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and not name.startswith(_PRETRAINED) and re.search(_TRUNK, name) is not None
 
 
-def _is_decoders(name: str, run: Run) -> bool:
-    """Whether the decoder's rate is this parameter's: what projects into a pretrained one starts from nothing."""
-    return name.startswith(_OF_DECODER if run.training.pretrained_decoder is None else _PRETRAINED)
-
-
 def _make_optimizer(model: PreTrainedModel, run: Run) -> Optimizer:
     settings = run.training
     grouping = Grouping(
-        rate=lambda name: settings.decoder_rate if _is_decoders(name, run) else settings.learning_rate,
+        rate=lambda name: settings.decoder_rate if name.startswith(_OF_DECODER) else settings.learning_rate,
         is_matrix_of_trunk=_is_matrix_of_trunk,
     )
     return (MuonWithAdamW if settings.optimizer == "muon" else grouped_adamw)(model, settings, grouping)

@@ -258,6 +258,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "text_ablation": text_ablation_rows,
     "video_objectives": video_objectives_rows,
     "video_quickstart": video_score_rows,
+    "video_training": video_objectives_rows,
 }
 
 

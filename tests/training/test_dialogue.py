@@ -242,7 +242,7 @@ def test_muon_gets_the_matrices_and_no_table(recipe: Path) -> None:
     assert not any("norm" in name or name.startswith("teacher.") for name in names)
 
 
-def test_what_projects_into_a_pretrained_decoder_has_the_rate_of_what_is_new(
+def test_what_projects_into_a_pretrained_decoder_has_the_decoders_rate(
     recipe: Path, language_model: Path
 ) -> None:
     given = ("--pretrained_decoder", str(language_model), "--decoder_learning_rate", "1e-4")
@@ -252,7 +252,7 @@ def test_what_projects_into_a_pretrained_decoder_has_the_rate_of_what_is_new(
              for p in group["params"]}  # fmt: skip
     for name, parameter in model.named_parameters():
         if id(parameter) in rates:
-            assert rates[id(parameter)] == (1e-4 if name.startswith("decoder.language_model.") else 3e-3), name
+            assert rates[id(parameter)] == (1e-4 if name.startswith("decoder.") else 3e-3), name
 
 
 # ---- where a run may start ----
