@@ -33,8 +33,8 @@ class DialogueTrainingSettings(TrainingSettings):
     decoder_learning_rate: float | None = field(
         default=None,
         metadata=_help(
-            "peak rate of the decoder (default: a third of learning_rate); what projects into a pretrained one has "
-            "learning_rate"
+            "peak rate of the decoder, what projects into a pretrained one included (default: a third of "
+            "learning_rate)"
         ),
     )
     pretrained_decoder: str | None = field(

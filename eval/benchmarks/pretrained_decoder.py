@@ -1,11 +1,12 @@
 """A pretrained language model that says the predicted latents, beside itself without them.
 
-    python -m eval.benchmarks.pretrained_decoder --data PATH/TO/dailydialog --decoder PATH/TO/stories260K
+    python -m eval.benchmarks.small_llama --data PATH/TO/dailydialog --output_dir outputs/small_llama
+    python -m eval.benchmarks.pretrained_decoder --data PATH/TO/dailydialog --decoder outputs/small_llama
 
-`latent` is the recipe: the model reads predicted latents as a soft prefix. `no_latent` is adapted in the same way, on
-the same replies and for as many steps, with learned constants in the place of the latents; `as_it_came` reads the
-replies as the model came, without prefix or training. Stop it and give the same command again: finished cells are
-kept. Exit codes: 0; 1 a cell failed, or what is required does not hold; 2 bad input.
+`latent` is the recipe: the model reads predicted latents as a soft prefix and with each of its words. `no_latent` is
+adapted in the same way, on the same replies and for as many steps, with learned constants in the place of the latents;
+`as_it_came` reads the replies as the model came, without prefix or training. Stop it and give the same command again:
+finished cells are kept. Exit codes: 0; 1 a cell failed, or what is required does not hold; 2 bad input.
 """
 
 import argparse

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="dialogues, as in the recipe; such as a folder")
     parser.add_argument("--output_dir", required=True, help="folder of the checkpoint")
     parser.add_argument("--recipe", default=RECIPE, help="recipe of data and vocabulary (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1500, help="of 32 windows (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="of 32 windows (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="its peak (default: %(default)s)")
     parser.add_argument("--hidden_size", type=int, default=128, help="a multiple of 32 (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=4, help="blocks (default: %(default)s)")

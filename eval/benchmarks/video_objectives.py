@@ -58,7 +58,16 @@ CODE = (
     "modeling_jepa",
     *(
         f"training/{name}.py"
-        for name in ("build", "callbacks", "family_video", "optimizers", "precision", "run_state", "schedule", "settings")
+        for name in (
+            "build",
+            "callbacks",
+            "family_video",
+            "optimizers",
+            "precision",
+            "run_state",
+            "schedule",
+            "settings",
+        )
     ),
     "training/future_figures.py",
     "training/trainer.py",

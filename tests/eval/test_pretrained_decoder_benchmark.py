@@ -156,9 +156,7 @@ def test_the_small_llama_is_a_plain_checkpoint_that_may_say_replies(talks, tmp_p
     place = ["--data", str(talks), "--output_dir", str(tmp_path / "llama")]
     assert small_llama.main([*place, "--steps", "2", "--hidden_size", "32", "--layers", "1"]) == 0
     assert "a pretrained Llama and its tokenizer" in capsys.readouterr().out
-    model, tokenizer = (
-        one.from_pretrained(tmp_path / "llama") for one in (AutoModelForCausalLM, AutoTokenizer)
-    )
+    model, tokenizer = (one.from_pretrained(tmp_path / "llama") for one in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer)
     options = pretrained_decoder._parser().parse_args(flags(talks, tmp_path / "llama", tmp_path))
     cell = pretrained_decoder.plan(options)[0]

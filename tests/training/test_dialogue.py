@@ -242,9 +242,7 @@ def test_muon_gets_the_matrices_and_no_table(recipe: Path) -> None:
     assert not any("norm" in name or name.startswith("teacher.") for name in names)
 
 
-def test_what_projects_into_a_pretrained_decoder_has_the_decoders_rate(
-    recipe: Path, language_model: Path
-) -> None:
+def test_what_projects_into_a_pretrained_decoder_has_the_decoders_rate(recipe: Path, language_model: Path) -> None:
     given = ("--pretrained_decoder", str(language_model), "--decoder_learning_rate", "1e-4")
     run = parse_arguments([str(recipe), *given])
     model = built(recipe, *given)
