@@ -29,7 +29,7 @@ from training.families import Family
 from training.generator_settings import GeneratorEvaluationSettings
 from training.growing import check_origin, own_start, take_weights
 from training.memory import TrimMemory
-from training.precision import autocasts_to_bfloat16
+from training.precision import settle_precision
 from training.processes import wants_cpu
 from training.run_state import RunState
 from training.schedule import scheduler_arguments
@@ -157,11 +157,8 @@ def training_arguments(run: Run) -> TrainingArguments:
     settings = run.training
     check_device(run)
     # Given only where they are asked for: `accelerate launch` may have its own say about precision.
-    switches = ("fp16", "gradient_checkpointing", "torch_compile")
-    given = {name: True for name in switches if getattr(settings, name)}
-    if autocasts_to_bfloat16(settings.bf16, on_cpu=wants_cpu(run)):
-        given["bf16"] = True
-    return TrainingArguments(
+    switches = ("bf16", "fp16", "gradient_checkpointing", "torch_compile")
+    arguments = TrainingArguments(
         output_dir=str(run.output_dir),
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.per_device_train_batch_size,
@@ -187,9 +184,10 @@ def training_arguments(run: Run) -> TrainingArguments:
         # A stream goes on from its cursor, and every process reads its own batches.
         ignore_data_skip=run.data.streaming,
         accelerator_config={"dispatch_batches": False} if run.data.streaming else None,
-        **given,
+        **{name: True for name in switches if getattr(settings, name)},
         **scheduler_arguments(settings),
     )
+    return settle_precision(arguments, run)
 
 
 def check_device(run: Run) -> None:

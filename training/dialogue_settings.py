@@ -45,7 +45,9 @@ class DialogueTrainingSettings(TrainingSettings):
     )
     freeze_decoder: bool = field(
         default=False,
-        metadata=_help("keep a pretrained decoder as it is: only the soft prefix that it reads is learnt"),
+        metadata=_help(
+            "keep a pretrained decoder as it is: only what it reads of the latents, and of the context, is learnt"
+        ),
     )
     lora_rank: int = field(
         default=0,

@@ -52,7 +52,9 @@ def hardware_line(machine: dict[str, Any], run: dict[str, Any]) -> str:
     where = host if machine["accelerator"] is None else f"{machine['accelerator']} ({host})"
     seconds = machine["seconds"]
     took = "" if seconds is None else f"It took {duration(seconds)}, held-out scores included, "
-    return f"{took or 'It ran '}in {workers} on: {where}."
+    asked = run.get("recipe", {}).get("training", {}).get("bf16")
+    other = ", in float32, as that CPU has no bfloat16" if asked and run.get("precision") == "float32" else ""
+    return f"{took or 'It ran '}in {workers} on: {where}{other}."
 
 
 def _processor() -> str:

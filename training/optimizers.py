@@ -58,7 +58,6 @@ class MuonWithAdamW(Optimizer):
             [group for group in groups if group["muon"]],
             lr=settings.learning_rate,
             momentum=settings.muon_momentum,
-            adjust_lr_fn="match_rms_adamw",
         )
         self._adamw = _adamw([group for group in groups if not group["muon"]], settings)
         super().__init__(self._muon.param_groups + self._adamw.param_groups, {})

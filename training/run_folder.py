@@ -38,6 +38,7 @@ from training.ownership import (
     refuse_another_run,
     refuse_foreign,
 )
+from training.precision import precision_of
 from training.settings_schema import keys_of_config
 
 LOCK_FILE = ".lock"
@@ -139,6 +140,7 @@ def describe_run(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)},
         "python": platform.python_version(),
         "threads": threads,
+        "precision": precision_of(run),
     }
 
 

@@ -45,7 +45,9 @@ class TrainingSettings:
         default=1.0, metadata=_help("gradients are clipped to this norm; 0 turns clipping off")
     )
     seed: int = field(default=1, metadata=_help("decides initial weights, order of the rows, masks and dropout"))
-    bf16: bool = field(default=False, metadata=_help("bfloat16 autocast"))
+    bf16: bool = field(
+        default=False, metadata=_help("bfloat16 autocast; on a CPU that would have to emulate it float32")
+    )
     fp16: bool = field(default=False, metadata=_help("float16 autocast with loss scaling (CUDA only)"))
     gradient_checkpointing: bool = field(
         default=False, metadata=_help("recompute activations in the backward pass: less memory, slower")

@@ -34,6 +34,7 @@ _TRAINING = (
     "generator_settings",
     "growing",
     "optimizers",
+    "precision",
     "run_state",
     "schedule",
     "settings",

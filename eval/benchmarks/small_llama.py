@@ -27,7 +27,7 @@ from training.build import prepare_data
 from training.data.dialogues import load_dialogues
 from training.data.errors import InputError
 from training.families import load_family
-from training.precision import autocasts_to_bfloat16
+from training.precision import cpu_has_bfloat16
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "dailydialog_cpu.yaml")
 WINDOW = 128  # tokens
@@ -48,9 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pretrain(options: argparse.Namespace) -> None:
-    """Train and save model and tokenizer. Raises InputError for a width without whole heads, or no dialogues there."""
-    if options.hidden_size % HEAD:
+    """Train and save model and tokenizer.
+
+    Raises:
+        InputError: a width without whole heads, a number that is none, or no dialogues there.
+    """
+    if options.hidden_size < HEAD or options.hidden_size % HEAD:
         raise InputError(f"hidden_size: got {options.hidden_size}; use a multiple of {HEAD}, the width of a head")
+    for name in ("steps", "layers", "learning_rate"):
+        if vars(options)[name] <= 0:
+            raise InputError(f"{name}: got {vars(options)[name]}; use a number above 0")
     run = parse_run(options.recipe, {"data": options.data}, options.seed, options.steps, Path("unused"))
     tokenizer = prepare_data(run, load_family(run.family)).tokenizer
     turns = load_dialogues(run.data, "train").turns
@@ -66,7 +73,7 @@ def pretrain(options: argparse.Namespace) -> None:
             lr_scheduler_type="cosine",
             warmup_steps=options.steps // 20,
             weight_decay=0.1,
-            bf16=autocasts_to_bfloat16(asked=True, on_cpu=True),
+            bf16=cpu_has_bfloat16(),
             use_cpu=True,
             seed=options.seed,
             logging_steps=100,
@@ -77,7 +84,7 @@ def pretrain(options: argparse.Namespace) -> None:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
     trainer.train()
-    trainer.save_model()
+    trainer.model.save_pretrained(options.output_dir)
     tokenizer.save_pretrained(options.output_dir)
 
 
@@ -106,7 +113,8 @@ def windows_of(dialogues: Iterable[Sequence[str]], tokenizer: PreTrainedTokenize
                 yield window
                 window = []
             window += turn
-        yield window
+        if window:
+            yield window
 
 
 def _parser() -> argparse.ArgumentParser:

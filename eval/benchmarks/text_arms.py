@@ -18,7 +18,10 @@ CODE = (
     *(f"modeling_jepa/{name}.py" for name in ("counter_random", "latent_head", "layers", "losses", "teacher")),
     "modeling_jepa/modeling_base.py",
     "modeling_jepa/modeling_text_jepa.py",
-    *(f"training/{name}.py" for name in ("build", "callbacks", "run_state", "schedule", "settings", "trainer")),
+    *(
+        f"training/{name}.py"
+        for name in ("build", "callbacks", "precision", "run_state", "schedule", "settings", "trainer")
+    ),
     "training/data",
     "eval/metrics",
     "eval/baselines.py",

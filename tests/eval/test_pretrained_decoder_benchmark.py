@@ -158,12 +158,13 @@ def test_the_small_llama_is_a_plain_checkpoint_that_may_say_replies(talks, tmp_p
     assert "a pretrained Llama and its tokenizer" in capsys.readouterr().out
     model, tokenizer = (one.from_pretrained(tmp_path / "llama") for one in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer)
+    assert not list((tmp_path / "llama").glob("*.bin"))
     options = pretrained_decoder._parser().parse_args(flags(talks, tmp_path / "llama", tmp_path))
     cell = pretrained_decoder.plan(options)[0]
     assert math.isfinite(run_one(cell.arm, 0, cell.key)["metrics"]["perplexity"])
 
 
-@pytest.mark.parametrize("wrong", [["--data", "nowhere"], ["--hidden_size", "40"]])
+@pytest.mark.parametrize("wrong", [["--data", "nowhere"], ["--hidden_size", "40"], ["--layers", "0"]])
 def test_what_no_llama_can_be_made_of_is_one_line_that_names_it(talks, tmp_path, capsys, wrong):
     given = ["--data", str(talks), "--output_dir", str(tmp_path / "llama"), *wrong]
     assert small_llama.main(given) == 2

@@ -52,7 +52,6 @@ def dialogue(variant: str = "both", **changes) -> DialogueJepaForConditionalGene
     config = DialogueJepaConfig(**{**sizes, "max_reply_length": 12, **VARIANTS[variant], **changes})
     model = DialogueJepaForConditionalGeneration(config).eval()
     if "decoder_config" in VARIANTS[variant]:  # what adds nothing before it has learnt has learnt
-        assert not model.decoder.word_proj.weight.any()
         torch.nn.init.normal_(model.decoder.word_proj.weight, std=0.1)
     return model
 
@@ -124,14 +123,45 @@ def test_a_checkpoint_opens_where_the_packages_are_not(tmp_path: Path) -> None:
 def test_every_word_of_a_pretrained_decoder_reads_the_latents(variant: str) -> None:
     model, inputs = dialogue(variant, context_access="latent"), pairs(rows=2)
     inputs["labels"][1] = inputs["labels"][0]
-    torch.nn.init.zeros_(model.decoder.latent_proj.weight)
-    first, second = model(**inputs).logits
-    assert not torch.allclose(first, second, atol=1e-4)
+    read = []
+    model.decoder.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    model(**inputs)
+    first, second = read.pop()[:, -inputs["labels"].shape[1] :]
+    assert (first - second).norm(dim=-1).min() > 1e-3
+    torch.testing.assert_close(first - second, (first - second)[:1].expand_as(first))
     torch.nn.init.zeros_(model.decoder.word_proj.weight)
-    first, second = model(**inputs).logits
-    torch.testing.assert_close(first, second)
     model(**inputs).loss.backward()
+    first, second = read.pop()[:, -inputs["labels"].shape[1] :]
+    assert torch.equal(first, second)
     assert model.decoder.word_proj.weight.grad.any()
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_a_pretrained_decoder_adds_nothing_to_its_words_before_it_has_learnt(variant: str) -> None:
+    config = dialogue(variant).config
+    assert not DialogueJepaForConditionalGeneration(config).decoder.word_proj.weight.any()
+
+
+@every_variant
+def test_logits_word_by_word_are_those_of_the_whole_reply(variant: str) -> None:
+    model, inputs = dialogue(variant), pairs()
+    said = model.prepare_decoder_input_ids_from_labels(inputs["labels"].clamp_min(5))
+    with torch.no_grad():
+        whole = model(**asked(inputs), decoder_input_ids=said).logits
+        read, cache, steps = model.get_encoder()(**asked(inputs)), None, []
+        for place in range(said.shape[1]):
+            output = model(
+                encoder_outputs=read,
+                attention_mask=inputs["attention_mask"],
+                decoder_input_ids=said[:, place : place + 1],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = output.past_key_values
+            steps.append(output.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_tied_tables_are_tied_after_reload(tmp_path: Path) -> None:

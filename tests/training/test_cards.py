@@ -229,3 +229,8 @@ def test_the_time_of_a_run_is_that_of_its_log_without_breaks() -> None:
     )
     on_gpu = hardware_line({**machine, "accelerator": "G", "seconds": None}, {"threads": None})
     assert on_gpu == "It ran in 1 process on: G (P, 4 cores, 8 GiB of memory)."
+    asked = {"recipe": {"training": {"bf16": True}}}
+    assert hardware_line(machine, {**asked, "precision": "float32"}).endswith(
+        ", in float32, as that CPU has no bfloat16."
+    )
+    assert "float32" not in hardware_line(machine, {**asked, "precision": "bfloat16"})
