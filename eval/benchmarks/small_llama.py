@@ -26,6 +26,7 @@ from eval.benchmarks.recipe_arms import parse_run
 from training.build import prepare_data
 from training.data.dialogues import load_dialogues
 from training.data.errors import InputError
+from training.data.settings import DialogueDataSettings
 from training.families import load_family
 from training.precision import cpu_has_bfloat16
 
@@ -51,7 +52,7 @@ def pretrain(options: argparse.Namespace) -> None:
     """Train and save model and tokenizer.
 
     Raises:
-        InputError: a width without whole heads, a number that is none, or no dialogues there.
+        InputError: a width without whole heads, a number that is none, another family's recipe, or no dialogues there.
     """
     if options.hidden_size < HEAD or options.hidden_size % HEAD:
         raise InputError(f"hidden_size: got {options.hidden_size}; use a multiple of {HEAD}, the width of a head")
@@ -59,12 +60,15 @@ def pretrain(options: argparse.Namespace) -> None:
         if vars(options)[name] <= 0:
             raise InputError(f"{name}: got {vars(options)[name]}; use a number above 0")
     run = parse_run(options.recipe, {"data": options.data}, options.seed, options.steps, Path("unused"))
+    if not isinstance(run.data, DialogueDataSettings):
+        raise InputError(f"recipe: {options.recipe} is of {run.family}; give one of dialogue_jepa")
     tokenizer = prepare_data(run, load_family(run.family)).tokenizer
     turns = load_dialogues(run.data, "train").turns
     windows = [{"input_ids": ids} for ids in windows_of(turns, tokenizer)]
     set_seed(options.seed)
+    model = LlamaForCausalLM(config_for(tokenizer, options.hidden_size, options.layers))
     trainer = Trainer(
-        LlamaForCausalLM(config_for(tokenizer, options.hidden_size, options.layers)),
+        model,
         TrainingArguments(
             output_dir=options.output_dir,
             max_steps=options.steps,
@@ -84,7 +88,7 @@ def pretrain(options: argparse.Namespace) -> None:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
     trainer.train()
-    trainer.model.save_pretrained(options.output_dir)
+    model.save_pretrained(options.output_dir)
     tokenizer.save_pretrained(options.output_dir)
 
 
