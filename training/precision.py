@@ -32,7 +32,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def emulates_bfloat16() -> bool:
-    """Whether a CPU without bfloat16 is to emulate it nevertheless: environment variable `JEPA_EMULATE_BFLOAT16`."""
+    """Whether autocast is to emulate bfloat16 on a CPU without it: environment variable `JEPA_EMULATE_BFLOAT16`."""
     return parse_flag_from_env(EMULATE)
 
 
@@ -75,7 +75,7 @@ class PortableMuon(Muon):
     def step(self, closure: Any = None) -> Any:
         """One step."""
         elsewhere = any(p.device.type != "cpu" for group in self.param_groups for p in group["params"])
-        if elsewhere or cpu_has_bfloat16() or emulates_bfloat16():
+        if elsewhere or cpu_has_bfloat16():
             return super().step(closure)
         loss = None
         if closure is not None:
