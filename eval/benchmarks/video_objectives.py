@@ -125,6 +125,8 @@ def summarise(results: Results, options: argparse.Namespace) -> dict[str, Any]:
     first: list[dict] = next(iter(results.values()), [])
     named = "" if options.arms == list(ARMS) else " --arms " + " ".join(f"'{name}'" for name in options.arms)
     rest = f" --seeds {options.seeds} --steps {options.steps}{named}"
+    # Another selection of arms is another table: it must not be written over the first one's.
+    rest += f" --json {options.json}" if named and not Path(options.json).is_absolute() else ""
     return {
         "schema_version": 1,
         "command": shown_command("video_objectives", options, rest, flag="--digits"),
