@@ -111,7 +111,7 @@ def windows_of(dialogues: Iterable[Sequence[str]], tokenizer: PreTrainedTokenize
     begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
     for turns in dialogues:
         window: list[int] = []
-        for ids in tokenizer(list(turns), add_special_tokens=False)["input_ids"]:
+        for ids in tokenizer(list(turns), add_special_tokens=False, verbose=False)["input_ids"]:
             turn = [*begin, *ids[: WINDOW - 2], *end]
             if len(window) + len(turn) > WINDOW:
                 yield window
