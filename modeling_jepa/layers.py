@@ -35,7 +35,10 @@ class ZeroInitEmbedding(nn.Embedding):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, in float32 inside (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+    """Root-mean-square norm over the last axis (Zhang and Sennrich, 2019, arXiv:1910.07467).
+
+    Inside it computes in float32, or in float64 when that comes in.
+    """
 
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., H) -> (..., H)`, in the input's dtype."""
-        wide = hidden_states.float()
+        wide = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(hidden_states.dtype)
 
@@ -92,7 +95,8 @@ def eager_attention_forward(
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    probabilities = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    probabilities = nn.functional.softmax(scores, dim=-1, dtype=precise).to(query.dtype)
     probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
     return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
 

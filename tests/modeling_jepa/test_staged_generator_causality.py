@@ -1,5 +1,7 @@
 """The generator never sees its own answer, another row, padding or another document; and these tests would notice."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from tests.modeling_jepa.tiny_generators import (
 
 # fp32 written out: a masked probability is exactly 0. The library's kernels may add in another order.
 TOLERANCES = {"eager": 0.0, "sdpa": 1e-5}
+SAME = {"atol": 1e-9, "rtol": 0.0}  # in float64, where the order of a sum is far below what a wrong mask would change
 each_stage = pytest.mark.parametrize("stage", STAGES)
 each_implementation = pytest.mark.parametrize("implementation", TOLERANCES)
 
@@ -26,6 +29,12 @@ each_implementation = pytest.mark.parametrize("implementation", TOLERANCES)
 def model(request) -> StagedGeneratorForCausalLM:
     stage, state = request.param
     return tiny_generator(stage) if state == "untrained" else trained_generator(stage)
+
+
+@pytest.fixture(scope="module")
+def precise(model: StagedGeneratorForCausalLM) -> StagedGeneratorForCausalLM:
+    """The same in float64."""
+    return copy.deepcopy(model).double()
 
 
 def leak(model: StagedGeneratorForCausalLM) -> float:
@@ -145,65 +154,65 @@ def test_edges_chosen_by_later_tokens_are_noticed(monkeypatch) -> None:
     assert leak(tiny_generator(3)) > 1e-2
 
 
-def test_batch_mates_change_nothing(model) -> None:
+def test_batch_mates_change_nothing(precise) -> None:
     tokens = random_tokens(6)
-    together = logits_of(model, tokens)
+    together = logits_of(precise, tokens)
     for row in range(len(tokens)):
-        torch.testing.assert_close(logits_of(model, tokens[row : row + 1])[0], together[row], atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits_of(precise, tokens[row : row + 1])[0], together[row], **SAME)
 
 
 @each_implementation
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(model, side: str, implementation: str) -> None:
+def test_padding_changes_nothing(precise, side: str, implementation: str) -> None:
     """Rows of different lengths, each against itself alone; what stands in the padding does not matter."""
-    model.set_attn_implementation(implementation)
+    precise.set_attn_implementation(implementation)
     lengths = (LENGTH, 9, LENGTH - 13)
     tokens, mask = random_tokens(3), torch.zeros(3, LENGTH, dtype=torch.long)
     for row, length in enumerate(lengths):
         kept = slice(LENGTH - length, LENGTH) if side == "left" else slice(0, length)
         mask[row, kept] = 1
-    padded = logits_of(model, tokens, attention_mask=mask)
+    padded = logits_of(precise, tokens, attention_mask=mask)
     assert padded.isfinite().all()
     for row in range(3):
         kept = mask[row].bool()
-        alone = logits_of(model, tokens[row : row + 1, kept])
-        torch.testing.assert_close(padded[row, kept], alone[0], atol=1e-5, rtol=0)
+        alone = logits_of(precise, tokens[row : row + 1, kept])
+        torch.testing.assert_close(padded[row, kept], alone[0], **SAME)
 
 
 @each_implementation
 @pytest.mark.parametrize("pieces", [(20, 1, 1, 1, 25), (1,) * LENGTH, (5, 43)])
-def test_a_cache_continued_without_positions_equals_the_full_pass(model, pieces, implementation: str) -> None:
-    model.set_attn_implementation(implementation)
+def test_a_cache_continued_without_positions_equals_the_full_pass(precise, pieces, implementation: str) -> None:
+    precise.set_attn_implementation(implementation)
     tokens = random_tokens(2)
-    full, cache, made = logits_of(model, tokens), None, []
+    full, cache, made = logits_of(precise, tokens), None, []
     with torch.no_grad():
         for piece in tokens.split(pieces, dim=1):
-            output = model(piece, past_key_values=cache, use_cache=True)
+            output = precise(piece, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             made.append(output.logits)
-    torch.testing.assert_close(torch.cat(made, dim=1), full, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(made, dim=1), full, **SAME)
 
 
 @each_stage
 def test_a_left_padded_cache_continued_without_positions_equals_the_full_pass(stage: int) -> None:
-    model, tokens = tiny_generator(stage), random_tokens(2)
+    model, tokens = tiny_generator(stage).double(), random_tokens(2)
     mask = torch.ones(2, LENGTH, dtype=torch.long)
     mask[1, :11] = 0
     full = logits_of(model, tokens, attention_mask=mask)
     with torch.no_grad():
         first = model(tokens[:, :30], attention_mask=mask[:, :30], use_cache=True)
         second = model(tokens[:, 30:], attention_mask=mask, past_key_values=first.past_key_values)
-    torch.testing.assert_close(second.logits, full[:, 30:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(second.logits, full[:, 30:], **SAME)
 
 
 @each_stage
 def test_a_cropped_cache_forgets(stage: int) -> None:
-    model, tokens = tiny_generator(stage), random_tokens(1)
+    model, tokens = tiny_generator(stage).double(), random_tokens(1)
     with torch.no_grad():
         cache = model(tokens, use_cache=True).past_key_values
         cache.crop(-8)  # the last eight
         again = model(tokens[:, -8:], past_key_values=cache).logits
-    torch.testing.assert_close(again, logits_of(model, tokens)[:, -8:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, logits_of(model, tokens)[:, -8:], **SAME)
 
 
 DOCUMENTS = (19, 1, LENGTH - 20)
@@ -214,19 +223,19 @@ def packed_positions(rows: int) -> torch.Tensor:
 
 
 @each_implementation
-def test_packed_documents_answer_as_if_alone(model, implementation: str) -> None:
-    model.set_attn_implementation(implementation)
+def test_packed_documents_answer_as_if_alone(precise, implementation: str) -> None:
+    precise.set_attn_implementation(implementation)
     tokens = random_tokens(3)
-    packed = logits_of(model, tokens, position_ids=packed_positions(3))
-    alone = torch.cat([logits_of(model, document) for document in tokens.split(DOCUMENTS, dim=1)], dim=1)
-    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
-    assert (logits_of(model, tokens) - alone).abs().max() > 1e-3
+    packed = logits_of(precise, tokens, position_ids=packed_positions(3))
+    alone = torch.cat([logits_of(precise, document) for document in tokens.split(DOCUMENTS, dim=1)], dim=1)
+    torch.testing.assert_close(packed, alone, **SAME)
+    assert (logits_of(precise, tokens) - alone).abs().max() > 1e-3
 
 
 @each_stage
 def test_packed_documents_before_padding_answer_as_if_alone(stage: int) -> None:
     """As the collator makes them: padding on the right, at position 0."""
-    model, tokens, padding = tiny_generator(stage), random_tokens(2), torch.zeros(2, 6, dtype=torch.long)
+    model, tokens, padding = tiny_generator(stage).double(), random_tokens(2), torch.zeros(2, 6, dtype=torch.long)
     positions = packed_positions(2)
     packed = logits_of(
         model,
@@ -235,7 +244,7 @@ def test_packed_documents_before_padding_answer_as_if_alone(stage: int) -> None:
         position_ids=torch.cat((positions, padding), 1),
     )
     expected = logits_of(model, tokens, position_ids=positions)
-    torch.testing.assert_close(packed[:, :LENGTH], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed[:, :LENGTH], expected, **SAME)
 
 
 @each_stage
