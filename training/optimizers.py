@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from training.credit import part_of
-from training.precision import PortableMuon
+from training.muon import PortableMuon
 from training.settings import TrainingSettings
 
 _ADAM_EPS = 1e-8

@@ -12,7 +12,8 @@ from torch.optim import Muon
 from training import precision
 from training.arguments import parse_arguments
 from training.build import training_arguments
-from training.precision import PortableMuon, cpu_has_bfloat16, orthogonalised, precision_of
+from training.muon import PortableMuon, orthogonalised
+from training.precision import cpu_has_bfloat16, precision_of
 
 SHAPES = [(6, 20), (20, 6), (9, 9)]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
