@@ -8,6 +8,7 @@ import argparse
 import math
 import sys
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -96,7 +97,7 @@ def parse_arguments(
     recipe_path = _find_recipe(argv)
     recipe = read_recipe(recipe_path) if recipe_path else {"family": DEFAULT_FAMILY}
     keys = keys_of_family(recipe["family"])
-    flags = vars(_parse_flags(argv, keys, program, purpose))
+    flags = _parse_flags(argv, recipe["family"], program, purpose)
     if recipe_path is None and needs_recipe:
         raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
@@ -131,6 +132,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
+@cache
 def keys_of_family(family: str) -> dict[str, Key]:
     """Name -> key, for all sections of a recipe of this family."""
     keys = keys_of_config(config_class_of(family))
@@ -145,9 +147,8 @@ def _find_recipe(argv: list[str]) -> Path | None:
     """
     if argv and not argv[0].startswith("-"):
         return Path(argv[0])
-    keys = {name: key for family in family_names() for name, key in keys_of_family(family).items()}
     asked = [argument for argument in argv if argument not in ("-h", "--help")]
-    found = vars(_known_flags(asked, keys)).get("recipe")
+    found = _known_flags(asked, tuple(family_names())).get("recipe")
     taken = [argument for argument in argv if argument.endswith((".yaml", ".yml"))]
     if found is None and taken:
         raise InputError(f"recipe: {taken[0]} stands where a flag's value may stand; give the recipe first")
@@ -278,16 +279,24 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _parse_flags(argv: list[str], keys: dict[str, Key], program: str, purpose: str) -> argparse.Namespace:
-    given = vars(_known_flags(argv, keys, program, purpose))
+def _parse_flags(argv: list[str], family: str, program: str, purpose: str) -> dict[str, Any]:
+    keys, given = keys_of_family(family), _known_flags(argv, (family,), program, purpose)
     given.pop("recipe", None)
-    return argparse.Namespace(
-        **{name: keys[name].convert(value) if name in keys else value for name, value in given.items()}
-    )
+    return {name: keys[name].convert(value) if name in keys else value for name, value in given.items()}
 
 
-def _known_flags(argv: list[str], keys: dict[str, Key], program: str = "", purpose: str = "") -> argparse.Namespace:
-    """What was given, as text. Raises `InputError` for a flag that is none of these."""
+def _known_flags(argv: list[str], families: tuple[str, ...], program: str = "", purpose: str = "") -> dict[str, Any]:
+    """What was given, as text. Raises `InputError` for a flag that is none of these families'."""
+    known, unknown = _parser_of(families, program, purpose).parse_known_args(argv)
+    if unknown:
+        keys = [name for family in families for name in keys_of_family(family)]
+        near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*keys, *_UNIVERSAL])
+        raise InputError(f"unknown flag {unknown[0]}{near.replace('mean ', 'mean --')}")
+    return vars(known)
+
+
+@cache
+def _parser_of(families: tuple[str, ...], program: str, purpose: str) -> _Parser:
     parser = _Parser(
         prog=program,
         description=f"{purpose} Every key of a recipe is also a flag, and a flag wins.",
@@ -296,7 +305,7 @@ def _known_flags(argv: list[str], keys: dict[str, Key], program: str = "", purpo
     )
     _add_universal(parser)
     groups = {section: parser.add_argument_group(f"{section} (recipe section)") for section in SECTIONS}
-    for key in keys.values():
+    for key in {name: key for family in families for name, key in keys_of_family(family).items()}.values():
         options: dict[str, Any] = {"help": f"{key.help} [{_shown(key.default)}]".replace("%", "%%")}
         if "list" in type_name(key.type):
             options |= {"nargs": "*", "metavar": "ITEM"}
@@ -305,11 +314,7 @@ def _known_flags(argv: list[str], keys: dict[str, Key], program: str = "", purpo
         else:
             options |= {"metavar": "X"}
         groups[key.section].add_argument(f"--{key.name}", **options)
-    known, unknown = parser.parse_known_args(argv)
-    if unknown:
-        near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*keys, *_UNIVERSAL])
-        raise InputError(f"unknown flag {unknown[0]}{near.replace('mean ', 'mean --')}")
-    return known
+    return parser
 
 
 _UNIVERSAL = {

@@ -2,6 +2,8 @@
 
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from eval.benchmarks.readme_tables import filled
+from tests.faults.harness import forget_earlier_runs, fork, import_everything
 
 # Snippets build on one another's run folders.
 pytestmark = pytest.mark.xdist_group("README")
@@ -19,8 +22,10 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCK = re.compile(r"(?:<!-- test: (?P<mark>[^\n]+?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 SMALL_RUN = (
     "--max_steps 2 --warmup_steps 1 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2"
-    " --max_rows 300 --max_vocab 300 --eval_rows 5 --score_rows 5"
+    " --max_rows {rows} --max_vocab 300 --eval_rows 5 --score_rows 5"
 )
+# Rows of the generator are whole speeches, a hundred times as long as the sentences of the text model.
+ROWS = {"staged_generator": 40, "text_jepa": 300}
 HIDE_THE_PACKAGES = "import sys; sys.modules.update(dict.fromkeys(['configuration_jepa', 'modeling_jepa']))\n"
 
 
@@ -53,7 +58,7 @@ def folder(repository, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for name in ("training", "eval"):
         (folder / name).symlink_to(repository / name)
-    run(f"python training/train.py training/recipes/text_jepa/quickstart.yaml {SMALL_RUN}", folder)
+    run(small("python training/train.py training/recipes/text_jepa/quickstart.yaml"), folder)
     return folder
 
 
@@ -64,7 +69,7 @@ def test_the_snippet_runs(snippet, folder, request):
         hide = HIDE_THE_PACKAGES if snippet.mark == "run without the package" else ""
         run([sys.executable, "-I", "-c", hide + snippet.code], folder)
     for command in commands(snippet) if snippet.language == "bash" else []:
-        run(f"{command} {SMALL_RUN}" if snippet.mark == "run small" else command, folder)
+        run(small(command) if snippet.mark == "run small" else command, folder)
 
 
 @pytest.mark.parametrize("snippet", marked("check"))
@@ -113,19 +118,40 @@ def commands(snippet: Snippet) -> list[str]:
     return [line for line in (line.split(" # ")[0].strip() for line in snippet.code.splitlines()) if line]
 
 
+def small(command: str) -> str:
+    """A training command with flags that make it a run of two steps."""
+    rows = next((count for family, count in ROWS.items() if family in command), 300)
+    return f"{command} {SMALL_RUN.format(rows=rows)}"
+
+
 def run(command: str | list[str], folder: Path) -> None:
     """Run a shell line or an argument list with this environment's programs first; its output is the failure."""
+    words = shlex.split(command) if isinstance(command, str) else command
+    if words[0] == "python":
+        import_everything()
+        done = fork(lambda: run_here(words[1:], folder), timeout=280)
+        assert done.code == 0, f"{command}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+        return
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        command,
-        shell=isinstance(command, str),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def run_here(words: list[str], folder: Path) -> int:
+    """`python *words` in a process that has imported everything; its exit code."""
+    forget_earlier_runs()
+    os.chdir(folder)
+    as_module = words[0] == "-m"
+    sys.argv = words[as_module:]
+    sys.path.insert(0, str(folder if as_module else folder / Path(words[0]).parent))
+    try:
+        if as_module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
 
 
 def test_tables_of_results_are_those_of_their_json():

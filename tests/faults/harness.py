@@ -159,7 +159,7 @@ def command(
     argv = [str(recipe), "--output_dir", str(output_dir), "--device", "cpu", *shlex.split(flags)]
 
     def work() -> int:
-        _forget_earlier_runs()
+        forget_earlier_runs()
         _save_time()
         if hurt is not None:
             hurt()
@@ -168,7 +168,7 @@ def command(
     return work
 
 
-def _forget_earlier_runs() -> None:
+def forget_earlier_runs() -> None:
     """What runs of the parent's process have left behind, and a new process would not find."""
     from accelerate.state import AcceleratorState, GradientState
 
