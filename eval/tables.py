@@ -19,14 +19,14 @@ _CAUSAL = {
 }
 _DIALOGUE = {
     "perplexity": ("perplexity", 2),
-    "latent_usage_ratio": ("latent use", 3),
+    "latent_usage_ratio": ("latent\nuse", 3),
     "accuracy": ("accuracy", 3),
     "hits_at_1": ("hits@1", 3),
     "hits_at_5": ("hits@5", 3),
     "mrr": ("MRR", 3),
     "distinct_1": ("distinct-1", 3),
     "distinct_2": ("distinct-2", 3),
-    "effective_rank": ("eff. rank", 1),
+    "effective_rank": ("eff.\nrank", 1),
 }
 _VIDEO = {
     "mse": ("MSE", 1),
