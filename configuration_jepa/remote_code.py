@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 PACKAGES = ("configuration_jepa", "modeling_jepa")
@@ -54,7 +55,8 @@ def _collect(modules: set[str]) -> dict[str, str]:
     return sources
 
 
-def _imported_modules(source: str) -> set[str]:
+@cache  # a run saves the same code with every checkpoint
+def _imported_modules(source: str) -> frozenset[str]:
     """Modules of the two packages that `source` imports, as `from .x import` or `from package.x import`."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -63,7 +65,7 @@ def _imported_modules(source: str) -> set[str]:
         package, _, module = node.module.rpartition(".")
         if node.level == 1 or package in PACKAGES:
             found.add(module)
-    return found
+    return frozenset(found)
 
 
 def _package_folder(package: str) -> Path:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,16 @@ def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) 
         pictures: the folder beside the card that holds those of a finished run.
     """
     record = record.without_places()
-    environment = Environment(
+    text = templates().get_template(style.template.name).render(**_variables(record, style, pictures))
+    return ModelCard(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False)
+
+
+@cache
+def templates() -> Environment:
+    """Those of the cards; compiled once, a run renders one with every checkpoint."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES), keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
     )
-    text = environment.get_template(style.template.name).render(**_variables(record, style, pictures))
-    return ModelCard(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False)
 
 
 def with_repository(card_text: str, repo_id: str) -> str:

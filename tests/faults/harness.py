@@ -118,11 +118,19 @@ class Child:
 
 
 def import_everything() -> None:
-    """All that a run imports: children forked after this need not."""
+    """All that a run imports, reads and compiles once: children forked after this need not."""
     import training.build
     import training.estimate
     import training.finish  # noqa: F401
+    from configuration_jepa.remote_code import export_remote_code
+    from training.cards import TEMPLATES, templates
+    from training.families import config_class_of, family_names
 
+    for template in TEMPLATES.glob("template*.md"):
+        templates().get_template(template.name)
+    with tempfile.TemporaryDirectory() as folder:
+        for family in family_names():
+            export_remote_code(config_class_of(family).auto_classes.values(), folder)
     gc.freeze()  # the library collects garbage at every start, and a child need not look at what it inherits
 
 
