@@ -60,7 +60,7 @@ class Decoding:
                 raise InputError(f"{name} must be {low} or more{off}, was given {getattr(self, name)}")
         if not self.temperature > 0:
             raise InputError(
-                f"temperature must be above 0, was given {self.temperature}; for no sampling use --greedy"
+                f"temperature must be above 0, was given {self.temperature}; for no sampling ask for greedy"
             )
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must lie above 0 and at most at 1 (which leaves it out), was given {self.top_p}")

@@ -325,7 +325,11 @@ class PretrainedDecoder(nn.Module):
     def __init__(self, config: DialogueJepaConfig) -> None:
         super().__init__()
         given = dict(config.decoder_config or {})
-        self.language_model = AutoModelForCausalLM.from_config(AutoConfig.for_model(given.pop("model_type"), **given))
+        # What a user asks for; `sdpa` is also the default, which the language model may have to refuse.
+        asked = None if config._attn_implementation == "sdpa" else config._attn_implementation
+        self.language_model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(given.pop("model_type"), **given), attn_implementation=asked
+        )
         width = self.language_model.get_input_embeddings().weight.shape[1]
         self.prefix_length = config.prefix_length
         self.latent_proj = nn.Linear(config.hidden_size, config.prefix_length * width)
@@ -342,7 +346,10 @@ class PretrainedDecoder(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Its logits `(B, L, V)` stand where a decoder of ours has vectors; arguments as of `ReplyDecoder.forward`."""
+        """Its logits `(B, L, V)` stand where a decoder of ours has vectors; arguments as of `ReplyDecoder.forward`.
+
+        Hidden states `(B, L, width)` and the rows of attentions `(B, N, L, prefix + all L)` are those of the words.
+        """
         if isinstance(past_key_values, EncoderDecoderCache):  # it attends to nothing but itself
             past_key_values = past_key_values.self_attention_cache
         words = self.language_model.get_input_embeddings()(input_ids)
@@ -365,11 +372,12 @@ class PretrainedDecoder(nn.Module):
             use_cache=past_key_values is not None,
             **kwargs,
         )
+        said = slice(-words.shape[1], None)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=output.logits[:, -words.shape[1] :],
+            last_hidden_state=output.logits[:, said],
             past_key_values=past_key_values,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
+            hidden_states=output.hidden_states and tuple(states[:, said] for states in output.hidden_states),
+            attentions=output.attentions and tuple(rows[:, :, said] for rows in output.attentions),
         )
 
     def tied_weights_keys(self, prefix: str) -> dict[str, str]:

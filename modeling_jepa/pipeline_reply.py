@@ -1,6 +1,6 @@
 """The pipeline `reply`: a message, or a whole conversation, to what a dialogue model answers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,12 +95,15 @@ class ReplyPipeline(Pipeline):
 
 def _turns(conversation: str | Sequence[str] | Chat) -> list[str]:
     """The turns of one conversation, each on one line; raises `ValueError` where one is empty or none is there."""
+    texts: list[Any]
     if isinstance(conversation, str):
         texts = [conversation]
     elif isinstance(conversation, Chat):
         texts = [message["content"] for message in conversation.messages]
-    else:
+    elif isinstance(conversation, Iterable) and not isinstance(conversation, Mapping):
         texts = list(conversation)
+    else:
+        texts = [conversation]
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise ValueError(f"a turn is {wrong[0]!r}: give texts, or a list of {{'role': ..., 'content': text}}.")
     turns = [" ".join(text.split()) for text in texts]

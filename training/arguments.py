@@ -18,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from configuration_jepa import DialogueJepaConfig
 from training.data.errors import InputError
 from training.data.settings import (
+    TRAINED_TOKENIZERS,
     DataSettings,
     MaskingSettings,
     NoMaskingSettings,
@@ -102,6 +103,7 @@ def parse_arguments(
         raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
     values = {**(_values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}), **flags}
+    _refuse_two_tokenizers(values)
     return _make_run(recipe["family"], recipe_path or NO_RECIPE, values, universal, keys)
 
 
@@ -169,6 +171,16 @@ def _values_of_recipe(recipe: dict[str, Any], keys: dict[str, Key], path: Path) 
                 raise InputError(f"{name}: belongs in section `{keys[name].section}`, found in `{section}` of {path}")
             values[name] = keys[name].convert(value)
     return values
+
+
+def _refuse_two_tokenizers(values: dict[str, Any]) -> None:
+    """A tokenizer that is asked for is not silently replaced by the decoder's; by default it is."""
+    decoder, asked = values.get("pretrained_decoder"), values.get("tokenizer")
+    if decoder is not None and asked in TRAINED_TOKENIZERS:
+        raise InputError(
+            f"tokenizer: {asked} was asked for, and pretrained_decoder {decoder} says tokens of its own; leave it "
+            "out, and the decoder's is used"
+        )
 
 
 def _make_run(

@@ -20,6 +20,7 @@ from training.arguments import Run
 from training.checkpoints import find_resumable
 from training.data.errors import InputError
 from training.data.prepared import Prepared
+from training.data.settings import TRAINED_TOKENIZERS
 from training.families import Family, Origin
 
 _SAMPLE_BLOCKS, _SAMPLE_TOKENS = 4, 128
@@ -266,7 +267,7 @@ def _refuse_another_tokenizer(run: Run) -> None:
     """The checkpoint's tokenizer is used; a recipe that asks for another is no continuation of it."""
     before = (read_run(run.init_from) or {}).get("recipe", {}).get("data", {})
     differing = [name for name in _OF_A_TEXT if name in before and before[name] != getattr(run.data, name)]
-    if run.data.tokenizer not in ("word", "bpe"):  # a given one has its vocabulary and its case
+    if run.data.tokenizer not in TRAINED_TOKENIZERS:  # a given one has its vocabulary and its case
         differing = [name for name in differing if name == "tokenizer"]
     if differing:
         shown = ", ".join(f"{name} {before[name]!r} there and {getattr(run.data, name)!r} here" for name in differing)

@@ -20,6 +20,7 @@ from eval.rules import (
 )
 from training.arguments import NO_RECIPE, Run, parse_arguments
 from training.data.errors import InputError
+from training.data.settings import TRAINED_TOKENIZERS
 
 if TYPE_CHECKING:
     from training.data.prepared import Prepared
@@ -61,7 +62,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
     prepared = prepare_data(run, family)
     lines = []
     if run.recipe_path == NO_RECIPE:
-        if run.data.tokenizer in ("word", "bpe") and "max_vocab" not in given:
+        if run.data.tokenizer in TRAINED_TOKENIZERS and "max_vocab" not in given:
             run = run.with_settings(data={"max_vocab": suggest_vocabulary_and_batch(count_examples(prepared))[0]})
             prepared = prepare_data(run, family)  # what is known decides what counts
         run = suggest(run, family, prepared, given)
@@ -94,7 +95,7 @@ def suggestion_lines(run: Run) -> list[str]:
     """The suggestion in words, and as flags that can be copied."""
     chosen = {name: run.model[name] for name in _SHAPE if name in run.model}
     chosen |= {name: getattr(run.training, name) for name in _TRAINING}
-    if run.data.tokenizer in ("word", "bpe"):
+    if run.data.tokenizer in TRAINED_TOKENIZERS:
         chosen["max_vocab"] = run.data.max_vocab
     words = {"hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads"}
     words |= {"max_steps": "steps", "per_device_train_batch_size": "batch", "max_vocab": "vocabulary up to"}

@@ -13,12 +13,13 @@ from eval.loading import checked_name, open_model, open_tokenizer
 from training.adapters import add_lora
 from training.arguments import Run
 from training.data.errors import InputError
+from training.data.settings import TRAINED_TOKENIZERS
 from training.data.tokenization import open_given
 from training.families import config_class_of
 
 # Where and by what a checkpoint was written says nothing of the model.
 _NOT_THE_MODEL = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")
-_TRAINED_TOKENIZERS = ("bpe", "word")
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers
 
 
 def with_pretrained_decoder(run: Run) -> Run:
@@ -76,13 +77,19 @@ def _config_of(name: str) -> Any:
             f"pretrained_decoder: {name} is a {config.model_type} model, which is no causal language model of the "
             "library; give one such as gpt2"
         )
+    kinds = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
+    if kinds or getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_is_stateful", False):
+        raise InputError(
+            f"pretrained_decoder: {name} is a {config.model_type} model, whose layers keep a state that cannot pass "
+            "over padding behind a soft prefix; give a model of attention alone, such as gpt2"
+        )
     return config
 
 
 def _refuse_another_tokenizer(run: Run, name: str) -> None:
     """The decoder says tokens of its own vocabulary, so a run with it has no other."""
     asked = run.data.tokenizer
-    if asked != name and asked not in _TRAINED_TOKENIZERS and _vocabulary(asked) != _vocabulary(name):
+    if asked != name and asked not in TRAINED_TOKENIZERS and _vocabulary(asked) != _vocabulary(name):
         raise InputError(
             f"tokenizer: {asked} is not that of pretrained_decoder {name}; leave it out, and the decoder's is used"
         )

@@ -120,7 +120,7 @@ def latent_ignored(subject: Subject) -> Finding | list[Finding]:
         threshold,
         cause + (", as in every young model" if young and not nothing else ""),
         "see gradient.flow for what carries latents into the decoder; train longer, raise num_latents (4 to 8), lower "
-        "alignment_weight, keep decoder_gradient on, and use context_access: latent",
+        "alignment_weight, keep decoder_gradient on" + (", and use context_access: latent" if sees_context else ""),
     )
 
 

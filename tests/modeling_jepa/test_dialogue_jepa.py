@@ -290,6 +290,19 @@ def test_a_reply_that_stands_twice_in_a_batch_is_no_wrong_answer() -> None:
     assert float(model(**inputs).loss_parts["ranking"][0]) > 0.0
 
 
+@pytest.mark.parametrize("access", ["latent", "both"])
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_a_pretrained_decoder_records_its_words_and_not_its_prefix(variant: str, access: str) -> None:
+    model, inputs = dialogue(variant, context_access=access, attn_implementation="eager"), pairs()
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    words = inputs["labels"].shape[1]
+    last = output.decoder_hidden_states[-1]
+    assert {states.shape[1] for states in output.decoder_hidden_states} == {words}
+    torch.testing.assert_close(model.decoder.language_model.get_output_embeddings()(last), output.logits)
+    assert {rows.shape[2] for rows in output.decoder_attentions} == {words}
+    assert output.decoder_attentions[0].shape[3] > words  # they look at the prefix too
+
+
 # ---- learning ----
 
 

@@ -94,6 +94,8 @@ def test_several_replies_to_one_message_are_drawn(reply):
         (None, {}, "inputs is None: give a message"),
         (3, {}, "inputs is 3: give a message"),
         ((MESSAGE, 3), {}, "a turn is 3"),
+        ([3], {}, "a turn is 3"),
+        ({"role": "user"}, {}, "a turn is {'role'"),
         (MESSAGE, {"context_turns": 0}, "context_turns=0"),
         (MESSAGE, {"tempature": 1.0}, "tempature"),
     ],

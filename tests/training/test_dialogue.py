@@ -11,7 +11,15 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Lfm2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+)
 
 from eval.retrieval import ReplyIndex
 from tests.faults.harness import Ending, assert_resumes_exactly, import_everything, log_rows, train
@@ -451,6 +459,10 @@ def test_a_killed_run_with_a_pretrained_decoder_goes_on_to_the_same_bits(
         (["--lora_rank", "2"], "lora_rank=2 adapts a model that is there: give its checkpoint with --init_from, or a"),
         (["--freeze_decoder"], "freeze_decoder=true is for a pretrained decoder"),
         (["--pretrained_decoder", "x", "--freeze_decoder", "--lora_rank", "2"], "exclude each other: keep one"),
+        (
+            ["--pretrained_decoder", "x", "--tokenizer", "bpe"],
+            "tokenizer: bpe was asked for, and pretrained",
+        ),
         (["--best_metric", "top1"], "best_metric='top1' is not possible: it must be one of perplexity"),
         (["--decoder_config", "{}"], "unknown flag --decoder_config"),
         (["--streaming"], "streaming: replies are not streamed"),
@@ -475,6 +487,20 @@ def test_a_decoder_that_is_no_language_model_is_refused(recipe: Path, text_run: 
     assert "no such folder" in refused(recipe, "--pretrained_decoder", str(tmp_path / "nowhere"))
     said = refused(recipe, "--pretrained_decoder", str(text_run))
     assert said.startswith(f"pretrained_decoder: {text_run} is a text_jepa model, which is no causal language model")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1),
+        Lfm2Config(vocab_size=20, hidden_size=8, num_hidden_layers=2, layer_types=["conv", "full_attention"]),
+    ],
+    ids=["state space", "convolutions"],
+)
+def test_a_decoder_that_is_not_of_attention_alone_is_refused(recipe: Path, tmp_path: Path, config) -> None:
+    config.save_pretrained(tmp_path)
+    said = refused(recipe, "--pretrained_decoder", str(tmp_path))
+    assert said.startswith(f"pretrained_decoder: {tmp_path} is a {config.model_type} model, whose layers keep a state")
 
 
 def test_a_tokenizer_that_is_not_the_decoders_is_refused_by_name(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from training.data.errors import InputError
 from training.data.framing import begin_and_end, encode_documents
-from training.data.settings import DialogueDataSettings
+from training.data.settings import TRAINED_TOKENIZERS, DialogueDataSettings
 from training.data.tokenization import SPECIAL_TOKENS, build_tokenizer, open_given, special_tokens
 
 _NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
@@ -34,7 +34,7 @@ def build_dialogue_tokenizer(
     Raises:
         InputError: no such tokenizer, or `max_vocab` too small for byte-level BPE.
     """
-    if settings.tokenizer in ("word", "bpe"):
+    if settings.tokenizer in TRAINED_TOKENIZERS:
         return build_tokenizer(settings, texts, max_length)
     given = open_given(settings.tokenizer)
     names = {name: token for name in _NAMES if (token := given.special_tokens_map.get(name)) is not None}

@@ -28,7 +28,7 @@ from training.data.prepared import (
     tokenizer_hash,
 )
 from training.data.sampling import PassDataset
-from training.data.settings import DialogueDataSettings
+from training.data.settings import TRAINED_TOKENIZERS, DialogueDataSettings
 from training.data.sources import locate
 
 logger = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ def _check_lengths(max_length: int, max_reply_length: int) -> None:
 def _cached_tokenizer(
     settings: DialogueDataSettings, max_length: int, dialogues: Callable[[], Dialogues]
 ) -> PreTrainedTokenizerFast:
-    if settings.tokenizer not in ("word", "bpe"):
+    if settings.tokenizer not in TRAINED_TOKENIZERS:
         return build_dialogue_tokenizer(settings, [], max_length)
     key = digest("dialogue tokenizer", locate(settings).fingerprint("train"), relevant(settings), max_length)
 

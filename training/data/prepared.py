@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from training.data.cache import cached, digest, save_quietly
 from training.data.errors import InputError
 from training.data.rows import RowReport
-from training.data.settings import DataSettings, SourceSettings
+from training.data.settings import TRAINED_TOKENIZERS, DataSettings, SourceSettings
 from training.data.sources import Rows, load_rows, locate
 from training.data.tokenization import TokenIds, build_tokenizer, count_tokens, encode_rows
 
@@ -143,7 +143,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def _cached_tokenizer(settings: DataSettings, max_length: int, rows: Callable[[], Rows]) -> PreTrainedTokenizerFast:
-    if settings.tokenizer not in ("word", "bpe"):
+    if settings.tokenizer not in TRAINED_TOKENIZERS:
         return build_tokenizer(settings, [], max_length)
     key = digest("tokenizer", locate(settings).fingerprint("train"), relevant(settings), max_length)
 

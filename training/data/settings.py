@@ -12,6 +12,7 @@ from training.data.errors import InputError
 OBJECTIVES = ("future", "joint", "individual")
 # Clips of valid and of test: as many as the published test set has. Who scores takes some of them.
 HELD_OUT_CLIPS = 10_000
+TRAINED_TOKENIZERS = ("word", "bpe")  # made from the training part; any other name is that of a given one
 
 
 def _help(text: str) -> dict[str, str]:
