@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.metrics.ranks import FIGURE_NAMES
+from eval.scorers.candidates import CANDIDATES
 
 _HEADINGS = ("top-1", "top-5", "top-10", "MRR", "median", "mean", "cosine", "cos>.9")
 _WIDTH = 108  # title and caption are folded at the width of the table
@@ -120,6 +121,8 @@ def _dialogue_caption(record: dict[str, Any]) -> str:
     ]
     if how["candidates"]:
         parts.append(f"hits and MRR among {how['candidates']} replies; word overlap is BM25.")
+    else:
+        parts.append(f"No hits and MRR: they choose among {CANDIDATES} replies, and fewer are there.")
     parts.append(f"distinct-n of {how['greedy_replies']:,} greedy replies.")
     if target is not None:
         parts.append(f"Effective rank of the target latents: {target:.1f}.")
