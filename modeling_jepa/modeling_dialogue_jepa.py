@@ -541,6 +541,16 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
             cross_attentions=decoded.get("cross_attentions"),
         )
 
+    def generate(self, inputs: torch.Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """As the library's. Raises `ValueError` for a static cache where a prefix or a context has no place in it."""
+        asked = (
+            kwargs.get("cache_implementation") or (generation_config or self.generation_config).cache_implementation
+        )
+        if asked and "static" in asked and (self.lm_head is None or self.config.context_access == "both"):
+            what = "a pretrained decoder" if self.lm_head is None else "context_access='both'"
+            raise ValueError(f"cache_implementation={asked!r} is not possible with {what}: leave it out.")
+        return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc] # of whatever is a model
+
     @torch.no_grad()
     def read_replies(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Target latents `(B, S, H)` of whole replies `(B, L)`, begin and end token included, by the teacher."""

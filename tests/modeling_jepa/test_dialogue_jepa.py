@@ -290,6 +290,18 @@ def test_a_reply_that_stands_twice_in_a_batch_is_no_wrong_answer() -> None:
     assert float(model(**inputs).loss_parts["ranking"][0]) > 0.0
 
 
+def test_a_cache_of_a_fixed_size_is_used_or_refused_by_name() -> None:
+    asked = {"cache_implementation": "static", "do_sample": False, "max_length": 8}
+    model, inputs = dialogue("latent"), {name: tensor for name, tensor in pairs().items() if name != "labels"}
+    assert torch.equal(
+        model.generate(**inputs, **asked), model.generate(**inputs, **{**asked, "cache_implementation": None})
+    )
+    with pytest.raises(ValueError, match="'static' is not possible with context_access='both'"):
+        dialogue("both").generate(**inputs, **asked)
+    with pytest.raises(ValueError, match="'static' is not possible with a pretrained decoder"):
+        dialogue("llama").generate(**inputs, **asked)
+
+
 @pytest.mark.parametrize("access", ["latent", "both"])
 @pytest.mark.parametrize("variant", ["gpt2", "llama"])
 def test_a_pretrained_decoder_records_its_words_and_not_its_prefix(variant: str, access: str) -> None:
