@@ -541,7 +541,9 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
             cross_attentions=decoded.get("cross_attentions"),
         )
 
-    def generate(self, inputs: torch.Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+    def generate(  # type: ignore[override] # the rest goes through
+        self, inputs: torch.Tensor | None = None, generation_config: Any = None, **kwargs: Any
+    ) -> Any:
         """As the library's. Raises `ValueError` for a static cache where a prefix or a context has no place in it."""
         asked = (
             kwargs.get("cache_implementation") or (generation_config or self.generation_config).cache_implementation
