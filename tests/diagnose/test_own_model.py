@@ -1,4 +1,7 @@
-"""A user's own broken model, from the plain Trainer to the doctor's command line."""
+"""A user's own broken model, from the plain Trainer to the doctor's command line. It learns for a minute and a half:
+
+pytest -m benchmark tests/diagnose/test_own_model.py
+"""
 
 import json
 
@@ -6,6 +9,8 @@ import pytest
 
 from eval.diagnose.__main__ import main as diagnose
 from tests.diagnose import own_model
+
+pytestmark = pytest.mark.benchmark
 
 # Younger ones know token frequencies only, which are right at every offset.
 LEARNED, YOUNG = ("--steps", "1000"), ("--steps", "120", "--width", "32")
