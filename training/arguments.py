@@ -301,10 +301,13 @@ def _known_flags(argv: list[str], families: tuple[str, ...], program: str = "", 
     """What was given, as text. Raises `InputError` for a flag that is none of these families'."""
     known, unknown = _parser_of(families, program, purpose).parse_known_args(argv)
     if unknown:
-        keys = [name for family in families for name in keys_of_family(family)]
-        near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*keys, *_UNIVERSAL])
+        near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*_keys_of(families), *_UNIVERSAL])
         raise InputError(f"unknown flag {unknown[0]}{near.replace('mean ', 'mean --')}")
     return vars(known)
+
+
+def _keys_of(families: tuple[str, ...]) -> dict[str, Key]:
+    return {name: key for family in families for name, key in keys_of_family(family).items()}
 
 
 @cache
@@ -317,7 +320,7 @@ def _parser_of(families: tuple[str, ...], program: str, purpose: str) -> _Parser
     )
     _add_universal(parser)
     groups = {section: parser.add_argument_group(f"{section} (recipe section)") for section in SECTIONS}
-    for key in {name: key for family in families for name, key in keys_of_family(family).items()}.values():
+    for key in _keys_of(families).values():
         options: dict[str, Any] = {"help": f"{key.help} [{_shown(key.default)}]".replace("%", "%%")}
         if "list" in type_name(key.type):
             options |= {"nargs": "*", "metavar": "ITEM"}

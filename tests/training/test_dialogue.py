@@ -459,10 +459,7 @@ def test_a_killed_run_with_a_pretrained_decoder_goes_on_to_the_same_bits(
         (["--lora_rank", "2"], "lora_rank=2 adapts a model that is there: give its checkpoint with --init_from, or a"),
         (["--freeze_decoder"], "freeze_decoder=true is for a pretrained decoder"),
         (["--pretrained_decoder", "x", "--freeze_decoder", "--lora_rank", "2"], "exclude each other: keep one"),
-        (
-            ["--pretrained_decoder", "x", "--tokenizer", "bpe"],
-            "tokenizer: bpe was asked for, and pretrained",
-        ),
+        (["--pretrained_decoder", "x", "--tokenizer", "bpe"], "tokenizer: bpe was asked for, and pretrained"),
         (["--best_metric", "top1"], "best_metric='top1' is not possible: it must be one of perplexity"),
         (["--decoder_config", "{}"], "unknown flag --decoder_config"),
         (["--streaming"], "streaming: replies are not streamed"),
