@@ -8,7 +8,7 @@ import pytest
 
 from eval.diagnose.__main__ import _parser
 from eval.diagnose.examine import GROUPS, choose_groups
-from training.arguments import parse_arguments
+from training.run.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "gibberish.md").read_text(encoding="utf-8")
