@@ -9,7 +9,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from eval.score import main, score, score_table
-from eval.scorers.checkpoint import ScoreRequest, choose_split, data_settings
+from eval.scorers.checkpoint import choose_split, data_settings
+from eval.scorers.request import ScoreRequest
 from training.common.errors import InputError
 from training.common.records import write_json
 
