@@ -35,6 +35,7 @@ class Scorer:
     """How the checkpoints of a family are scored.
 
     Attributes:
+        kind: of models, in messages.
         score: (request, data settings, split) -> figures, what became of the rows, and what stands in the Score JSON
             beside what every family has.
         table: Score JSON -> what is printed.
@@ -42,6 +43,7 @@ class Scorer:
         by_frame: whether there are figures by predicted frame, which can be drawn.
     """
 
+    kind: str
     score: Callable[[ScoreRequest, Any, str], tuple[AnyScores, RowReport, dict[str, Any]]]
     table: Callable[[dict[str, Any]], Table]
     settings: tuple[str, ...] = ("text_column",)
@@ -116,7 +118,7 @@ def data_settings(request: ScoreRequest) -> SourceSettings | VideoDataSettings:
     family = family_of(request.checkpoint)
     for name, value in request.given().items():
         if name not in scorer_of(family).settings:
-            owners = [kind for kind, scorer in SCORERS.items() if name in scorer.settings]
+            owners = [scorer.kind for scorer in SCORERS.values() if name in scorer.settings]
             raise InputError(
                 f"{name}: got {value!r}, but {request.checkpoint} is no {' or '.join(owners)} model; leave it out"
             )
@@ -194,10 +196,10 @@ def _score_causal(request: ScoreRequest, settings: GeneratorDataSettings, split:
     return causal.score_request(request, settings, split, trained_on)
 
 
-CAUSAL = Scorer(_score_causal, causal_table, ("text_column", "documents", "context", "stride", "max_tokens"))
+CAUSAL = Scorer("causal", _score_causal, causal_table, ("text_column", "documents", "context", "stride", "max_tokens"))
 SCORERS: dict[str, Scorer] = {
-    TextJepaConfig.model_type: Scorer(text_jepa.score_request, text_table),
+    TextJepaConfig.model_type: Scorer("text", text_jepa.score_request, text_table),
     StagedGeneratorConfig.model_type: CAUSAL,
-    DialogueJepaConfig.model_type: Scorer(dialogue.score_request, dialogue_table),
-    VideoJepaConfig.model_type: Scorer(video.score_request, video_table, ("digits",), by_frame=True),
+    DialogueJepaConfig.model_type: Scorer("dialogue", dialogue.score_request, dialogue_table),
+    VideoJepaConfig.model_type: Scorer("video", video.score_request, video_table, ("digits",), by_frame=True),
 }

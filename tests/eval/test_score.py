@@ -123,8 +123,8 @@ def test_the_command_line_writes_the_file_and_prints_the_table(checkpoint, other
         (["{checkpoint}", "--max_rows", "0"], "max_rows"),
         (["{checkpoint}", "--json", "{tmp}"], "cannot be written"),
         (["{checkpoint}", "--device", "abacus"], "abacus"),
-        (["{checkpoint}", "--digits", "{tmp}"], "is no video"),
-        (["{checkpoint}", "--plot", "{tmp}/frames.png"], "is no video"),
+        (["{checkpoint}", "--digits", "{tmp}"], "is no video model"),
+        (["{checkpoint}", "--plot", "{tmp}/frames.png"], "is no video model"),
     ],
 )
 def test_bad_input_ends_with_one_line_that_names_it_and_code_2(arguments, named, checkpoint, tmp_path, capsys):
