@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ def folder(repository, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for name in ("training", "eval"):
         (folder / name).symlink_to(repository / name)
-    lines = [f"the customer number {index} asks for a new password" for index in range(60)]
+    lines = [f"the customer number {index} asks for a new password" for index in range(300)]
     (folder / "my.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run(small("python training/train.py training/recipes/text_jepa/quickstart.yaml"), folder)
     return folder
@@ -75,9 +76,10 @@ def folder(repository, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("snippet", marked("run"))
 def test_the_snippet_runs(snippet, folder, request):
     assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@pages")  # all in one process
-    if snippet.language == "python":
-        hide = HIDE_THE_PACKAGES if snippet.mark == "run without the package" else ""
-        run([sys.executable, "-I", "-c", hide + snippet.code], folder)
+    if snippet.mark == "run without the package":
+        run([sys.executable, "-I", "-c", HIDE_THE_PACKAGES + snippet.code], folder)
+    elif snippet.language == "python":
+        fork_and_run(lambda: exec(compile(snippet.code, snippet.place, "exec"), {}), folder, snippet.place)
     for command in commands(snippet) if snippet.language == "bash" else []:
         run(small(command) if snippet.mark == "run small" else command, folder)
 
@@ -179,19 +181,28 @@ def run(command: str | list[str], folder: Path) -> None:
     """Run a shell line or an argument list with this environment's programs first; its output is the failure."""
     words = shlex.split(command) if isinstance(command, str) else command
     if words[0] == "python":
-        import_everything()
-        done = fork(lambda: run_here(words[1:], folder), timeout=280)
-        assert done.code == 0, f"{command}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+        fork_and_run(lambda: run_here(words[1:], folder), folder, command)
         return
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
+def fork_and_run(work: Callable[[], int | None], folder: Path, what: str) -> None:
+    """Do `work` in `folder`, in a process that has imported everything; its output is the failure."""
+    import_everything()
+
+    def there() -> int:
+        forget_earlier_runs()
+        os.chdir(folder)
+        return work() or 0
+
+    done = fork(there)
+    assert done.code == 0, f"{what}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+
+
 def run_here(words: list[str], folder: Path) -> int:
-    """`python *words` in a process that has imported everything; its exit code."""
-    forget_earlier_runs()
-    os.chdir(folder)
+    """`python *words`; its exit code."""
     as_module = words[0] == "-m"
     sys.argv = words[as_module:]
     sys.path.insert(0, str(folder if as_module else folder / Path(words[0]).parent))
@@ -205,7 +216,6 @@ def run_here(words: list[str], folder: Path) -> int:
     return 0
 
 
-@pytest.mark.parametrize("page", readme_tables.PAGES, ids=lambda page: page.name)
 def test_tables_of_results_are_those_of_their_json(page):
     text = page.read_text(encoding="utf-8")
     assert "<!-- results:" in text
