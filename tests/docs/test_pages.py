@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from eval.benchmarks import readme_tables
-from tests.faults.harness import forget_earlier_runs, fork, import_everything
+from tests.faults.harness import completed, forget_earlier_runs, fork, import_everything
 from training.arguments import parse_arguments
 
 # Snippets build on one another's run folders.
@@ -184,7 +184,7 @@ def run(command: str | list[str], folder: Path) -> None:
         fork_and_run(lambda: run_here(words[1:], folder), folder, command)
         return
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = completed(words, cwd=folder, env=environment)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 

@@ -29,7 +29,9 @@ def test_accelerate_reads_the_file_and_the_page_says_whether_it_was_run(reposito
     config = load_config_from_file(str(path))
     assert config.num_machines == 1
     (row,) = [
-        line for line in (repository / "docs/launching.md").read_text().splitlines() if line.startswith(f"| `{name}.yaml`")
+        line
+        for line in (repository / "docs/launching.md").read_text().splitlines()
+        if line.startswith(f"| `{name}.yaml`")
     ]
     assert row.endswith(("| run by a test |", "| run |", "| not run |"))
 
