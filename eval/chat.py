@@ -14,13 +14,13 @@ from functools import cached_property
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.errors import NonFiniteError
-from eval.generate import Decoding
-from eval.loading import quiet_libraries, read_run
-from eval.replies import open_dialogue, read_turns, say
-from eval.retrieval import ReplyIndex
-from training.data.dialogues import tidy_turn
-from training.data.errors import InputError
+from eval.decoding.decoding import Decoding
+from eval.loading import quiet_libraries
+from eval.replies.index import ReplyIndex
+from eval.replies.saying import open_dialogue, read_turns, say
+from training.common.errors import InputError, NonFiniteError
+from training.common.manifest import read_run
+from training.data.dialogue_jepa.dialogues import tidy_turn
 from training.data.settings import DialogueDataSettings
 
 MODES = ("generate", "greedy", "retrieve")

@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.errors import NonFiniteError
 from eval.loading import open_model, open_tokenizer, quiet_libraries
 from eval.scorers.text_jepa import pessimistic_ranks
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
 
 # A run of underscores that is no part of a word such as snake_case.
 BLANK = re.compile(r"(?<![^\W_])_+(?![^\W_])")

@@ -4,6 +4,7 @@ python -m eval.generate outputs/staged-3 "The capital of India is" --top_k 50 --
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,70 +15,18 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.errors import NonFiniteError
+from eval.decoding.decoding import MAX_NEW_TOKENS, TEMPERATURE, TOP_K, Decoding
+from eval.decoding.token_scores import evaluating
+from eval.decoding.windows import model_length, prompt_ids
 from eval.loading import open_model, open_tokenizer, quiet_libraries
-from eval.metrics.generation import SampleFigures, sample_figures
-from eval.scorers.token_scores import evaluating
-from eval.scorers.windows import model_length, prompt_ids
-from eval.words import words_of_run
-from training.data.errors import InputError
-from training.data.framing import begin_and_end
+from eval.metrics.generation import SampleFigures, known_words, sample_figures
+from training.common.errors import InputError, NonFiniteError
+from training.common.manifest import read_run
+from training.data.settings import GeneratorDataSettings
+from training.data.staged_generator.documents import load_documents
+from training.data.staged_generator.framing import begin_and_end
 
-TOP_K, TEMPERATURE = 50, 0.7
-MAX_NEW_TOKENS = 60
 _LINE_TOKENS = 30
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a prompt is continued. `validate()` raises InputError.
-
-    Attributes:
-        top_k: sampling: only the k likeliest tokens; 0 for all.
-        temperature: sampling: divides the scores; below 1 sharper, above 1 flatter.
-        top_p: sampling: only the likeliest tokens that together have this chance (Holtzman et al., 2020).
-        num_beams: instead of greedy, the best of so many beams; 1 is greedy.
-        repetition_penalty: divides the scores of tokens that were said (Keskar et al., 2019); 1 is none.
-        max_new_tokens: at most; fewer where the end is said before, or the model's length is reached.
-        num_samples: of the sampled kind; 0 for none.
-        seed: of the sampling.
-    """
-
-    top_k: int = TOP_K
-    temperature: float = TEMPERATURE
-    top_p: float = 1.0
-    num_beams: int = 1
-    repetition_penalty: float = 1.0
-    max_new_tokens: int = MAX_NEW_TOKENS
-    num_samples: int = 1
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Raise InputError for the first value that makes no sense."""
-        for name, low in (("top_k", 0), ("num_beams", 1), ("max_new_tokens", 1), ("num_samples", 0)):
-            if getattr(self, name) < low:
-                off = " (0 leaves it out)" if name == "top_k" else ""
-                raise InputError(f"{name} must be {low} or more{off}, was given {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise InputError(
-                f"temperature must be above 0, was given {self.temperature}; for no sampling ask for greedy"
-            )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must lie above 0 and at most at 1 (which leaves it out), was given {self.top_p}")
-        if not self.repetition_penalty > 0:
-            raise InputError(f"repetition_penalty must be above 0 (1 is none), was given {self.repetition_penalty}")
-
-    @property
-    def sampled_name(self) -> str:
-        """What is written over sampled text."""
-        parts = [f"top-k {self.top_k}"] if self.top_k else []
-        parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
-        return f"{', '.join(parts) or 'sampled'}, temperature {self.temperature:g}"
-
-    @property
-    def likeliest_name(self) -> str:
-        """What is written over text that no chance decides."""
-        return "greedy" if self.num_beams == 1 else f"{self.num_beams} beams"
 
 
 @dataclass(frozen=True)
@@ -102,7 +51,7 @@ def continue_prompt(
 
     Args:
         model: any causal LM.
-        words: what counts as a real word, see `eval.words`; None gives no such share.
+        words: what counts as a real word, see `eval.generate`; None gives no such share.
 
     Raises:
         InputError: a prompt that is empty, holds nothing the model knows or fills its context, or a bad setting.
@@ -296,3 +245,22 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def training_words(settings: GeneratorDataSettings) -> frozenset[str] | None:
+    """The words of the training part; None for a stream, which is more than is read, and where it cannot be read."""
+    if settings.streaming:
+        return None
+    try:
+        return known_words(load_documents(settings, "train").texts)
+    except InputError:  # the text was moved, or this is another machine: a figure less, and no reason to stop
+        return None
+
+
+def words_of_run(checkpoint: str) -> frozenset[str] | None:
+    """The words that a checkpoint's run was trained on; None where it does not say, or they cannot be read here."""
+    section = (read_run(checkpoint) or {}).get("recipe", {}).get("data", {})
+    known = {field.name for field in dataclasses.fields(GeneratorDataSettings)}
+    if "data" not in section or not set(section) <= known:
+        return None
+    return training_words(GeneratorDataSettings(**section))

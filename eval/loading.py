@@ -3,8 +3,6 @@
 model = open_model("outputs/quickstart", AutoModelForMaskedLM)
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ from transformers.utils import logging as transformers_logging
 import configuration_jepa  # noqa: F401  (registers the families' configurations with the Auto classes)
 import modeling_jepa  # noqa: F401  (registers the families' models with the Auto classes)
 from configuration_jepa import VideoJepaConfig
-from training.data.errors import InputError
-from training.data.frame_tokenizer import TOKENIZER_FILE, FrameTokenizer
-
-MANIFEST = "manifest.json"
-RUN_FILE = "run.json"
-_SHOWN = 5
+from training.common.errors import InputError
+from training.common.layout import TOKENIZER_FILE
+from training.common.manifest import _listed, verify_manifest
+from training.common.wording import one_line
+from training.data.video_jepa.frame_tokenizer import FrameTokenizer
 
 
 def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = None) -> PreTrainedModel:
@@ -44,7 +41,7 @@ def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = Non
             name, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{name} cannot be opened as a model: {_one_line(error)}") from error
+        raise InputError(f"{name} cannot be opened as a model: {one_line(error)}") from error
     _refuse_incomplete(name, info)
     return model.to(target).eval()
 
@@ -59,7 +56,7 @@ def open_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | FrameTok
             return FrameTokenizer.from_pretrained(Path(cached_file(name, TOKENIZER_FILE)).parent)
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"{name} holds no tokenizer that can be opened: {_one_line(error)}") from error
+        raise InputError(f"{name} holds no tokenizer that can be opened: {one_line(error)}") from error
 
 
 def checked_name(checkpoint: str | Path) -> str:
@@ -86,17 +83,6 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
 
 
-def read_run(checkpoint: str | Path) -> dict | None:
-    """`run.json` of a checkpoint (recipe, data hash, versions), or None where it has none."""
-    path = Path(checkpoint) / RUN_FILE
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: {_one_line(error)}; take an earlier checkpoint") from error
-
-
 def choose_device(device: str | None) -> torch.device:
     """The device asked for, or the first GPU, or the CPU; raises InputError for one that is not there."""
     if device is None:
@@ -105,34 +91,8 @@ def choose_device(device: str | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used here: {_one_line(error)}; use 'cpu'") from error
+        raise InputError(f"device {device!r} cannot be used here: {one_line(error)}; use 'cpu'") from error
     return chosen
-
-
-def verify_manifest(folder: Path) -> None:
-    """Compare every file that `manifest.json` names with its sha256; a folder without a manifest passes.
-
-    Raises:
-        InputError: naming the first files that are missing or changed.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return
-    try:
-        hashes = json.loads(path.read_text(encoding="utf-8"))["files"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged; take an earlier checkpoint") from error
-    damaged = [name for name, expected in sorted(hashes.items()) if sha256_of(folder / name) != expected]
-    if damaged:
-        raise InputError(f"{folder} is damaged: {_listed(damaged)} missing or changed since saving; take another one")
-
-
-def sha256_of(path: Path) -> str | None:
-    """Hex digest of a file's bytes, read in pieces; None for a file that is not there."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_incomplete(name: str, info: dict) -> None:
@@ -150,14 +110,3 @@ def _refuse_incomplete(name: str, info: dict) -> None:
         raise InputError(
             f"{name} does not hold the tensors of its model: {'; '.join(problems)}; take another checkpoint"
         )
-
-
-def _listed(names: list[str]) -> str:
-    """The first few of many names."""
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def _one_line(error: Exception) -> str:
-    """An error's text without line breaks."""
-    return " ".join(str(error).split())

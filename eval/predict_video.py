@@ -20,19 +20,17 @@ from rich.text import Text
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from eval.errors import NonFiniteError
-from eval.frame_baselines import black, copy_last
 from eval.loading import open_model, quiet_libraries
+from eval.metrics.frame_baselines import black, copy_last
 from eval.metrics.video import squared_error, ssim
-from eval.records import check_target
+from eval.plots.clips import ShownClip, save_animation, save_still
 from eval.scorers.checkpoint import ScoreRequest, data_settings, family_of
-from eval.scorers.video import STEPS, TEMPERATURE, TOP_K, halves
-from eval.scorers.video_checkpoint import VIDEO
-from eval.video_pictures import ShownClip, save_animation, save_still
+from eval.scorers.video import STEPS, TEMPERATURE, TOP_K, VIDEO, halves
 from modeling_jepa.frame_decoding import MODES
-from training.data.digits import SPLITS
-from training.data.errors import InputError
-from training.data.prepared_clips import HELD_OUT_CLIPS, make_clips
+from training.common.errors import InputError, NonFiniteError
+from training.common.records import check_target
+from training.data.video_jepa.digits import SPLITS
+from training.data.video_jepa.prepared import HELD_OUT_CLIPS, make_clips
 
 FIGURES = ("MSE per frame", "SSIM", "black MSE", "copy last MSE")
 

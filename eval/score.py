@@ -17,21 +17,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eval.errors import NonFiniteError
-from eval.frame_curves import plot_frames
 from eval.loading import quiet_libraries
-from eval.records import check_target, package_versions, write_json
-from eval.replies import FAMILY
-from eval.scorers.causal import CausalScores
-from eval.scorers.causal_checkpoint import AFFORDABLE
+from eval.plots.frame_curves import plot_frames
+from eval.plots.tables import causal_table, dialogue_table, text_table, video_table
+from eval.replies.saying import FAMILY
+from eval.scorers.causal import AFFORDABLE, CausalScores
 from eval.scorers.checkpoint import ScoreRequest, family_of, score_checkpoint
 from eval.scorers.dialogue import MAX_PAIRS, DialogueScores
 from eval.scorers.text_jepa import MAX_ROWS, Scores
-from eval.scorers.video import MAX_CLIPS, VideoScores
-from eval.scorers.video_checkpoint import VIDEO
-from eval.tables import causal_table, dialogue_table, text_table, video_table
-from training.data.errors import InputError
-from training.data.rows import RowReport
+from eval.scorers.video import MAX_CLIPS, VIDEO, VideoScores
+from training.common.errors import InputError, NonFiniteError
+from training.common.records import check_target, package_versions, write_json
+from training.data.sources.rows import RowReport
 
 SCHEMA_VERSION = 1
 _TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {

@@ -13,7 +13,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Each may import itself and what stands above it. A module belongs to the longest prefix that fits its name.
-LAYERS = ("configuration_jepa", "modeling_jepa", "training.data", "eval", "training", "eval.benchmarks", "tests")
+LAYERS = (
+    *("configuration_jepa", "modeling_jepa", "training.common", "training.data"),
+    *("eval", "training", "eval.benchmarks", "tests"),
+)
+# The rooms of training above its data, in the same way; two that stand together are neighbours of one height.
+ROOMS = (
+    *("settings", "run", "runtime", "run_folder", "optim", "family", "init_from", "families", "cards"),
+    *("trainer", "publish", "finish", "estimate", "plan", "train"),
+)
 
 SHIPPED = ("configuration_jepa", "modeling_jepa")
 LIBRARIES = {
@@ -66,6 +74,47 @@ def upward_imports(modules: dict[str, str]) -> list[str]:
     return found
 
 
+def room_of(module: str) -> int | None:
+    """Position in `ROOMS`, or None for what stands elsewhere."""
+    parts = module.split(".")
+    return ROOMS.index(parts[1]) if parts[0] == "training" and len(parts) > 1 and parts[1] in ROOMS else None
+
+
+def imports_of_upper_rooms(modules: dict[str, str]) -> list[str]:
+    """Imports within `training` that go against the order of its rooms, as `importer -> imported`."""
+    found = []
+    for module, source in modules.items():
+        own = room_of(module)
+        for name, _ in imports(module, source, is_package=False):
+            theirs = room_of(name)
+            if own is not None and theirs is not None and theirs > own:
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def circles(modules: dict[str, str]) -> list[list[str]]:
+    """Modules that import each other, over however many others. An `__init__` only hands names on: it is left out."""
+    packages = {name.rpartition(".")[0] for name in modules}
+    files = {name for name in modules if name not in packages}
+    graph = {}
+    for module in files:
+        names = [name for name, _ in imports(module, modules[module], is_package=False)]
+        targets = [name if name in files else name.rpartition(".")[0] for name in names]
+        graph[module] = {target for target in targets if target in files and target != module}
+    reach = {module: _reachable(module, graph) for module in graph}
+    rings = {frozenset(other for other in reach[module] if module in reach[other]) for module in graph}
+    return sorted(sorted(ring) for ring in rings if ring)
+
+
+def _reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
+    found, waiting = set(), [start]
+    while waiting:
+        for target in graph[waiting.pop()] - found:
+            found.add(target)
+            waiting.append(target)
+    return found
+
+
 def foreign_imports(package: str, modules: dict[str, str]) -> list[str]:
     """Imports of `package` that are neither its own, of a layer below, of Python, nor allowed, and not in a `try`."""
     found = []
@@ -113,6 +162,25 @@ def test_every_layer_imports_only_what_stands_below_it(modules):
     assert upward_imports(modules) == []
 
 
+def test_no_module_imports_itself_over_others(modules):
+    """Imports in functions and under `TYPE_CHECKING` included."""
+    assert circles(modules) == []
+
+
+def test_every_room_of_training_imports_only_those_before_it(modules):
+    assert imports_of_upper_rooms(modules) == []
+
+
+def test_the_check_sees_a_circle_and_a_room_that_is_above():
+    lazy = {
+        "training.plan": "def f():\n    import training.estimate",
+        "training.estimate": "from training import plan",
+    }
+    assert circles(lazy) == [["training.estimate", "training.plan"]]
+    assert circles({**lazy, "training.estimate": "import torch"}) == []
+    assert imports_of_upper_rooms(lazy) == ["training.estimate -> training.plan"]
+
+
 def test_importing_the_data_layer_does_not_run_the_layers_above_it(modules):
     """`import training.data` runs `training/__init__.py` first, which therefore imports nothing of the project."""
     own = [name for name, _ in imports("training", modules.get("training", ""), is_package=True) if layer_of(name)]
@@ -147,7 +215,7 @@ def test_a_package_that_travels_with_checkpoints_is_flat(package):
         ("training.data.masking", "from .. import trainer", ["training.data.masking -> training.trainer"]),
         ("eval.score", "import eval.benchmarks.cells", ["eval.score -> eval.benchmarks.cells"]),
         ("configuration_jepa.base", "import modeling_jepa", ["configuration_jepa.base -> modeling_jepa"]),
-        ("eval.score", "from training.data.errors import InputError", []),
+        ("eval.score", "from training.common.errors import InputError", []),
         ("training.train", "from eval import score\nimport torch", []),
     ],
 )

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from training.arguments import Run
-from training.build import build_trainer
-from training.callbacks import duration
-from training.cards import millions
+from training.common.wording import duration, millions, readable_bytes
 from training.data.prepared import Prepared
-from training.families import Family
-from training.memory import TRIM_STEPS, give_back_memory, peak_memory, readable_bytes
-from training.run_state import RunState
-from training.trainer import JepaTrainer
+from training.family import Family
+from training.run.run import Run
+from training.run.state import RunState
+from training.runtime.memory import TRIM_STEPS, give_back_memory, peak_memory
+from training.trainer.build import build_trainer
+from training.trainer.trainer import JepaTrainer
 
 # Enough to be more than noise, and no more of a slow model than needed.
 _LEAST_STEPS, _MOST_STEPS, _ENOUGH_SECONDS = 4, TRIM_STEPS, 8.0

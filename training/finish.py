@@ -10,15 +10,19 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.loading import read_run
-from eval.plots import plot_run, read_log
-from eval.records import write_json
+from eval.plots.curves import plot_run, read_log
 from eval.score import score, score_table
 from eval.scorers.checkpoint import ScoreRequest
-from training.arguments import Run
-from training.card_files import write_run_card
-from training.card_record import CardRecord, facts_of
-from training.checkpoints import (
+from training.cards.record import CardRecord, facts_of
+from training.cards.writing import write_run_card
+from training.common.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
+from training.common.manifest import read_run
+from training.common.records import write_json
+from training.data.prepared import Prepared
+from training.families import load_family
+from training.run.run import Run
+from training.run.state import RunState
+from training.run_folder.checkpoints import (
     PREFIX,
     NoWholeCheckpointError,
     Resumable,
@@ -29,11 +33,7 @@ from training.checkpoints import (
     root_step,
     step_of,
 )
-from training.data.prepared import Prepared
-from training.families import load_family
-from training.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
-from training.machine import describe_machine
-from training.run_state import RunState
+from training.runtime.hardware import describe_machine
 
 
 def is_finished(run: Run, resumable: Resumable) -> bool:

@@ -18,14 +18,15 @@ from eval.rules import (
     suggest_steps,
     suggest_vocabulary_and_batch,
 )
-from training.arguments import NO_RECIPE, Run, parse_arguments
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.data.settings import TRAINED_TOKENIZERS
+from training.run.arguments import parse_arguments
+from training.run.run import NO_RECIPE, Run
 
 if TYPE_CHECKING:
     from training.data.prepared import Prepared
     from training.estimate import RunEstimate
-    from training.families import Family
+    from training.family import Family
 
 _PURPOSE = "Plan a run before it, or judge a recipe: sizes against data, parameters, memory and time."
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -47,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def plan(run: Run, given: set[str]) -> list[str]:
     """The plan as lines. Of a run without a recipe, all that is not in `given` is suggested. Raises `InputError`."""
-    from training.build import build_config, build_model, check_device, prepare_data
     from training.estimate import estimate_run, fixed_bytes
-    from training.examples import count_examples
     from training.families import load_family
-    from training.memory import held_bytes, naming_what_to_try
-    from training.train import show_notes
+    from training.run.examples import count_examples
+    from training.runtime.memory import held_bytes, naming_what_to_try
+    from training.runtime.outputs import show_notes
+    from training.trainer.build import build_config, build_model, check_device, prepare_data
 
     show_notes()
     check_device(run)
@@ -75,7 +76,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
 
 def suggest(run: Run, family: "Family", prepared: "Prepared", given: set[str]) -> Run:
     """`run` with shape, batch and steps that suit its data, where flags do not fix them."""
-    from training.examples import count_examples, holes_per_row, mean_length
+    from training.run.examples import count_examples, holes_per_row, mean_length
 
     examples = count_examples(prepared)
     if not given & set(_SHAPE):

@@ -8,19 +8,18 @@ Run it again after whatever stopped it, and it goes on where it was. Exit codes:
 SIGTERM.
 """
 
-import logging
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 # Nothing that takes long: what is interrupted before `main` ends with a traceback.
-from training.outputs import lasting_outputs
-from training.signals import SignalWatch, StoppedBySignal, Terminated, find_launcher, sigterm_raises
+from training.runtime.outputs import lasting_outputs, show_notes
+from training.runtime.signals import SignalWatch, StoppedBySignal, Terminated, find_launcher, sigterm_raises
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from training.arguments import Run
+    from training.run.run import Run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,18 +35,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     launcher = find_launcher()
-    from training.arguments import parse_arguments
-    from training.data.errors import InputError
+    from training.common.errors import InputError
+    from training.run.arguments import parse_arguments
 
     try:
         run = parse_arguments(argv)
     except InputError as error:
         return _failed(error, 2)
     # Only now: these imports take seconds, and a typo should not.
-    from eval.errors import NonFiniteError
-    from training.checkpoints import NoWholeCheckpointError
-    from training.hub_faults import HubError
-    from training.processes import FirstProcessError, leave_processes
+    from training.common.errors import NonFiniteError
+    from training.publish.faults import HubError
+    from training.run_folder.checkpoints import NoWholeCheckpointError
+    from training.runtime.processes import FirstProcessError, leave_processes
 
     codes: dict[type[Exception], int] = {HubError: 1, InputError: 2, NonFiniteError: 3, NoWholeCheckpointError: 4}
     try:
@@ -71,12 +70,12 @@ def train(run: "Run", launcher: int | None = None) -> int:
     Raises:
         HubError, InputError, NonFiniteError, NoWholeCheckpointError: see `main`.
     """
-    from training.build import build_config, build_model, check_device, check_trackers, prepare_data
-    from training.card_record import sizes_of
+    from training.cards.record import sizes_of
     from training.families import load_family
-    from training.memory import held_bytes
-    from training.processes import cpu_threads, first_then_others, missing_processes, once, start_processes
-    from training.run_folder import describe_run, locked
+    from training.run_folder.claim import describe_run, locked
+    from training.runtime.memory import held_bytes
+    from training.runtime.processes import cpu_threads, first_then_others, missing_processes, once, start_processes
+    from training.trainer.build import build_config, build_model, check_device, check_trackers, prepare_data
 
     check_device(run)
     check_trackers(run)
@@ -106,7 +105,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
 
 def _claim_folder(run: "Run", description: dict[str, Any]) -> Any:
     """Where the run goes on, said where it is not as expected; the folder is this run's from here on."""
-    from training.run_folder import decide_resume, rounding_changes, write_run
+    from training.run_folder.claim import decide_resume, rounding_changes, write_run
 
     resumable = decide_resume(run, description)
     for problem in resumable.damaged.values():
@@ -118,14 +117,15 @@ def _claim_folder(run: "Run", description: dict[str, Any]) -> Any:
 
 
 def _check_access(run: "Run") -> None:
-    from training.publish import check_access
+    from training.publish.sending import check_access
 
     check_access(run.hub_model_id)
 
 
 def _publish(run: "Run") -> None:
     """Send the best checkpoint, where that was asked for; what is there already is not sent again."""
-    from training.publish import prepare, publish
+    from training.publish.publication import prepare
+    from training.publish.sending import publish
 
     if run.push_to_hub:
         print(publish(prepare(run.output_dir, run.hub_model_id), run.hub_private).line(None))
@@ -142,12 +142,12 @@ def _train_and_finish(
 ) -> int:
     from accelerate import PartialState
 
-    from training.build import build_trainer
     from training.estimate import fixed_bytes
     from training.finish import finish, is_finished, show_score
-    from training.growing import measure_growth
-    from training.memory import naming_what_to_try
-    from training.run_state import RunState
+    from training.init_from.growing import measure_growth
+    from training.run.state import RunState
+    from training.runtime.memory import naming_what_to_try
+    from training.trainer.build import build_trainer
 
     say = PartialState().on_main_process(print)
     if is_finished(run, resumable):
@@ -192,8 +192,8 @@ def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int)
     from accelerate import PartialState
 
     from training.estimate import estimate_run, fixed_bytes
-    from training.memory import naming_what_to_try
     from training.plan import judge, plan_lines
+    from training.runtime.memory import naming_what_to_try
 
     say = PartialState().on_main_process(print)
     with naming_what_to_try(run, fixed_bytes(model)):
@@ -204,26 +204,13 @@ def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int)
     return 0
 
 
-def show_notes(here: bool = True) -> None:
-    """Let the data layer say, unless another process does, what it kept, left out and found prepared, and the
-    libraries be quiet.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # one for every file of a checkpoint
-    notes = logging.getLogger("training")
-    notes.handlers = [logging.StreamHandler(sys.stdout)]
-    notes.setLevel(logging.INFO if here else logging.WARNING)
-    notes.propagate = False
-
-
 def _code(error: Exception, codes: dict[type[Exception], int]) -> int:
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 
 def _naming_its_file(error: OSError, run_dir: "Path") -> Exception:
     """What the system says, in one line; it names no file where it failed at one that was open."""
-    from training.checkpoints import FULL
+    from training.run_folder.checkpoints import FULL
 
     if error.strerror is None:  # a library's own words
         return error

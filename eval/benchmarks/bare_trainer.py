@@ -4,15 +4,15 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
 from configuration_jepa import JepaConfig
-from eval.benchmarks.examiner import Examiner
+from eval.benchmarks.exam import Examiner
 from modeling_jepa import JepaPreTrainedModel
-from training.arguments import Run
-from training.build import build_parts, training_arguments
-from training.callbacks import TeacherUpdate
 from training.data.prepared import Prepared
-from training.families import Family
-from training.run_state import RunState
-from training.trainer import JepaTrainer
+from training.family import Family
+from training.run.run import Run
+from training.run.state import RunState
+from training.trainer.build import build_parts, training_arguments
+from training.trainer.callbacks import TeacherUpdate
+from training.trainer.trainer import JepaTrainer
 
 
 def bare_trainer(

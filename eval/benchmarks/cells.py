@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eval.benchmarks.tables import comparison_markdown, comparison_table
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 SCHEMA_VERSION = 1
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -42,16 +42,16 @@ DEFAULT_CODE = (
     "training",
     "eval/metrics",
     "eval/scorers",
-    "eval/baselines.py",
-    "eval/errors.py",
-    "eval/frame_baselines.py",
+    "eval/metrics/baselines.py",
+    "training/common/errors.py",
+    "eval/metrics/frame_baselines.py",
     "eval/generate.py",
     "eval/loading.py",
-    "eval/ngrams.py",
-    "eval/replies.py",
-    "eval/representation.py",
-    "eval/word_overlap.py",
-    "eval/words.py",
+    "eval/metrics/ngrams.py",
+    "eval/replies/saying.py",
+    "eval/metrics/representation.py",
+    "eval/metrics/word_overlap.py",
+    "eval/generate.py",
     "eval/benchmarks/recipe_cell.py",
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks.bootstrap import Interval, interval_of_sums
+from eval.benchmarks.anchors.dialogue import ANCHOR_FIELDS
 from eval.benchmarks.cells import Arm
+from eval.benchmarks.comparison import parse_changes
 from eval.benchmarks.curves import mean_and_spread
-from eval.benchmarks.dialogue_anchors import ANCHOR_FIELDS
-from eval.benchmarks.recipe_arms import parse_changes
+from eval.benchmarks.statistics import Interval, interval_of_sums
 from eval.benchmarks.tables import difference
-from training.arguments import parse_arguments
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.run.arguments import parse_arguments
 
 OURS, OURS_LATENT, BI_ENCODER, SEQ2SEQ, NO_LATENT = "ours", "ours_latent", "bi_encoder", "seq2seq", "no_latent"
 ARMS: dict[str, dict[str, Any]] = {
@@ -64,10 +64,10 @@ CODE = (
     "eval/metrics",
     *(f"eval/{name}.py" for name in ("ngrams", "replies", "representation", "word_overlap")),
     *(f"eval/scorers/{name}.py" for name in ("candidates", "dialogue", "holes", "token_scores")),
-    "eval/benchmarks/dialogue_anchors.py",
+    "eval/benchmarks/anchors/dialogue.py",
     "eval/benchmarks/dialogue_cell.py",
     "eval/benchmarks/bare_trainer.py",
-    "eval/benchmarks/examiner.py",
+    "eval/benchmarks/exam.py",
 )
 
 Cells = list[dict]

@@ -14,10 +14,10 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel
 
+from eval.benchmarks.anchors.dialogue import ANCHORS
 from eval.benchmarks.bare_trainer import bare_trainer
-from eval.benchmarks.dialogue_anchors import ANCHORS
-from eval.benchmarks.examiner import Examiner
-from eval.benchmarks.recipe_arms import run_of_cell
+from eval.benchmarks.comparison import run_of_cell
+from eval.benchmarks.exam import Examiner
 from eval.scorers.dialogue import (
     GREEDY_REPLIES,
     DialogueScores,
@@ -28,10 +28,10 @@ from eval.scorers.dialogue import (
     read_pairs,
     score_pairs,
 )
-from training.build import build_config, build_model, prepare_data
 from training.data.prepared import Prepared
 from training.families import load_family
-from training.trainer import full_precision
+from training.trainer.build import build_config, build_model, prepare_data
+from training.trainer.trainer import full_precision
 
 
 @dataclass(frozen=True)

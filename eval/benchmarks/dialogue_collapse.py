@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.cells import DEFAULT_CODE, Arm, collect, plan_cells, run_cells
+from eval.benchmarks.comparison import publish, shown_command
 from eval.benchmarks.generator_arms import Results
-from eval.benchmarks.recipe_arms import publish, shown_command
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "quickstart.yaml")
 HEALTHY, PROTECTED, VICREG, UNPROTECTED = (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.comparison import add_common_options, publish, run_all, shown_command
 from eval.benchmarks.dialogue_arms import (
     ARMS,
     BI_ENCODER,
@@ -30,10 +31,9 @@ from eval.benchmarks.dialogue_arms import (
     tuning_cost,
 )
 from eval.benchmarks.generator_arms import Rates, Results, at_edge, shown_number, shown_ratio, tune
-from eval.benchmarks.recipe_arms import add_common_options, publish, run_all, shown_command
-from eval.records import check_target, package_versions
 from eval.scorers.dialogue import GREEDY_REPLIES
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "dailydialog_cpu.yaml")
 STEPS = 2100  # of that recipe, in 8 minutes of one CPU thread

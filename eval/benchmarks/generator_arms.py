@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks.bootstrap import interval_of_sums
 from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.comparison import add_common_options, parse_changes, run_all
 from eval.benchmarks.curves import mean_and_spread
-from eval.benchmarks.recipe_arms import add_common_options, parse_changes, run_all
-from training.arguments import parse_arguments
-from training.data.errors import InputError
+from eval.benchmarks.statistics import interval_of_sums
+from training.common.errors import InputError
+from training.run.arguments import parse_arguments
 
 BASE_RECIPE = str(Path("training") / "recipes" / "staged_generator" / "wikitext2_cpu.yaml")
 METRICS = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy", "leak_gap")
@@ -50,8 +50,8 @@ CODE = (
     "eval/metrics/language_modeling.py",
     *(f"eval/scorers/{name}.py" for name in _SCORERS),
     "eval/benchmarks/bare_trainer.py",
-    "eval/benchmarks/examiner.py",
-    "eval/benchmarks/generator_anchors.py",
+    "eval/benchmarks/exam.py",
+    "eval/benchmarks/anchors/gpt2_and_llama.py",
     "eval/benchmarks/generator_cell.py",
 )
 

@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, set_seed
 
+from eval.benchmarks.anchors.gpt2_and_llama import ANCHORS, OUR_DOCUMENTS, build_anchor
 from eval.benchmarks.bare_trainer import bare_trainer
-from eval.benchmarks.examiner import Examiner
-from eval.benchmarks.generator_anchors import ANCHORS, OUR_DOCUMENTS, build_anchor
-from eval.benchmarks.recipe_arms import parse_run
+from eval.benchmarks.comparison import parse_run
+from eval.benchmarks.exam import Examiner
 from eval.scorers.causal import CausalScores, ScoringPlan, TokenAnswers, held_out_figures, score_documents
-from training.arguments import Run
-from training.build import build_config, build_model, prepare_data
-from training.data.documents import load_documents
 from training.data.prepared import Prepared
 from training.data.sampling import PassSampler
-from training.families import Family, load_family
-from training.growing import measure_growth
-from training.trainer import JepaTrainer, full_precision
+from training.data.staged_generator.documents import load_documents
+from training.families import load_family
+from training.family import Family
+from training.init_from.growing import measure_growth
+from training.run.run import Run
+from training.trainer.build import build_config, build_model, prepare_data
+from training.trainer.trainer import JepaTrainer, full_precision
 
 CURVE_FIGURES = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
 

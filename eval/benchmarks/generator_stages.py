@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.comparison import parse_changes, publish, run_all, shown_command
 from eval.benchmarks.generator_arms import (
     METRIC_FORMATS,
     METRICS,
@@ -32,10 +33,9 @@ from eval.benchmarks.generator_arms import (
     shown_ratio,
     tune,
 )
-from eval.benchmarks.recipe_arms import parse_changes, publish, run_all, shown_command
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
-from training.generator_settings import CREDIT_CONTROLS
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
+from training.settings.staged_generator import CREDIT_CONTROLS
 
 CONTINUED, NO_CREDIT, CREDIT, ROUTED = "stage 0", "stage 1", "stage 2", "stage 3"
 ARMS: dict[str, dict[str, Any]] = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.comparison import parse_changes, publish, run_all, shown_command
 from eval.benchmarks.curves import reaching
 from eval.benchmarks.generator_arms import (
     METRIC_FORMATS,
@@ -34,9 +35,8 @@ from eval.benchmarks.generator_arms import (
     shown_ratio,
     tune,
 )
-from eval.benchmarks.recipe_arms import parse_changes, publish, run_all, shown_command
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 OURS, GPT2, LLAMA, LLAMA_MUON, OURS_ADAMW = "ours", "gpt2", "llama", "llama_muon", "ours_adamw"
 ARMS: dict[str, dict[str, Any]] = {

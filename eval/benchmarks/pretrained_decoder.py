@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks.anchors.dialogue import ANCHOR_FIELDS
 from eval.benchmarks.cells import Arm, Cell, collect, plan_cells
-from eval.benchmarks.dialogue_anchors import ANCHOR_FIELDS
+from eval.benchmarks.comparison import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.dialogue_arms import CODE, METRICS, arm_figures, perplexity_ratio
 from eval.benchmarks.generator_arms import Results, shown_number, shown_ratio
-from eval.benchmarks.recipe_arms import add_common_options, parse_changes, publish, run_all, shown_command
-from eval.records import check_target, package_versions
 from eval.scorers.dialogue import GREEDY_REPLIES
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "pretrained_decoder_cpu.yaml")
 LATENT, NO_LATENT, AS_IT_CAME = "latent", "no_latent", "as_it_came"
@@ -131,7 +131,7 @@ def _arm(name: str, options: argparse.Namespace) -> Arm:
     settings = {"recipe": options.recipe, "overrides": overrides, "model": model, "exam": exam}
     settings |= {"run_steps": options.steps} if name == AS_IT_CAME else {}
     sources = (options.data, options.decoder) if Path(options.decoder).exists() else (options.data,)
-    code = (*CODE, "training/pretrained.py", "training/adapters.py")
+    code = (*CODE, "training/init_from/pretrained_decoder.py", "training/init_from/adapters.py")
     return Arm(name, settings, "eval.benchmarks.dialogue_cell:train_and_mark", sources, code)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import dialogue_collapse
+from eval.benchmarks.comparison import markdown
 from eval.benchmarks.dialogue_twin import shown_difference
 from eval.benchmarks.generator_arms import shown_number, shown_ratio
-from eval.benchmarks.recipe_arms import markdown
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs" / "results").glob("*.md"))]

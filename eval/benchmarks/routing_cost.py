@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.cells import CHECKOUT
-from eval.benchmarks.recipe_arms import publish
+from eval.benchmarks.comparison import publish
 from eval.benchmarks.routing_point import Point
-from eval.records import check_target, package_versions
 from modeling_jepa import graph_routing
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 MODES, KINDS = ("train", "decode"), ("graph", "dense")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)

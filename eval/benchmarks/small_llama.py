@@ -22,13 +22,13 @@ from transformers import (
     set_seed,
 )
 
-from eval.benchmarks.recipe_arms import parse_run
-from training.build import prepare_data
-from training.data.dialogues import load_dialogues
-from training.data.errors import InputError
+from eval.benchmarks.comparison import parse_run
+from training.common.errors import InputError
+from training.data.dialogue_jepa.dialogues import load_dialogues
 from training.data.settings import DialogueDataSettings
 from training.families import load_family
-from training.precision import cpu_has_bfloat16
+from training.runtime.precision import cpu_has_bfloat16
+from training.trainer.build import prepare_data
 
 RECIPE = str(Path("training") / "recipes" / "dialogue_jepa" / "dailydialog_cpu.yaml")
 WINDOW = 128  # tokens

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from eval.benchmarks.bootstrap import Interval, paired_interval
-from training.data.errors import InputError
+from eval.benchmarks.statistics import Interval, paired_interval
+from training.common.errors import InputError
 
 Results = dict[str, list[dict]]
 

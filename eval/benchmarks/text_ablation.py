@@ -17,10 +17,10 @@ from typing import Any
 
 from configuration_jepa.configuration_text_jepa import COLLAPSE_PROTECTIONS, TARGET_TABLES
 from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.recipe_arms import add_common_options, parse_changes, publish, run_all, shown_command
+from eval.benchmarks.comparison import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.text_arms import base_overrides, text_arm
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 MASKINGS = ("single", "rate", "span")
 METRICS = ("top1", "mrr", "median_rank", "cosine", "effective_rank", "mean_pairwise_cosine")

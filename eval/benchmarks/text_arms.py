@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.cells import Arm
-from eval.benchmarks.recipe_arms import parse_run
-from training.arguments import parse_arguments
+from eval.benchmarks.comparison import parse_run
+from training.run.arguments import parse_arguments
 
 __all__ = ["BASE_RECIPE", "CODE", "RECIPES", "base_overrides", "parse_run", "text_arm"]
 
@@ -24,13 +24,13 @@ CODE = (
     ),
     "training/data",
     "eval/metrics",
-    "eval/baselines.py",
-    "eval/representation.py",
+    "eval/metrics/baselines.py",
+    "eval/metrics/representation.py",
     "eval/scorers/holes.py",
     "eval/scorers/text_jepa.py",
-    "eval/benchmarks/bert_anchor.py",
+    "eval/benchmarks/anchors/bert.py",
     "eval/benchmarks/bare_trainer.py",
-    "eval/benchmarks/examiner.py",
+    "eval/benchmarks/exam.py",
     "eval/benchmarks/text_cell.py",
 )
 

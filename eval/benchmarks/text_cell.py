@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, set_seed
 
+from eval.benchmarks.anchors.bert import BertAnchor, bert_config, sparse_scorer
 from eval.benchmarks.bare_trainer import bare_trainer
-from eval.benchmarks.bert_anchor import BertAnchor, bert_config, sparse_scorer
-from eval.benchmarks.examiner import Examiner
+from eval.benchmarks.exam import Examiner
 from eval.benchmarks.text_arms import parse_run
 from eval.scorers.text_jepa import BlankAnswers, Scores, score_rows
-from training.arguments import Run
-from training.build import build_config, build_model, prepare_data
 from training.data.prepared import Prepared
-from training.families import Family, load_family
-from training.trainer import full_precision
+from training.families import load_family
+from training.family import Family
+from training.run.run import Run
+from training.trainer.build import build_config, build_model, prepare_data
+from training.trainer.trainer import full_precision
 
 
 @dataclass(frozen=True)

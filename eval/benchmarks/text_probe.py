@@ -22,10 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from eval.benchmarks.recipe_arms import publish
+from eval.benchmarks.comparison import publish
 from eval.loading import open_model, open_tokenizer
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 
 @dataclass(frozen=True)

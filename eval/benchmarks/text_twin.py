@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks.bootstrap import paired_interval
 from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.comparison import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.curves import mean_and_spread, reaching
-from eval.benchmarks.recipe_arms import add_common_options, parse_changes, publish, run_all, shown_command
+from eval.benchmarks.statistics import paired_interval
 from eval.benchmarks.text_arms import RECIPES, base_overrides, text_arm
-from eval.records import check_target, package_versions
-from training.arguments import parse_arguments
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
+from training.run.arguments import parse_arguments
 
 OURS, TWIN, ANCHOR = "ours", "softmax", "bert"
 PROTOTYPE, TUNED_PROTOTYPE = "prototype", "prototype_tuned"

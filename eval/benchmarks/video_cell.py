@@ -12,14 +12,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from eval.benchmarks.bare_trainer import bare_trainer
-from eval.benchmarks.examiner import Examiner
-from eval.benchmarks.recipe_arms import parse_run
+from eval.benchmarks.comparison import parse_run
+from eval.benchmarks.exam import Examiner
 from eval.scorers.video import VideoScores, score_clips
-from training.build import build_config, build_model, prepare_data
-from training.data.prepared_clips import PreparedClips
+from training.data.video_jepa.prepared import PreparedClips
 from training.families import load_family
-from training.future_figures import future_figures
-from training.trainer import full_precision
+from training.families.video_held_out import future_figures
+from training.trainer.build import build_config, build_model, prepare_data
+from training.trainer.trainer import full_precision
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.cells import Arm, collect, plan_cells
+from eval.benchmarks.comparison import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.curves import mean_and_spread
 from eval.benchmarks.dialogue_twin import shown_difference
 from eval.benchmarks.generator_arms import Results, shown_number
-from eval.benchmarks.recipe_arms import add_common_options, parse_changes, publish, run_all, shown_command
 from eval.benchmarks.tables import difference
-from eval.records import check_target, package_versions
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, package_versions
 
 RECIPE = str(Path("training") / "recipes" / "video_jepa" / "mnist_small.yaml")
 STEPS = 800  # of that recipe, in 3 minutes of one CPU thread
@@ -69,15 +69,15 @@ CODE = (
             "settings",
         )
     ),
-    "training/future_figures.py",
-    "training/trainer.py",
-    "training/video_settings.py",
+    "training/families/video_held_out.py",
+    "training/trainer/trainer.py",
+    "training/settings/video_jepa.py",
     "training/data",
     "eval/metrics",
-    "eval/frame_baselines.py",
+    "eval/metrics/frame_baselines.py",
     *(f"eval/scorers/{name}.py" for name in ("holes", "token_scores", "video")),
     "eval/benchmarks/bare_trainer.py",
-    "eval/benchmarks/examiner.py",
+    "eval/benchmarks/exam.py",
     "eval/benchmarks/video_cell.py",
 )
 NOTE = (

@@ -4,7 +4,7 @@ import json
 import sys
 
 from eval.benchmarks.cells import Arm, run_one
-from eval.records import write_json
+from training.common.records import write_json
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from eval.diagnose.examine import Progress, choose_groups, examine
 from eval.diagnose.opening import Data, make_subject
-from eval.diagnose.report import Finding, Report
-from eval.diagnose.subject import Limits
+from eval.diagnose.report.report import Finding, Report
+from eval.diagnose.subject.subject import Limits
 
 __all__ = ["Finding", "Limits", "Report", "diagnose"]
 

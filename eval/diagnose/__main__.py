@@ -20,16 +20,16 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
+from eval.advice.record import is_run
 from eval.diagnose.examine import GROUPS, Progress, choose_groups, examine
-from eval.diagnose.html import report_html
 from eval.diagnose.opening import make_subject, open_checkpoint
-from eval.diagnose.record import is_run
-from eval.diagnose.report import Report
-from eval.diagnose.subject import Limits
-from eval.diagnose.text import print_report
+from eval.diagnose.report.html import report_html
+from eval.diagnose.report.report import Report
+from eval.diagnose.report.text import print_report
+from eval.diagnose.subject.subject import Limits
 from eval.loading import quiet_libraries
-from eval.records import check_target, plain, write_json, write_text
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import check_target, plain, write_json, write_text
 
 _REPEATED = ("data", "text_column", "run", "tokenizer", "seed")
 

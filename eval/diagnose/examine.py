@@ -11,25 +11,27 @@ import numpy as np
 import torch
 
 from configuration_jepa import DialogueJepaConfig
-from eval.diagnose.report import NOTE, VIDEO, Check, Finding, Report, as_list
-from eval.diagnose.subject import Subject, TooLargeError
-from eval.records import package_versions
-from training.data.errors import InputError
+from eval.diagnose.checks.check import Check
+from eval.diagnose.report.report import NOTE, VIDEO, Finding, Report, as_list
+from eval.diagnose.subject.subject import Subject, TooLargeError
+from training.common.errors import InputError
+from training.common.records import package_versions
 
-# Group -> module of `eval.diagnose`, in the order in which they run: what others rest on first, the slowest last.
-GROUPS: dict[str, str] = {
-    "leak": "leaks",
-    "size": "size",
-    "gradient": "gradients",
-    "distribution": "distribution",
-    "collapse": "collapse",
-    "ranking": "ranking",
-    "parity": "parity",
-    "data": "data",
-    "training": "course",
-    "sampling": "sampling",
-    "memorise": "memorise",
-}
+# Each is a module of `eval.diagnose.checks`, in the order in which they run: what others rest on first, the slowest
+# last.
+GROUPS = (
+    "leak",
+    "size",
+    "gradient",
+    "distribution",
+    "collapse",
+    "ranking",
+    "parity",
+    "data",
+    "training",
+    "sampling",
+    "memorise",
+)
 Progress = Callable[[str], None]
 
 
@@ -82,7 +84,7 @@ def checks_of(group: str, kind: str = "") -> tuple[Check, ...]:
     """The checks of a group, which is opened when it is needed; those of video models are others."""
     if kind == VIDEO:
         return importlib.import_module("eval.diagnose.video.checks").CHECKS[group]
-    return importlib.import_module(f"eval.diagnose.{GROUPS[group]}").CHECKS
+    return importlib.import_module(f"eval.diagnose.checks.{group}").CHECKS
 
 
 def _again(subject: Subject, group: str) -> str:

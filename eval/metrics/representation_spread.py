@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 import torch
 
-from eval.representation import representation_figures
+from eval.metrics.representation import representation_figures
 
 _DESCRIPTION = "Effective rank, spread per dimension, mean pairwise cosine and uniformity of a set of vectors."
 _INPUTS = """
@@ -42,7 +42,7 @@ _CITATION = r"""
 
 
 class RepresentationSpread(evaluate.Metric):
-    """See the module's text; formulas stand in `eval/representation.py`."""
+    """See the module's text; formulas stand in `eval/metrics/representation.py`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

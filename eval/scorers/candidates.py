@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modeling_jepa.counter_random import counter_uniform
-from training.data.dialogues import normalised
+from training.data.dialogue_jepa.dialogues import normalised
 
 CANDIDATES = 20
 _PAIRS_AT_ONCE = 512

@@ -9,18 +9,16 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from eval.loading import checked_name, open_model, open_tokenizer, read_run
-from eval.replies import FAMILY, open_dialogue
-from eval.scorers.causal import CausalScores
-from eval.scorers.causal_checkpoint import AFFORDABLE, CausalRequest, score_causal_checkpoint
+from eval.loading import checked_name, open_model, open_tokenizer
+from eval.replies.saying import FAMILY, open_dialogue
+from eval.scorers.causal import AFFORDABLE, CausalRequest, CausalScores, score_causal_checkpoint
 from eval.scorers.dialogue import MAX_PAIRS, DialogueScores, score_pairs
 from eval.scorers.text_jepa import BATCH_SIZE, MAX_ROWS, Scores, score_rows
-from eval.scorers.video import VideoScores, affordable_clips
-from eval.scorers.video_checkpoint import VIDEO, score_video_checkpoint
-from training.data.errors import InputError
+from eval.scorers.video import VIDEO, VideoScores, affordable_clips, score_video_checkpoint
+from training.common.errors import InputError
+from training.common.manifest import read_run
+from training.data.dialogue_jepa.pairs import prepare_pairs_of
 from training.data.families import FAMILIES
-from training.data.pairs import prepare_pairs_of
-from training.data.rows import RowReport
 from training.data.settings import (
     DataSettings,
     DialogueDataSettings,
@@ -28,7 +26,8 @@ from training.data.settings import (
     SourceSettings,
     VideoDataSettings,
 )
-from training.data.sources import load_rows, scoring_split
+from training.data.sources.locate import load_rows, scoring_split
+from training.data.sources.rows import RowReport
 from training.data.tokenization import encode_rows
 
 _OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share")

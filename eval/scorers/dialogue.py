@@ -15,17 +15,16 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.errors import NonFiniteError
+from eval.decoding.token_scores import evaluating
 from eval.metrics.dialogue import FIGURE_NAMES, DialogueReplies
+from eval.metrics.ngrams import Unigram
 from eval.metrics.representation_spread import RepresentationSpread
-from eval.ngrams import Unigram
-from eval.replies import batches_by_length, padded, say, whole_reply
+from eval.metrics.word_overlap import WordOverlap
+from eval.replies.saying import batches_by_length, padded, say, whole_reply
 from eval.scorers.candidates import CANDIDATES, derangement, draw_distractors, ranks_by_latents, ranks_by_score
 from eval.scorers.holes import choose_rows
-from eval.scorers.token_scores import evaluating
-from eval.word_overlap import WordOverlap
 from modeling_jepa.modeling_dialogue_jepa import DialogueLatentOutput
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
 
 MAX_PAIRS = 10_000  # a standard error of at most half a point of hits@1
 BATCH_SIZE = 64

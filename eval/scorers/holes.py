@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_jepa.counter_random import counter_hash
-from training.data.errors import InputError
-from training.data.masking import heldout_holes
+from training.common.errors import InputError
+from training.data.text_jepa.masking import heldout_holes
 
 ROWS_AT_A_TIME = 1000
 DENSE_LOGITS_AT_A_TIME = 2**25  # 128 MiB of float32 for models that always give (batch, sequence, vocabulary)

@@ -15,11 +15,10 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.baselines import unigram_ranks
-from eval.errors import NonFiniteError
+from eval.metrics.baselines import unigram_ranks
 from eval.metrics.fill_blank_ranking import FillBlankRanking
+from eval.metrics.representation import REPRESENTATION_NAMES
 from eval.metrics.representation_spread import RepresentationSpread
-from eval.representation import REPRESENTATION_NAMES
 from eval.scorers.holes import (
     HoleBatch,
     Holes,
@@ -30,7 +29,7 @@ from eval.scorers.holes import (
     hole_batches,
     make_scorer,
 )
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
 
 MAX_HOLES = 4
 MAX_ROWS = 2000  # at most 8,000 blanks: a standard error of about half a point, within ten minutes on two cores

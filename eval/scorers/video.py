@@ -4,7 +4,7 @@ scores = score_clips(model, clip_rows(maker, 10_000), mean_picture)
 scores.metrics["mse"], scores.baselines["black"]["mse"]
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
-from eval.errors import NonFiniteError
-from eval.frame_baselines import Predict, frame_baselines
+from configuration_jepa import VideoJepaConfig
+from eval.decoding.token_scores import evaluating
+from eval.loading import open_model
+from eval.metrics.frame_baselines import Predict, frame_baselines
 from eval.metrics.video import FramePrediction, frame_errors, squared_error
 from eval.scorers.holes import choose_rows
-from eval.scorers.token_scores import evaluating
-from training.data.clips import as_frames, row_ids
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
+from training.data.settings import VideoDataSettings
+from training.data.sources.rows import RowReport
+from training.data.video_jepa.clips import as_frames, clip_rows, row_ids
+from training.data.video_jepa.prepared import HELD_OUT_CLIPS, make_clips, mean_picture
 
 MAX_CLIPS = 1000  # a standard error of about 1 % of the squared error
 SAMPLED_CLIPS = 100
@@ -258,3 +262,45 @@ def _reconstruction_error(model: PreTrainedModel, dataset: datasets.Dataset, row
 
 def _joined(parts: list[dict[str, Tensor]]) -> FrameErrors:
     return FrameErrors(**{name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]})
+
+
+VIDEO = VideoJepaConfig.model_type
+
+
+def score_video_checkpoint(
+    checkpoint: str,
+    settings: VideoDataSettings,
+    split: str,
+    *,
+    bound: Callable[[PreTrainedModel], int | None],
+    batch_size: int,
+    seed: int,
+    device: str | None,
+    progress: bool,
+) -> tuple[VideoScores, RowReport, dict[str, Any]]:
+    """Figures, what became of the digits, and how it was scored (`scoring` of the Score JSON).
+
+    Args:
+        settings: of the digits.
+        bound: (model) -> clips to score at most, None for all there are.
+
+    Raises:
+        InputError: bad checkpoint, source or setting. NonFiniteError: the model predicts NaN.
+    """
+    model = open_model(checkpoint, AutoModel, device).float()
+    maker, report = make_clips(settings, split, model.config.max_position_embeddings, model.config.frame_size)
+    scores = score_clips(
+        model,
+        clip_rows(maker, HELD_OUT_CLIPS),
+        mean_training_picture(settings, model.config),
+        max_rows=bound(model),
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    return scores, RowReport(**report["rows"]), {"scoring": scores.details}
+
+
+def mean_training_picture(settings: VideoDataSettings, config: VideoJepaConfig) -> Tensor:
+    """The mean frame of training clips that are not augmented, `(S, S)`."""
+    return mean_picture(settings, config.max_position_embeddings, config.frame_size)

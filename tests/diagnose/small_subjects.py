@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from configuration_jepa import TextJepaConfig
 from eval.diagnose.opening import make_subject
-from eval.diagnose.subject import Subject
+from eval.diagnose.subject.subject import Subject
 from modeling_jepa import TextJepaForMaskedLM
 
 WORDS = 120

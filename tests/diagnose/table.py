@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.records import package_versions
+from training.common.records import package_versions
 
 SETS = ("faults", "unseen", "family_faults", "healthy", "strangers", "family_healthy")
 WELL = ("healthy", "strangers", "family_healthy")

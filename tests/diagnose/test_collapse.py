@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from eval.diagnose.collapse import predictor_idle, representation, told_apart
-from eval.diagnose.record import TrainingRecord
-from eval.diagnose.subject import Subject
-from eval.diagnose.teachers import above_random, teacher_frozen
+from eval.advice.record import TrainingRecord
+from eval.diagnose.checks.collapse import predictor_idle, representation, told_apart
+from eval.diagnose.checks.collapse_teacher import above_random, teacher_frozen
+from eval.diagnose.subject.subject import Subject
 from modeling_jepa import TextJepaForMaskedLM
 from tests.diagnose.small_subjects import causal_subject, latent_subject
 

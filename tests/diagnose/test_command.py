@@ -14,10 +14,11 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from eval.diagnose.__main__ import main, newest_model
-from eval.diagnose.anatomy import learning_batch, trained_copy
-from eval.diagnose.report import FAIL, NOTE, Check, Finding, passed
-from eval.diagnose.sample import turned
-from eval.diagnose.subject import Subject
+from eval.diagnose.checks.check import Check
+from eval.diagnose.probes.anatomy import learning_batch, trained_copy
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.subject.sample import turned
+from eval.diagnose.subject.subject import Subject
 from tests.diagnose.own_model import train_tokenizer
 
 examine = importlib.import_module("eval.diagnose.examine")  # the package's own `examine` is the function

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.diagnose.course import CHECKS
-from eval.diagnose.record import TrainingRecord, read_record
-from eval.diagnose.report import Finding, as_list
-from eval.diagnose.subject import Subject
+from eval.advice.record import TrainingRecord, read_record
+from eval.diagnose.checks.training import CHECKS
+from eval.diagnose.report.report import Finding, as_list
+from eval.diagnose.subject.subject import Subject
 from tests.diagnose.small_subjects import causal_subject
 
 LN_V = math.log(150)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from eval.diagnose.distribution import calibration_error, name_of, shape
+from eval.diagnose.checks.distribution import calibration_error, name_of, shape
 from eval.diagnose.opening import make_subject
-from eval.diagnose.predictions import look_at_predictions
-from eval.diagnose.subject import Subject
+from eval.diagnose.probes.predictions import look_at_predictions
+from eval.diagnose.subject.subject import Subject
 from tests.diagnose.tiny_subjects import MAKERS, record, trained, untrained
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from eval.diagnose import gradients
-from eval.diagnose.subject import Subject
+from eval.diagnose.checks import gradient
+from eval.diagnose.subject.subject import Subject
 from tests.diagnose.tiny_subjects import MAKERS, record, trained, untrained
 
 
 def fails(subject: Subject) -> list[str]:
-    found = [gradients.non_finite(subject), *gradients.flow(subject), gradients.update_ratio(subject)]
+    found = [gradient.non_finite(subject), *gradient.flow(subject), gradient.update_ratio(subject)]
     return [finding.check for finding in found if finding.verdict != "pass"]
 
 
@@ -40,7 +40,7 @@ BRANCHES = {
 def test_a_detached_branch_is_named(name, branch):
     subject = trained(name, steps=12)
     subject.model.get_submodule(branch).register_forward_hook(lambda module, inputs, output: output.detach())
-    (found,) = gradients.flow(subject)
+    (found,) = gradient.flow(subject)
     assert found.verdict == "fail"
     named = [parameter for names in found.evidence["detached"].values() for parameter in names]
     assert all(parameter.startswith(branch) for parameter in named)
@@ -50,7 +50,7 @@ def test_a_detached_branch_is_named(name, branch):
 def test_a_branch_that_does_not_hand_the_gradient_on_is_named_by_the_slope():
     subject = trained("gpt2", steps=12)
     subject.model.transformer.h[1].mlp.register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),))
-    (found,) = gradients.flow(subject)
+    (found,) = gradient.flow(subject)
     assert found.verdict == "fail"
     assert "transformer.h.0" in found.evidence["true_slope_over_gradient"]
 
@@ -71,7 +71,7 @@ def test_a_zeroed_layer_is_named(name, layer):
         subject = trained(name, steps=12)
     for parameter in subject.model.get_submodule(layer).parameters():
         parameter.zero_()
-    found = gradients.flow(subject)[0]
+    found = gradient.flow(subject)[0]
     assert found.verdict == "fail"
     assert list(found.evidence["idle"]) == [layer]
 
@@ -83,14 +83,14 @@ def test_a_layer_whose_branches_add_nothing_is_named():
     layer = subject.model.model.layers[1]
     layer.self_attn.o_proj.weight.zero_()
     layer.mlp.down_proj.weight.zero_()
-    found = gradients.flow(subject)[0]
+    found = gradient.flow(subject)[0]
     assert found.evidence["idle"] == {"model.layers.1": "its output is its input"}
 
 
 def test_a_matrix_that_the_loss_does_not_use_is_noted():
     subject = trained("gpt2", steps=2)
     subject.model.register_module("spare", nn.Linear(4, 4))
-    (found,) = gradients.flow(subject)
+    (found,) = gradient.flow(subject)
     assert found.verdict == "note"
     assert found.evidence["unused"] == ["spare.weight"]
 
@@ -98,8 +98,8 @@ def test_a_matrix_that_the_loss_does_not_use_is_noted():
 def test_a_frozen_model_is_noted():
     subject = trained("gpt2", steps=2)
     subject.model.requires_grad_(False)
-    assert [finding.verdict for finding in gradients.flow(subject)] == ["note"]
-    assert gradients.non_finite(subject).verdict == "pass"
+    assert [finding.verdict for finding in gradient.flow(subject)] == ["note"]
+    assert gradient.non_finite(subject).verdict == "pass"
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def test_gradients_that_vanish_over_the_layers_are_named():
         subject = trained("bert", steps=2)
     subject.model.bert.encoder.layer[1].attention.output.LayerNorm.weight *= 1e-5
     subject.model.bert.encoder.layer[1].output.LayerNorm.weight *= 1e-5
-    assert any("vanishes" in finding.cause for finding in gradients.flow(subject))
+    assert any("vanishes" in finding.cause for finding in gradient.flow(subject))
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def test_the_first_number_that_is_none_is_located():
     with torch.enable_grad():
         subject = trained("gpt2", steps=2)
     subject.model.transformer.h[1].mlp.c_proj.weight[3, 5] = math.nan
-    found = gradients.non_finite(subject)
+    found = gradient.non_finite(subject)
     assert found.verdict == "fail"
     assert found.evidence["parameters"] == {"transformer.h.1.mlp.c_proj.weight": 1}
     assert found.evidence["first_module"] == "transformer.h.1.mlp.c_proj"
@@ -125,7 +125,7 @@ def test_the_first_number_that_is_none_is_located():
 def test_an_overflow_with_sound_weights_is_located_in_its_module():
     subject = trained("llama", steps=2)
     subject.model.model.layers[1].mlp.act_fn.register_forward_hook(lambda module, inputs, output: output / 0)
-    found = gradients.non_finite(subject)
+    found = gradient.non_finite(subject)
     assert found.evidence["parameters"] == {}
     assert found.evidence["first_module"] == "model.layers.1.mlp.act_fn"
 
@@ -134,7 +134,7 @@ def test_a_gradient_that_is_none_behind_a_finite_loss_is_named():
     subject = trained("llama", steps=2)
     # sqrt of exactly 0 has an infinite slope, times 0.
     subject.model.model.norm.register_forward_hook(lambda module, inputs, output: output + (output * 0).sqrt())
-    found = gradients.non_finite(subject)
+    found = gradient.non_finite(subject)
     assert found.evidence["loss_is_finite"]
     assert found.evidence["gradients"] > 0
     assert found.verdict == "fail"
@@ -152,10 +152,10 @@ def _with_rate(subject: Subject, rate: float | None) -> Subject:
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_the_rate_of_the_training_is_judged_by_its_step(name, rate, verdict):
     subject = _with_rate(trained(name, steps=12), rate)
-    assert gradients.update_ratio(subject).verdict == verdict
+    assert gradient.update_ratio(subject).verdict == verdict
     assert subject.figures["update_ratios"]
 
 
 def test_a_rate_that_blew_the_weights_up_is_still_too_large():
     subject = trained("gpt2", steps=40, rate=0.3)
-    assert gradients.update_ratio(_with_rate(subject, 0.3)).verdict == "fail"
+    assert gradient.update_ratio(_with_rate(subject, 0.3)).verdict == "fail"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from eval.diagnose.html import report_html
-from eval.diagnose.pictures import COLOURS, pictures
-from eval.diagnose.report import FAIL, NOTE, Finding, Report, passed
+from eval.diagnose.report.html import report_html
+from eval.diagnose.report.pictures import COLOURS, pictures
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Report, passed
 
 FIGURES: dict[str, Any] = {
     "loss_vs_lnv": {"loss": 5.1, "ln_v": 8.3, "unigram": 6.2},

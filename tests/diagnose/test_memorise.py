@@ -4,12 +4,12 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from configuration_jepa import TextJepaConfig
 from eval.diagnose import thresholds
-from eval.diagnose.by_heart import Lesson, learn
+from eval.diagnose.checks.memorise import one_sentence
 from eval.diagnose.examine import examine
-from eval.diagnose.memorise import one_sentence
 from eval.diagnose.opening import make_subject
-from eval.diagnose.report import FAIL
-from eval.diagnose.subject import Limits
+from eval.diagnose.probes.by_heart import Lesson, learn
+from eval.diagnose.report.report import FAIL
+from eval.diagnose.subject.subject import Limits
 from modeling_jepa import TextJepaForMaskedLM
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.diagnose.ranking import crowding, full_rank
+from eval.diagnose.checks.ranking import crowding, full_rank
 from modeling_jepa import TextJepaForMaskedLM
 from tests.diagnose.small_subjects import WORDS, latent_subject
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.diagnose.record import is_run, read_record
-from training.data.errors import InputError
+from eval.advice.record import is_run, read_record
+from training.common.errors import InputError
 
 
 def write_trainers(folder: Path, rows: list[dict], **results: float) -> Path:

@@ -9,11 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from configuration_jepa import DialogueJepaConfig
 from eval.diagnose import Report, diagnose
+from eval.diagnose.checks.dialogue import pairs_of
 from eval.diagnose.opening import make_subject, open_checkpoint
-from eval.diagnose.replies import pairs_of
 from modeling_jepa import DialogueJepaForConditionalGeneration
 from tests.diagnose import family_faults as faults
-from training.data.framing_replies import build_dialogue_tokenizer
+from training.data.dialogue_jepa.framing import build_dialogue_tokenizer
 from training.data.settings import DialogueDataSettings
 
 TOPICS = ("tea", "rain", "music", "bread", "trains", "snow", "books", "cats")

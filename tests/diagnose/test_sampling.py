@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from eval.diagnose import sampling
-from eval.diagnose.claims import Scored, claims_of_record, expected_accuracies
+from eval.diagnose.checks import sampling
+from eval.diagnose.checks.sampling_claims import Scored, claims_of_record, expected_accuracies
 from eval.diagnose.opening import make_subject
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer

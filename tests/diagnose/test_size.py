@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from eval.diagnose import size
-from eval.diagnose.subject import Subject
+from eval.diagnose.checks import size
+from eval.diagnose.subject.subject import Subject
 from tests.diagnose.tiny_subjects import MAKERS, texts, trained, untrained
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BertForMaskedLM, PegasusForConditionalGeneration
 
 from eval.diagnose import Report, diagnose
-from eval.diagnose.offsets import offset
+from eval.diagnose.checks.parity_offset import offset
 from eval.diagnose.opening import make_subject
 from tests.diagnose import architectures
 from tests.diagnose.architectures import ARCHITECTURES
@@ -73,7 +73,7 @@ def test_an_offset_beside_the_one_of_tied_tables_is_named(monkeypatch):
     def nats(*_: object) -> dict[int, Tensor]:
         return {key: level + 0.1 * torch.randn(900, generator=generator) for key, level in levels.items()}
 
-    monkeypatch.setattr("eval.diagnose.offsets._nats_by_offset", nats)
+    monkeypatch.setattr("eval.diagnose.checks.parity_offset._nats_by_offset", nats)
     finding = offset(make_subject(model, tokenizer, TEXTS))
     assert (finding.verdict, finding.evidence["best_offset"]) == ("fail", 2)
 
@@ -89,7 +89,7 @@ def test_no_offset_is_named_where_only_tied_tables_speak(monkeypatch, level):
     def nats(*_: object) -> dict[int, Tensor]:
         return {key: level + 0.1 * torch.randn(900, generator=generator) for key, level in levels.items()}
 
-    monkeypatch.setattr("eval.diagnose.offsets._nats_by_offset", nats)
+    monkeypatch.setattr("eval.diagnose.checks.parity_offset._nats_by_offset", nats)
     assert offset(make_subject(model, tokenizer, TEXTS)).verdict == "pass"
 
 

@@ -15,12 +15,12 @@ from eval.diagnose import diagnose
 from eval.diagnose.__main__ import main
 from eval.diagnose.examine import GROUPS
 from eval.diagnose.opening import make_subject
-from eval.diagnose.report import VIDEO
+from eval.diagnose.report.report import VIDEO
 from eval.diagnose.video.checks import CHECKS
 from tests.diagnose import family_faults as faults
 from tests.diagnose.cases import Case
 from tests.diagnose.tiny_clips import ClipLesson, clips, learn_clips, trainer_of, untrained_video
-from training.data.errors import InputError
+from training.common.errors import InputError
 
 pytestmark = pytest.mark.xdist_group("video doctor")
 CHEAP = tuple(group for group in GROUPS if group != "memorise")

@@ -18,10 +18,10 @@ from configuration_jepa import VideoJepaConfig
 from modeling_jepa import VideoJepaForFramePrediction
 from tests.diagnose.tiny_training import package_code
 from training.data.cache import cached, digest
-from training.data.frame_tokenizer import FrameTokenizer
-from training.data.prepared_clips import make_clips
 from training.data.settings import VideoDataSettings, VideoMaskingSettings
-from training.data.video_masks import VideoMasker
+from training.data.video_jepa.frame_tokenizer import FrameTokenizer
+from training.data.video_jepa.masking import VideoMasker
+from training.data.video_jepa.prepared import make_clips
 
 FRAMES, SIZE, CODES, CLIPS = 8, 32, 24, 256
 IGNORED = -100

@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from configuration_jepa import StagedGeneratorConfig, TextJepaConfig
+from eval.advice.record import TrainingRecord
 from eval.diagnose.opening import make_subject
-from eval.diagnose.record import TrainingRecord
-from eval.diagnose.subject import Limits, Subject
+from eval.diagnose.subject.subject import Limits, Subject
 from modeling_jepa import StagedGeneratorForCausalLM, TextJepaForMaskedLM
 
 SPECIAL = ["[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]"]

@@ -22,9 +22,9 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as library_logging
 
 from tests.diagnose.architectures import ARCHITECTURES, CONTEXT, Architecture
-from training.data.builtin import builtin_fingerprint, read_builtin
 from training.data.cache import cached, digest
-from training.data.sentences import split_sentences
+from training.data.sources.builtin import builtin_fingerprint, read_builtin
+from training.data.sources.sentences import split_sentences
 
 IGNORED = -100
 WORDS = range(6, 33)  # of a sentence that is taken
@@ -272,7 +272,8 @@ def _changed(model: PreTrainedModel, mistake: Mistake) -> PreTrainedModel:
 
 
 def _train_ours(folder: Path, command: list[str], stop_teacher: bool) -> None:
-    from training import build, callbacks, train
+    from training import train
+    from training.trainer import build, callbacks
 
     class OnceOnly(callbacks.TeacherUpdate):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs" / "gibberish.md").read_text(encoding="utf-8")
 
 
 def test_every_finding_that_the_page_names_is_one_that_a_check_can_give():
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "eval" / "diagnose").glob("*.py"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "eval" / "diagnose").rglob("*.py"))
     named = set(re.findall(rf"`((?:{'|'.join(GROUPS)})\.\w+)`", PAGE))
     assert len(named) > 25
     # A name stands whole in the source, or its last part does, where one check gives several findings.

@@ -18,7 +18,7 @@ import pytest
 
 from eval.benchmarks import readme_tables
 from tests.faults.harness import completed, forget_earlier_runs, fork, import_everything
-from training.arguments import parse_arguments
+from training.run.arguments import parse_arguments
 
 # Snippets build on one another's run folders.
 pytestmark = pytest.mark.xdist_group("pages")
@@ -216,6 +216,7 @@ def run_here(words: list[str], folder: Path) -> int:
     return 0
 
 
+@pytest.mark.parametrize("page", readme_tables.PAGES, ids=lambda page: page.name)
 def test_tables_of_results_are_those_of_their_json(page):
     text = page.read_text(encoding="utf-8")
     assert "<!-- results:" in text

@@ -11,8 +11,8 @@ from transformers import (
 
 from configuration_jepa import StagedGeneratorConfig
 from modeling_jepa import StagedGeneratorForCausalLM
-from training.data.framing import build_generator_tokenizer
 from training.data.settings import GeneratorDataSettings
+from training.data.staged_generator.framing import build_generator_tokenizer
 
 CONTEXT = 24
 TEXTS = [

@@ -10,10 +10,10 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from configuration_jepa import TextJepaConfig
-from eval.benchmarks import recipe_arms
+from eval.benchmarks import comparison
 from eval.benchmarks.cells import Outcome, run_one
-from eval.records import write_json
 from modeling_jepa import TextJepaForMaskedLM
+from training.common.records import write_json
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer, count_tokens, encode_rows
 
@@ -108,7 +108,7 @@ def cells_in_this_process(monkeypatch, repository):
             ran.append(f"{cell.arm.name}/{cell.seed}")
         return outcome
 
-    monkeypatch.setattr(recipe_arms, "run_cells", run_cells)
+    monkeypatch.setattr(comparison, "run_cells", run_cells)
     monkeypatch.chdir(repository)
     return ran
 

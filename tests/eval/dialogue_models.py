@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from configuration_jepa import DialogueJepaConfig
 from modeling_jepa import DialogueJepaForConditionalGeneration
-from training.data.framing_replies import encode_context, encode_reply
+from training.data.dialogue_jepa.framing import encode_context, encode_reply
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer
 

@@ -8,13 +8,12 @@ import pytest
 
 from configuration_jepa import TextJepaConfig
 from eval.chat import Conversation, converse, main
-from eval.errors import NonFiniteError
-from eval.generate import Decoding
-from eval.replies import read_turns, say
-from eval.retrieval import ReplyIndex
+from eval.decoding.decoding import Decoding
+from eval.replies.index import ReplyIndex
+from eval.replies.saying import read_turns, say
 from modeling_jepa import TextJepaForMaskedLM
 from tests.eval.dialogue_models import CONTEXT, PAIRS, tiny_checkpoint, tiny_dialogue, tiny_source, tiny_words
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
 from training.data.settings import DialogueDataSettings
 
 REPLIES = [reply for _, reply in PAIRS]

@@ -6,7 +6,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from eval.fill_blank import fill_blank, main
 from modeling_jepa import TextJepaForMaskedLM
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.data.settings import DataSettings
 from training.data.tokenization import build_tokenizer
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from eval.errors import NonFiniteError
-from eval.generate import Decoding, continue_prompt, main, sample_line
-from eval.scorers.windows import prompt_ids
+from eval.decoding.decoding import Decoding
+from eval.decoding.windows import prompt_ids
+from eval.generate import continue_prompt, main, sample_line
 from tests.eval.causal_models import CONTEXT, TEXTS, tiny_bpe, tiny_generator, tiny_gpt2, tiny_llama
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
 
 PROMPT = "the state of the"
 

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from eval.loading import open_model, open_tokenizer, read_run, sha256_of, verify_manifest
-from training.data.errors import InputError
+from eval.loading import open_model, open_tokenizer
+from training.common.errors import InputError
+from training.common.manifest import read_run, sha256_of, verify_manifest
 
 
 @pytest.fixture

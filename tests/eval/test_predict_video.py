@@ -5,11 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.errors import NonFiniteError
+from eval.plots.clips import ShownClip, difference, save_animation, save_still
 from eval.predict_video import main, predict_clips, recode_clips
-from eval.video_pictures import ShownClip, difference, save_animation, save_still
 from tests.eval.video_models import tiny_video, tiny_video_checkpoint
-from training.data.errors import InputError
+from training.common.errors import InputError, NonFiniteError
 
 
 @pytest.fixture(scope="module")

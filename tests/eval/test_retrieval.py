@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from eval import nearest
-from eval.errors import NonFiniteError
-from eval.replies import Context, check_tokenizer, padded, read_turns, say, whole_reply
-from eval.retrieval import ReplyIndex, main, weights_hash
+from eval.replies import nearest
+from eval.replies.index import ReplyIndex, weights_hash
+from eval.replies.saying import Context, check_tokenizer, padded, read_turns, say, whole_reply
+from eval.retrieval import main
 from tests.eval.dialogue_models import CONTEXT, PAIRS, REPLY, tiny_dialogue, tiny_source, tiny_words
-from training.data.errors import InputError
-from training.data.framing_replies import encode_reply
+from training.common.errors import InputError, NonFiniteError
+from training.data.dialogue_jepa.framing import encode_reply
 
 REPLIES = [f"{first} {second}" for _, first in PAIRS for _, second in PAIRS]
 

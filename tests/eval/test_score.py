@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from eval.records import write_json
 from eval.score import main, score, score_table
 from eval.scorers.checkpoint import ScoreRequest, choose_split, data_settings
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.common.records import write_json
 
 KEYS = {"schema_version", "family", "checkpoint", "data", "split", "num_examples", "num_rows", "seed", "versions"}
 

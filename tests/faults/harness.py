@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from safetensors.torch import load_file
 
-from training.checkpoints import list_checkpoints
+from training.run_folder.checkpoints import list_checkpoints
 from training.train import main
 
 # 48 rows and 8 per step: a pass over the data is 6 steps, and the run goes over it three times.
@@ -128,12 +128,12 @@ class Child:
 
 def import_everything() -> None:
     """All that a run imports, reads and compiles once: children forked after this need not."""
-    import training.build
     import training.estimate
     import training.finish  # noqa: F401
     from configuration_jepa.remote_code import export_remote_code
-    from training.cards import TEMPLATES, templates
-    from training.families import config_class_of, family_names
+    from training.cards.render import templates
+    from training.common.layout import TEMPLATES
+    from training.settings.recipes import config_class_of, family_names
 
     for template in TEMPLATES.glob("template*.md"):
         templates().get_template(template.name)
@@ -247,7 +247,7 @@ def before_step(step: int, act: Callable[[], None]) -> Callable[[], None]:
     """A fault: `act` is called when the step after `step` begins."""
 
     def hurt() -> None:
-        from training.trainer import JepaTrainer
+        from training.trainer.trainer import JepaTrainer
 
         begin = JepaTrainer.get_batch_samples
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from training.train import main
-from training.trainer import JepaTrainer
+from training.trainer.trainer import JepaTrainer
 
 train, compute_loss = JepaTrainer.train, JepaTrainer.compute_loss
 

@@ -17,10 +17,10 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from configuration_jepa.configuration_base import own_fields
 from training import train
-from training.arguments import _UNIVERSAL, keys_of_family
-from training.families import family_names
-from training.settings import TRACKERS
-from training.settings_schema import SECTIONS, Key
+from training.run.arguments import _UNIVERSAL, keys_of_family
+from training.settings.common import TRACKERS
+from training.settings.recipes import family_names
+from training.settings.schema import SECTIONS, Key
 
 KEYS = {(family, key.name): key for family in family_names() for key in keys_of_family(family).values()}
 CONFIGS = (TextJepaConfig, StagedGeneratorConfig, DialogueJepaConfig, VideoJepaConfig)

@@ -9,10 +9,16 @@ import pytest
 
 from eval.loading import checked_name
 from tests.faults.harness import assert_same_run, train
-from training.checkpoints import NoWholeCheckpointError, find_resumable, list_checkpoints, root_step, step_of
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.finish import fill_root_from_best
-from training.run_state import RunState
+from training.run.state import RunState
+from training.run_folder.checkpoints import (
+    NoWholeCheckpointError,
+    find_resumable,
+    list_checkpoints,
+    root_step,
+    step_of,
+)
 
 ACC = "--best_metric acc_ema"
 FILES = (

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.faults.harness import assert_same_run, log_rows, train
-from training.checkpoints import check_whole, list_checkpoints, root_step
-from training.run_folder import locked
+from training.run_folder.checkpoints import check_whole, list_checkpoints, root_step
+from training.run_folder.claim import locked
 
 # /dev/full takes no byte: a file that points there fails as on a full disk, inside whichever library writes it.
 FULL_DEVICE = "/dev/full"
@@ -25,7 +25,7 @@ def _full(name: str, step: int) -> Callable[[], None]:
     """The disk is full when `name` of the checkpoint of `step` is written."""
 
     def hurt() -> None:
-        import training.trainer as trainer
+        import training.trainer.trainer as trainer
 
         staged = trainer.staged
 
@@ -49,7 +49,7 @@ def _full(name: str, step: int) -> Callable[[], None]:
 
 def _full_root() -> None:
     """The disk is full when the weights are copied to the root."""
-    import training.checkpoints as checkpoints
+    import training.run_folder.checkpoints as checkpoints
 
     copy = checkpoints.shutil.copyfile
 
@@ -101,7 +101,7 @@ def test_a_disk_that_fills_while_the_root_is_filled_is_named_and_the_same_comman
 @pytest.mark.skipif(not Path(FULL_DEVICE).exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_while_the_log_is_written_is_one_line(recipe: Path, tmp_path: Path) -> None:
     def hurt() -> None:
-        import training.callbacks as callbacks
+        import training.trainer.callbacks as callbacks
 
         callbacks.append_row = lambda *args: Path(FULL_DEVICE).write_text("a row")
 
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_step_1(
     recipe: Path, forbidden: Path, existing: bool
 ) -> None:
     folder = forbidden if existing else forbidden / "run"
-    ending = train(recipe, folder, "", _without_privileges("training.run_folder", "_acquire"))
+    ending = train(recipe, folder, "", _without_privileges("training.run_folder.claim", "_acquire"))
     assert ending.code == 2, ending
     assert ending.last_line.startswith(f"error: output_dir: {folder} cannot be written (Permission denied)")
     assert "step" not in ending.out

@@ -16,7 +16,7 @@ def _at_save(step: int, name: str, when: str) -> Callable[[], None]:
     """Die before or after the trainer's method `name`, in the save of `step`."""
 
     def hurt() -> None:
-        from training.trainer import JepaTrainer
+        from training.trainer.trainer import JepaTrainer
 
         method = getattr(JepaTrainer, name)
 
@@ -33,7 +33,7 @@ def _at_save(step: int, name: str, when: str) -> Callable[[], None]:
 
 
 def _half_way_through_the_weights() -> None:
-    from training.trainer import JepaTrainer
+    from training.trainer.trainer import JepaTrainer
 
     save = JepaTrainer.save_model
 
@@ -48,7 +48,7 @@ def _half_way_through_the_weights() -> None:
 
 
 def _after_the_manifest() -> None:
-    import training.checkpoints as checkpoints
+    import training.run_folder.checkpoints as checkpoints
 
     write = checkpoints.write_manifest
 
@@ -61,7 +61,7 @@ def _after_the_manifest() -> None:
 
 
 def _between_rename_and_rotation() -> None:
-    import training.trainer as trainer
+    import training.trainer.trainer as trainer
 
     rotate = trainer.rotate
 
@@ -74,7 +74,7 @@ def _between_rename_and_rotation() -> None:
 
 
 def _during_rotation() -> None:
-    import training.checkpoints as checkpoints
+    import training.run_folder.checkpoints as checkpoints
 
     remove = checkpoints.shutil.rmtree
 
@@ -88,7 +88,7 @@ def _during_rotation() -> None:
 
 
 def _half_way_through_the_root() -> None:
-    import training.checkpoints as checkpoints
+    import training.run_folder.checkpoints as checkpoints
 
     copy, count = checkpoints.shutil.copyfile, itertools.count()
 

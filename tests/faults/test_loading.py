@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from eval import fill_blank, score
 from tests.faults.harness import completed, fork, train
-from training.checkpoints import list_checkpoints, step_of, write_manifest
+from training.run_folder.checkpoints import list_checkpoints, step_of, write_manifest
 
 TENSOR = "model.norm.weight"
 

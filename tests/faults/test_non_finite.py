@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.faults.harness import log_rows, train
-from training.checkpoints import check_whole, list_checkpoints
+from training.run_folder.checkpoints import check_whole, list_checkpoints
 
 BAD_STEP = 14  # checkpoint-6, -9 (held-out figures) and -12 are there by then
 BROKEN = "model.layers.0.mlp.down_proj.weight"
@@ -23,7 +23,7 @@ def _in_step(number: int, act: Callable[[Any, list[dict]], list[dict]]) -> Calla
     """A fault: the inputs of step `number` are what `act(trainer, inputs)` makes of them."""
 
     def hurt() -> None:
-        from training.trainer import JepaTrainer
+        from training.trainer.trainer import JepaTrainer
 
         begin = JepaTrainer.get_batch_samples
 
@@ -166,7 +166,7 @@ def test_a_stopped_run_goes_on_with_skip_from_its_last_checkpoint(recipe: Path, 
 @pytest.mark.parametrize("broken", ["weight", "optimizer"])
 def test_what_breaks_in_the_last_step_is_neither_scored_nor_saved(recipe: Path, tmp_path: Path, broken: str) -> None:
     def hurt() -> None:
-        from training.callbacks import TeacherUpdate
+        from training.trainer.callbacks import TeacherUpdate
 
         def poison(self: object, args: object, state: Any, control: object, model: Any, **kwargs: Any) -> None:
             parameter = dict(model.named_parameters())[BROKEN]

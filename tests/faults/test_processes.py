@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from tests.faults.harness import completed
 from tests.training.conftest import RECIPE
-from training import processes
-from training.data.errors import InputError
+from training.common.errors import InputError
+from training.runtime import processes
 from training.train import main
 
 # The two runs that most of these tests look at are made once.

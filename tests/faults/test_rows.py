@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.data.prepared import Prepared, prepare
 from training.data.settings import DataSettings
-from training.data.sources import load_rows
+from training.data.sources.locate import load_rows
 from training.train import main
 
 RECIPE = [str(Path(__file__).parents[2] / "training/recipes/text_jepa/quickstart.yaml"), "--device", "cpu"]

@@ -20,8 +20,8 @@ from tests.faults.harness import (
     train,
     wait_until,
 )
-from training.checkpoints import list_checkpoints
-from training.signals import SignalWatch, Terminated, sigterm_raises
+from training.run_folder.checkpoints import list_checkpoints
+from training.runtime.signals import SignalWatch, Terminated, sigterm_raises
 
 SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 # So long that it has not ended when a test comes to stop it, and yet a run that overlooks the signal has an end.
@@ -66,7 +66,7 @@ def test_a_signal_during_the_last_save_ends_with_75_before_the_run_is_finished(
     recipe: Path, tmp_path: Path, name: str
 ) -> None:
     def hurt() -> None:
-        import training.trainer as trainer
+        import training.trainer.trainer as trainer
 
         rotate = trainer.rotate
 
@@ -144,7 +144,7 @@ def test_the_launchers_death_saves_once_and_ends(recipe: Path, tmp_path: Path, n
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_before_the_first_step_is_one_line(recipe: Path, tmp_path: Path, name: str, code: int) -> None:
     def hurt() -> None:
-        import training.build as build
+        import training.trainer.build as build
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         build.build_model = lambda *args: os.kill(os.getpid(), SIGNALS[name])

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.checkpoints import list_checkpoints
 from training.data.prepared import prepare
 from training.data.settings import DataSettings
 from training.data.streaming import LikeLengths, TextStream
+from training.run_folder.checkpoints import list_checkpoints
 from training.train import main
 
 WORDS = "the a red old big wet dog cat cow hen sees eats finds and it".split()
@@ -210,7 +210,7 @@ def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, coun
 @pytest.fixture
 def count_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
     """`count_read()`: what was read since the last call."""
-    from training.data import shards
+    from training.data.sources import shards
 
     lines, sizes = [0], [0]
     decode, opened = shards._decoded, Path.open

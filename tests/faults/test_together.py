@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.harness import Child, command
-from training.checkpoints import check_whole, list_checkpoints
+from training.run_folder.checkpoints import check_whole, list_checkpoints
 
 
 def _port() -> int:
@@ -34,7 +34,7 @@ def _as_rank(rank: int, port: int, hurt: Callable[[], None]) -> Callable[[], Non
 
 def _disk_full(rank: int) -> Callable[[], None]:
     def hurt() -> None:
-        from training.trainer import JepaTrainer
+        from training.trainer.trainer import JepaTrainer
 
         save = JepaTrainer._save_rng_state
 

@@ -117,7 +117,7 @@ LAYOUTS: dict[str, tuple[str | None, dict[str, Columns]]] = {
 def rows(source: str) -> dict[str, list[str]]:
     """The rows of every split."""
     from training.data.settings import DataSettings
-    from training.data.sources import load_rows
+    from training.data.sources.locate import load_rows
 
     return {
         split: load_rows(DataSettings(data=source), split).dataset["text"][:] for split in ("train", "valid", "test")
@@ -126,7 +126,7 @@ def rows(source: str) -> dict[str, list[str]]:
 
 def dialogues(source: str) -> dict[str, list[list[str]]]:
     """The dialogues of every split."""
-    from training.data.dialogues import load_dialogues
+    from training.data.dialogue_jepa.dialogues import load_dialogues
     from training.data.settings import DialogueDataSettings
 
     settings = DialogueDataSettings(data=source)
@@ -136,7 +136,7 @@ def dialogues(source: str) -> dict[str, list[list[str]]]:
 def streamed(source: str) -> dict[str, Any]:
     """The rows of every split that can be streamed, and those of train from the tenth on."""
     from training.data.settings import DataSettings
-    from training.data.shards import find_shards
+    from training.data.sources.shards import find_shards
 
     def texts(found: Iterator) -> list[str]:
         return [text for row, _ in found for text in row.texts]

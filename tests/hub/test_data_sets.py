@@ -9,7 +9,7 @@ import pytest
 
 from tests.hub.data_sets import put_data_sets
 from tests.hub.server import running
-from training.data.shortcuts import SHORTCUTS
+from training.data.sources.shortcuts import SHORTCUTS
 
 pytestmark = pytest.mark.xdist_group("hub-data")
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-import training.publish as command
+import training.publish.sending as command
 from tests.hub.faults import Fault
-from training.hub_faults import HubError
-from training.publication import prepare
-from training.publish import main, publish
+from training.publish.__main__ import main
+from training.publish.faults import HubError
+from training.publish.publication import prepare
+from training.publish.sending import publish
 
 pytestmark = pytest.mark.xdist_group("hub")
 

@@ -13,12 +13,13 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from eval.load_as_stranger import StrangerError
-from eval.loading import verify_manifest
-from training import publish as command
-from training.checkpoints import list_checkpoints
-from training.data.errors import InputError
-from training.publication import is_pickle, prepare
-from training.publish import main, publish
+from training.common.errors import InputError
+from training.common.manifest import verify_manifest
+from training.publish import sending as command
+from training.publish.__main__ import main
+from training.publish.publication import is_pickle, prepare
+from training.publish.sending import publish
+from training.run_folder.checkpoints import list_checkpoints
 
 pytestmark = pytest.mark.xdist_group("hub")
 

@@ -9,9 +9,9 @@ import torch
 from huggingface_hub import HfApi, hf_api, metadata_load
 from transformers import AutoModelForMaskedLM
 
-from training.publication import prepare
-from training.publish import publish
-from training.publish_adapter import main
+from training.publish.adapter import main
+from training.publish.publication import prepare
+from training.publish.sending import publish
 
 pytestmark = pytest.mark.xdist_group("hub")
 

@@ -17,8 +17,8 @@ from transformers import AutoConfig
 from tests.hub.answers_of_models import answers_of
 from tests.hub.client import use_hub
 from tests.hub.server import HubServer, running
-from training.publication import is_pickle, prepare
-from training.publish import publish
+from training.publish.publication import is_pickle, prepare
+from training.publish.sending import publish
 
 # Four runs and a process that opens them all are one fixture, which a busy machine takes minutes for.
 pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.timeout(900)]

@@ -2,10 +2,10 @@
 
 import pytest
 
-import training.publish as command
-from eval.loading import verify_manifest
+import training.publish.sending as command
 from tests.hub.faults import Fault
-from training.publication import prepare
+from training.common.manifest import verify_manifest
+from training.publish.publication import prepare
 
 pytestmark = pytest.mark.xdist_group("hub")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, pipeline
 
-from eval.replies import read_turns, say
+from eval.replies.saying import read_turns, say
 from modeling_jepa import FramePredictionPipeline, ReplyPipeline
 from tests.eval.dialogue_models import CONTEXT, tiny_checkpoint, tiny_words
 from tests.eval.video_models import tiny_video_checkpoint

@@ -16,7 +16,7 @@ from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJe
 from configuration_jepa.remote_code import export_remote_code
 from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR, TEXT_JEPA, Family, tiny_tokenizer
 from tests.modeling_jepa.open_without_packages import answer_of
-from training.publication import imported_packages
+from training.publish.publication import imported_packages
 
 SCRIPT = Path(__file__).with_name("open_without_packages.py")
 FIRST_GENERATOR = replace(

@@ -20,8 +20,8 @@ from eval.rules import (
 )
 from modeling_jepa import TextJepaForMaskedLM
 from training.estimate import count_parameters
-from training.memory import is_out_of_memory
 from training.plan import main
+from training.runtime.memory import is_out_of_memory
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_estimated_parameters_are_those_of_the_run(
 def test_running_out_of_memory_is_one_line_with_figures_and_what_to_try(
     error: Exception, train_tiny: Callable[..., int], tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    from training.trainer import JepaTrainer
+    from training.trainer.trainer import JepaTrainer
 
     def planted(*args: object, **kwargs: object) -> None:
         raise error

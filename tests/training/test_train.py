@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from eval.loading import verify_manifest
+from training.common.manifest import verify_manifest
 from training.train import main
 
 Train = Callable[..., int]
@@ -132,9 +132,9 @@ def test_bad_input_ends_with_2_and_one_line(
 def test_a_file_that_the_system_refuses_is_one_line(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import training.callbacks
+    import training.trainer.callbacks
 
-    monkeypatch.setattr(training.callbacks, "append_row", lambda *row: tmp_path.write_text("no file"))
+    monkeypatch.setattr(training.trainer.callbacks, "append_row", lambda *row: tmp_path.write_text("no file"))
     assert train_tiny(tmp_path / "run", "--max_steps", "3") == 2
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
     assert last_line == f"error: {tmp_path}: Is a directory"

@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 
-from training.data.errors import InputError
+from training.common.errors import InputError
 
 FORMAT_VERSION = 1
 

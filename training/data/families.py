@@ -1,6 +1,6 @@
 """What each model family takes of the data layer. Another family is one more entry.
 
-`training/families.py` joins these with configs, models and scorers; `eval` uses them alone.
+`training/family.py` joins these with configs, models and scorers; `eval` uses them alone.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
-from training.data.blocks import BlockDataset, prepare_blocks
-from training.data.causal_labels import CausalLabels
-from training.data.clips import ClipCollator, ClipDataset
+from training.common.errors import InputError
 from training.data.collators import BlockCollator, PairCollator, TextCollator
-from training.data.errors import InputError
-from training.data.frame_tokenizer import FrameTokenizer
-from training.data.generator_stream import GeneratorStream
-from training.data.masking import TextMasker
-from training.data.pairs import PairDataset, prepare_pairs
+from training.data.dialogue_jepa.pairs import DialogueMasker, PairDataset, prepare_pairs
 from training.data.prepared import Prepared, prepare
-from training.data.prepared_clips import PreparedClips, prepare_clips
-from training.data.reply_latents import DialogueMasker
 from training.data.sampling import PassDataset
 from training.data.settings import (
     DataSettings,
@@ -36,9 +28,15 @@ from training.data.settings import (
     VideoDataSettings,
     VideoMaskingSettings,
 )
+from training.data.staged_generator.blocks import BlockDataset, CausalLabels, prepare_blocks
+from training.data.staged_generator.stream import GeneratorStream
 from training.data.streaming import LikeLengths, TextStream
+from training.data.text_jepa.masking import TextMasker
 from training.data.tokenization import TokenIds
-from training.data.video_masks import VideoMasker
+from training.data.video_jepa.clips import ClipCollator, ClipDataset
+from training.data.video_jepa.frame_tokenizer import FrameTokenizer
+from training.data.video_jepa.masking import VideoMasker
+from training.data.video_jepa.prepared import PreparedClips, prepare_clips
 
 Batch = dict[str, torch.Tensor]
 # What makes tokens of rows: both have a length (the vocabulary's), the ids of special tokens and `save_pretrained`.

@@ -12,11 +12,11 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from training.common.errors import InputError
 from training.data.cache import cached, digest, save_quietly
-from training.data.errors import InputError
-from training.data.rows import RowReport
 from training.data.settings import TRAINED_TOKENIZERS, DataSettings, SourceSettings
-from training.data.sources import Rows, load_rows, locate
+from training.data.sources.locate import Rows, load_rows, locate
+from training.data.sources.rows import RowReport
 from training.data.tokenization import TokenIds, build_tokenizer, count_tokens, encode_rows
 
 DATA_FOLDER = "rows"

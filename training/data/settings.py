@@ -6,7 +6,7 @@ Nothing here imports torch, so that a typo is found at once.
 import math
 from dataclasses import dataclass, field
 
-from training.data.errors import InputError
+from training.common.errors import InputError
 
 # What a clip of a video model is trained for; `mixed` draws one of them for each clip.
 OBJECTIVES = ("future", "joint", "individual")

@@ -22,13 +22,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from modeling_jepa.counter_random import counter_hash
+from training.common.errors import InputError
 from training.data.collators import TextRow
-from training.data.errors import InputError
-from training.data.rows import RawRow, RowReport, check_bad_share, row_ids, sift
 from training.data.sampling import PassDataset
 from training.data.settings import SourceSettings
-from training.data.shards import Shard, find_shards
-from training.data.sources import belongs_to, locate
+from training.data.sources.locate import belongs_to, locate
+from training.data.sources.rows import RawRow, RowReport, check_bad_share, row_ids, sift
+from training.data.sources.shards import Shard, find_shards
 from training.data.tokenization import encode_rows
 
 WINDOW_CHARACTERS = 2_000_000

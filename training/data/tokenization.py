@@ -25,9 +25,9 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from training.data.errors import InputError
-from training.data.rows import text_hash
+from training.common.errors import InputError
 from training.data.settings import DataSettings, DialogueDataSettings, SourceSettings
+from training.data.sources.rows import text_hash
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

@@ -4,8 +4,9 @@ the same as everywhere.
 
 from dataclasses import replace
 
-from eval.diagnose import course, gradients, size
-from eval.diagnose.report import VIDEO, Check
+from eval.diagnose.checks import gradient, size, training
+from eval.diagnose.checks.check import Check
+from eval.diagnose.report.report import VIDEO
 from eval.diagnose.video import codes, leaks, learning, outlook, parity
 
 
@@ -31,7 +32,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         *_same(size.CHECKS, "loss_at_start", "symmetric_units"),
         _own("parameters_for_data", learning.parameters_for_data),
     ),
-    "gradient": _same(gradients.CHECKS, "non_finite", "flow", "update_ratio"),
+    "gradient": _same(gradient.CHECKS, "non_finite", "flow", "update_ratio"),
     "distribution": (
         _own("shape", outlook.shape),
         _own("copies_last", outlook.copies_last),
@@ -53,7 +54,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         _own("visible_positions", codes.visible_positions, needs="trainer"),
         _own("drawn", codes.drawn),
     ),
-    "training": _same(course.CHECKS, "non_finite", "learning_rate", "advice"),
+    "training": _same(training.CHECKS, "non_finite", "learning_rate", "advice"),
     "sampling": (_own("greedy_deterministic", learning.deterministic),),
     "memorise": (_own("clip", learning.clip),),
 }

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from eval.diagnose import thresholds as limits
-from eval.diagnose.onlooker import training_batches
-from eval.diagnose.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.subject import IGNORED
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.subject.onlooker import training_batches
+from eval.diagnose.subject.subject import IGNORED
 from eval.diagnose.video.subject import VideoSubject
 
 CLIPS_DRAWN, LARGEST_PICTURE = 2, 1200

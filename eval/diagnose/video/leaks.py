@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from eval.diagnose import thresholds
-from eval.diagnose.exact import Yardstick, clean, not_finite, yardstick
-from eval.diagnose.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.probes.exact import Yardstick, clean, not_finite, yardstick
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
 from eval.diagnose.video.subject import ClipBatch, VideoSubject, other_clips, seen_as
 
 _EXACT = "up to rounding, 1e-4 of the logits' spread"

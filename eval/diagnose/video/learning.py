@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eval.diagnose import thresholds as limits
-from eval.diagnose.anatomy import check_room_to_train, watching
-from eval.diagnose.by_heart import OWN, PLAIN, Attempt, Clock, Lesson, learn
-from eval.diagnose.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.probes.anatomy import check_room_to_train, watching
+from eval.diagnose.probes.by_heart import OWN, PLAIN, Attempt, Clock, Lesson, learn
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
 from eval.diagnose.video.subject import VideoSubject
-from eval.representation import effective_rank, mean_pairwise_cosine
+from eval.metrics.representation import effective_rank, mean_pairwise_cosine
 from eval.rules import judge_video_size
 
 CLIP_STEPS, CLIPS_STEPS = 200, 100

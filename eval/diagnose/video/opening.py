@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
-from eval.diagnose.record import TrainingRecord
-from eval.diagnose.report import VIDEO
-from eval.diagnose.subject import Limits
+from eval.advice.record import TrainingRecord
+from eval.diagnose.report.report import VIDEO
+from eval.diagnose.subject.subject import Limits
 from eval.diagnose.video.subject import MOST_FRAMES, MOST_ROWS, OBJECTIVES, Clips, VideoSubject
-from training.data.digits import BUILTIN, SPLITS, load_digits
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.data.families import FAMILIES
-from training.data.prepared_clips import make_clips
 from training.data.settings import VideoDataSettings
+from training.data.video_jepa.digits import BUILTIN, SPLITS, load_digits
+from training.data.video_jepa.prepared import make_clips
 
 NUM_CLIPS = 24
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.anatomy import untouched
-from eval.diagnose.distribution import RIGHT, calibration, evidence_of, keep_series, name_of
-from eval.diagnose.predictions import look_at_predictions
-from eval.diagnose.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.checks.distribution import RIGHT, calibration, evidence_of, keep_series, name_of
+from eval.diagnose.probes.anatomy import untouched
+from eval.diagnose.probes.predictions import look_at_predictions
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
 from eval.diagnose.video.subject import VideoSubject
-from eval.frame_baselines import frame_baselines
+from eval.metrics.frame_baselines import frame_baselines
 from eval.metrics.video import squared_error
 
 CLIPS = 8

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from eval.diagnose import thresholds
-from eval.diagnose.anatomy import untouched
-from eval.diagnose.exact import clean, not_finite, yardstick
-from eval.diagnose.parity import without_dropout
-from eval.diagnose.reloading import fits_twice, opened_again
-from eval.diagnose.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.checks.parity import without_dropout
+from eval.diagnose.checks.parity_reload import fits_twice, opened_again
+from eval.diagnose.probes.anatomy import untouched
+from eval.diagnose.probes.exact import clean, not_finite, yardstick
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
 from eval.diagnose.video.subject import ClipBatch, VideoSubject, other_clips
 
 TOKENIZER_FILE = "frame_tokenizer.safetensors"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eval.diagnose.subject import IGNORED, Subject
+from eval.diagnose.subject.subject import IGNORED, Subject
 from modeling_jepa.modeling_video_jepa import TIME_VIEWS
-from training.data.clips import ClipMaker
+from training.data.video_jepa.clips import ClipMaker
 
 OBJECTIVES = ("future", "joint", "individual")
 MOST_ROWS, MOST_FRAMES = 8, 10  # of an ordinary batch: as many tokens as one of text

@@ -1,6 +1,6 @@
 import pytest
 
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.data.settings import DataSettings, MaskingSettings, VideoDataSettings, VideoMaskingSettings
 
 

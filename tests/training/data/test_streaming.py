@@ -13,13 +13,13 @@ import pytest
 from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader
 
-from training.data import shards as shards_module
+from training.common.errors import InputError
 from training.data.collators import TextCollator
-from training.data.errors import InputError
 from training.data.prepared import prepare
 from training.data.settings import DataSettings
-from training.data.shards import find_shards
-from training.data.sources import load_rows
+from training.data.sources import shards as shards_module
+from training.data.sources.locate import load_rows
+from training.data.sources.shards import find_shards
 from training.data.streaming import Cursor, LikeLengths, StreamCollator, TextStream, take_cursor
 
 WORDS = "the a red old big wet dog cat cow hen sees eats finds and it".split()

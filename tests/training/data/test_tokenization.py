@@ -5,7 +5,7 @@ import datasets
 import pytest
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, pipeline
 
-from training.data.errors import InputError
+from training.common.errors import InputError
 from training.data.settings import DataSettings
 from training.data.tokenization import TokenIds, build_tokenizer, count_tokens, encode_rows
 

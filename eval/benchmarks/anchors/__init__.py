@@ -1,0 +1,1 @@
+"""The field's own models, trained as ours are."""

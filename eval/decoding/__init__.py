@@ -1,0 +1,1 @@
+"""Scoring tokens in windows, and how text is sampled."""

@@ -1,0 +1,68 @@
+"""A page in the browser to try trained models: fill a blank, generate, chat, predict video; a tab a checkpoint.
+
+    python -m eval.demo outputs/quickstart outputs/dialogue_jepa-quickstart
+    python -m eval.demo user/sotu-text-jepa --port 8080
+    python -m eval.demo user/sotu-text-jepa --space PATH/TO/space
+
+With `--space` no page is opened: a folder is written that can be pushed as a Space of the Hub. Needs the extra `demo`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from eval.demo.make import make_page
+from eval.demo.space import write_space
+from eval.loading import quiet_libraries
+from training.common.errors import InputError
+
+PORT = 7860
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code: 0, 2 for bad input."""
+    arguments = _parser().parse_args(argv)
+    quiet_libraries()
+    try:
+        if arguments.space is not None:
+            written = write_space(arguments.space, arguments.checkpoints)
+            print(f"written: {written}; push it as it is, or try it: cd {written} && python app.py")
+            return 0
+        page = make_page(arguments.checkpoints, arguments.device)
+        _serve(page, arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _serve(page: Any, arguments: argparse.Namespace) -> None:
+    from eval.demo.page import THEME
+
+    try:
+        page.launch(
+            server_name=arguments.host,
+            server_port=arguments.port,
+            share=arguments.share,
+            theme=THEME,
+            ssr_mode=False,
+            quiet=False,
+        )
+    except OSError as error:
+        raise InputError(f"port: {' '.join(str(error).split())}; give another --port") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m eval.demo", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a model, or its repository id")
+    parser.add_argument("--port", type=int, default=PORT, help=f"to listen at (default: {PORT})")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen at; 0.0.0.0 for every address of this machine")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers (default: no)")
+    parser.add_argument("--space", metavar="FOLDER", help="write a Space of the Hub into this new folder, and end")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The checks: a module per group, helpers carry its name as a prefix."""

@@ -1,0 +1,134 @@
+"""Whether a moving-average teacher follows its student: by its updates, between checkpoints, by what it has learnt.
+
+A teacher that stands still gives random targets for ever; a loss that falls on them looks like progress.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from eval.diagnose import thresholds as limit
+from eval.diagnose.probes.anatomy import untouched
+from eval.diagnose.report.report import FAIL, Finding, passed
+from eval.diagnose.subject.latent import Average
+from eval.diagnose.subject.subject import Subject
+
+WEIGHTS = "model.safetensors"
+_RIGHT = (
+    f"a teacher that is updated at every step, goes more than {limit.TEACHER_MOVED:g} of its way to the student in "
+    f"{limit.TEACHER_STEPS} steps, and learns what the student learns"
+)
+_REMEDY = (
+    "call update_teacher() after each optimizer step (this package's Trainer does), with a momentum whose "
+    "1 / (1 - momentum) is well below the number of steps: 0.996 for a thousand"
+)
+
+
+def teacher_frozen(subject: Subject) -> list[Finding] | Finding:
+    """Whether the teacher moved from where it began; nothing of a model without one."""
+    average = subject.average
+    if average is None:
+        return []
+    figures = _figures(subject, average)
+    cause = _cause(figures, is_trained=not untouched(subject))
+    if cause is None:
+        return passed("collapse.teacher_frozen", figures, _RIGHT)
+    return Finding("collapse.teacher_frozen", FAIL, figures, _RIGHT, cause, _REMEDY)
+
+
+def above_random(weight: Tensor) -> float:
+    """Largest singular value over that of random numbers of the same shape and size, less 1.
+
+    Independent entries of standard deviation s in (m, n) have s (sqrt(m) + sqrt(n)) (the edge of the
+    Marchenko-Pastur law), so 0 is a matrix that nothing was learnt in.
+    """
+    values = weight.detach().double()
+    rows, columns = values.shape
+    edge = values.square().mean().sqrt() * (math.sqrt(rows) + math.sqrt(columns))
+    return float(torch.linalg.matrix_norm(values, ord=2) / edge.clamp_min(1e-300)) - 1.0
+
+
+def _cause(figures: dict[str, Any], is_trained: bool) -> str | None:
+    """What is wrong with the teacher, the surest first; None where nothing is."""
+    updates, renewed = figures["num_updates"], figures["renewed_share"]
+    if not is_trained:
+        return None
+    if updates <= 1:
+        return f"the teacher was updated {updates} times while the student was trained: nothing calls its update"
+    moved = figures.get("moved_between_checkpoints")
+    if moved is not None and moved < limit.TEACHER_MOVED:
+        return "the teacher is the same in two checkpoints between which the student moved: it is not updated"
+    if updates >= limit.TEACHER_STEPS and renewed < limit.TEACHER_RENEWED:
+        return f"its momentum of {figures['momentum']:g} is so near 1 that after {updates:,} updates it is its start"
+    if figures["distance_to_student"] == 0.0 and figures["momentum"] > 0:
+        return (
+            "the teacher is the student itself and no average: it was tied to it, copied anew, or saved in its place"
+        )
+    student, teacher = figures["student_above_random"], figures["teacher_above_random"]
+    expected = renewed > 0.5 and student > limit.ABOVE_RANDOM
+    if expected and teacher < limit.TEACHER_ABOVE_RANDOM * student:
+        return "the student's weights have learnt something, the teacher's are still random numbers: it kept its start"
+    return None
+
+
+def _figures(subject: Subject, average: Average) -> dict[str, Any]:
+    student, teacher = dict(average.student.named_parameters()), dict(average.teacher.named_parameters())
+    matrices = [name for name, weight in teacher.items() if weight.ndim == 2 and min(weight.shape) > 1]
+    first, second = _joined(teacher), _joined({name: student[name] for name in teacher})
+    updates, momentum = average.num_updates, average.momentum
+    figures: dict[str, Any] = {
+        "num_updates": updates,
+        "momentum": momentum,
+        "renewed_share": 1.0 - momentum**updates,
+        "distance_to_student": float((first - second).norm() / second.norm().clamp_min(1e-300)),
+        "student_above_random": _mean(above_random(student[name]) for name in matrices),
+        "teacher_above_random": _mean(above_random(teacher[name]) for name in matrices),
+    }
+    return figures | _between_checkpoints(subject, average)
+
+
+def _between_checkpoints(subject: Subject, average: Average) -> dict[str, Any]:
+    """Share of its way to the student that the teacher went between the first and the last checkpoint of the run."""
+    found = (
+        [] if subject.record is None else [path for path in subject.record.checkpoints if (path / WEIGHTS).is_file()]
+    )
+    if len(found) < 2 or _step(found[-1]) - _step(found[0]) < limit.TEACHER_STEPS:
+        return {}
+    before, after = (_read(path, subject.model, average) for path in (found[0], found[-1]))
+    if before is None or after is None:
+        return {}
+    way, gone = (after[1] - before[0]).norm(), (after[0] - before[0]).norm()
+    if float((after[1] - before[1]).norm()) == 0.0:
+        return {}
+    names = [found[0].name, found[-1].name]
+    return {"checkpoints": names, "moved_between_checkpoints": float(gone / way.clamp_min(1e-300))}
+
+
+def _read(folder: Path, model: nn.Module, average: Average) -> tuple[Tensor, Tensor] | None:
+    """Teacher's and student's weights of a checkpoint as two vectors; None where it holds other tensors."""
+    prefixes = {id(module): name for name, module in model.named_modules()}
+    teacher, student = (f"{prefixes[id(part)]}." for part in (average.teacher, average.student))
+    names = [name for name, _ in average.teacher.named_parameters()]
+    with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
+        held = set(file.keys())
+        if not all(teacher + name in held and student + name in held for name in names):
+            return None
+        first = _joined({name: file.get_tensor(teacher + name) for name in names})
+        return first, _joined({name: file.get_tensor(student + name) for name in names})
+
+
+def _joined(weights: dict[str, Tensor]) -> Tensor:
+    return torch.cat([weight.detach().flatten().double().cpu() for weight in weights.values()])
+
+
+def _mean(values: Any) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else 0.0
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))

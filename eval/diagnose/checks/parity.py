@@ -1,0 +1,259 @@
+"""Parity (X8): the same model asked in two ways says the same."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from eval.diagnose import thresholds
+from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.parity_offset import offset, own_loss
+from eval.diagnose.checks.parity_reload import fits_twice, reload
+from eval.diagnose.probes.exact import (
+    Yardstick,
+    changes,
+    clean,
+    fitting_length,
+    not_finite,
+    other_tokens,
+    repeated,
+    shortened,
+    with_tokens,
+    yardstick,
+)
+from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding, passed
+from eval.diagnose.subject.sample import Batch
+from eval.diagnose.subject.subject import Subject
+
+_ROWS = 4
+_LENGTH = 32
+
+
+def train_eval(subject: Subject) -> list[Finding]:
+    """Two passes in evaluation mode are equal, and training mode without dropout equals them."""
+    batch = subject.batch(_ROWS, fitting_length(subject, _LENGTH, rows=4 * _ROWS))
+    bar = yardstick(subject, batch)
+    if bar is None:
+        return not_finite(subject, "parity.train_eval")
+    steady = _repeats(subject, batch, bar)
+    if steady.verdict != PASS or not fits_twice(subject, "parity.train_eval"):
+        return [steady]
+    return [steady, _training_mode(subject, batch)]
+
+
+def length(subject: Subject) -> Finding | list[Finding]:
+    """The first half of a row says the same alone as before the other half."""
+    name = "parity.length"
+    row = subject.batch(1, fitting_length(subject, 2 * _LENGTH))
+    bar = yardstick(subject, row)
+    if bar is None:
+        return not_finite(subject, name)
+    half = row.input_ids.shape[1] // 2
+    whole = clean(subject.logits(row))[:, :half]
+    change = float((clean(subject.logits(shortened(row, half))) - whole).abs().max())
+    evidence = {**bar.evidence(change), "lengths": [half, row.input_ids.shape[1]]}
+    threshold = "what follows a prefix moves none of its logits beyond rounding, 1e-4 of the logits' spread"
+    if change <= bar.tolerance:
+        return passed(name, evidence, threshold)
+    if _content_moves(subject, row, half) > bar.tolerance:
+        return Finding(
+            name,
+            NOTE,
+            evidence,
+            threshold,
+            "the prefix sees what follows it, so its length cannot be judged apart from that",
+            "see leak.future_tokens, mend that first, and run this again",
+        )
+    return Finding(
+        name,
+        FAIL,
+        evidence,
+        threshold,
+        "logits depend on how long the row is, whatever stands in it: positions counted from the end, a scale or a "
+        "norm by the row's length",
+        "count positions from the start of the row and scale by what a position has seen, not by the row's length",
+    )
+
+
+def dtype(subject: Subject) -> Finding | list[Finding]:
+    """In bfloat16 the loss is nearly the same."""
+    name = "parity.dtype"
+    if not fits_twice(subject, name):
+        return []
+    batch = subject.batch(_ROWS, fitting_length(subject, _LENGTH, rows=4 * _ROWS))
+    batch = subject.holes(batch) if subject.kind == "masked" else batch
+    twin = subject.copy()
+    with torch.no_grad():
+        full = clean(subject.ask(twin, batch).logits)
+        if not full.isfinite().all():
+            return not_finite(subject, name)
+        half = clean(subject.ask(twin.to(torch.bfloat16), batch).logits)
+    threshold = f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32"
+    finite = bool(half.isfinite().all())
+    evidence: dict[str, Any] = {"finite_in_bfloat16": finite}
+    if finite:
+        losses = [float(_loss(subject, logits, batch)) for logits in (full, half)]
+        agreement = (full.argmax(-1) == half.argmax(-1)).float().mean()
+        evidence |= {"float32_nats": losses[0], "bfloat16_nats": losses[1], "same_best_token": float(agreement)}
+        if abs(losses[1] - losses[0]) <= thresholds.BFLOAT16_LOSS * losses[0]:
+            return passed(name, evidence, threshold)
+    return Finding(
+        name,
+        NOTE,
+        evidence,
+        threshold,
+        "some values are too large or too finely graded for bfloat16: exploded weights, or a sum that needs float32",
+        "train and serve in float32, or compute the norm, softmax and loss that lose the digits in float32",
+    )
+
+
+def tokenizer_size(subject: Subject) -> Finding:
+    """Every id that the tokenizer or the config can give has a row in the table."""
+    name = "parity.tokenizer_size"
+    assert subject.tokenizer is not None
+    ids = set(subject.tokenizer.get_vocab().values())
+    rows = subject.vocab_size
+    output = subject.output_table
+    smallest = rows if output is None else min(rows, output.shape[0])
+    beyond = sorted(identity for identity in ids if identity >= smallest)
+    special = _special_ids(subject)
+    lost = {label: identity for label, identity in special.items() if not 0 <= identity < smallest}
+    evidence: dict[str, Any] = {
+        "largest_token_id": max(ids),
+        "tokens": len(ids),
+        "table_rows": rows,
+        "output_rows": None if output is None else output.shape[0],
+        "tokens_without_a_row": len(beyond),
+        **({"special_ids_without_a_row": lost} if lost else {}),
+    }
+    threshold = "every token id is below the number of rows of the table"
+    # A masked model never asks for the ids that begin and end a text: they may be left at their defaults.
+    if not beyond and (not lost or subject.kind == "masked"):
+        return passed(name, evidence, threshold)
+    if not beyond:
+        return Finding(
+            name,
+            NOTE,
+            evidence,
+            threshold,
+            f"the configuration names ids that are in no table: {', '.join(lost)}",
+            "set them to the tokenizer's, as generate() ends and pads with them",
+        )
+    shown = [str(subject.tokenizer.convert_ids_to_tokens(identity)) for identity in beyond[:5]]
+    return Finding(
+        name,
+        FAIL,
+        {**evidence, "such_as": shown},
+        threshold,
+        "tokens were added to the tokenizer after the model was built, or the tokenizer belongs to another model",
+        f"model.resize_token_embeddings({max(ids) + 1}) and train on, or open the model with its own tokenizer",
+    )
+
+
+# ---- training and evaluation mode ----
+
+
+def _repeats(subject: Subject, batch: Batch, bar: Yardstick) -> Finding:
+    """Two passes over the same rows, and one more after other rows."""
+    name = "parity.random_in_evaluation"
+    first, second = clean(subject.logits(batch)), clean(subject.logits(batch))
+    subject.logits(with_tokens(batch, other_tokens(subject, batch.input_ids)))
+    third = clean(subject.logits(batch))
+    again, after = float((first - second).abs().max()), float((first - third).abs().max())
+    limit = bar.exact
+    evidence = {"again": again, "after_other_rows": after, "limit": limit, "logit_spread": bar.spread}
+    threshold = "in evaluation mode the same rows give the same logits, up to 1e-4 of their spread"
+    if max(again, after) <= limit:
+        return passed(name, evidence, threshold)
+    if again <= limit:
+        cause = "the model keeps something of the rows before: a buffer or cache that a forward pass changes"
+        remedy = "keep nothing between passes: a cache is handed out and handed back, and statistics stand still"
+    else:
+        cause = "chance in evaluation mode: dropout that does not ask whether the model is training, or noise"
+        remedy = "use nn.Dropout, or dropout(..., training=self.training), and draw nothing in evaluation mode"
+    return Finding(name, FAIL, evidence, threshold, cause, remedy)
+
+
+@torch.no_grad()
+def _training_mode(subject: Subject, batch: Batch) -> Finding:
+    name = "parity.train_eval"
+    twin = subject.copy()
+    calm = clean(subject.ask(twin, batch).logits)
+    without_dropout(twin).train()
+    busy, again = (clean(subject.ask(twin, batch).logits) for _ in range(2))
+    spread = float(calm.std(-1).mean())
+    digit = float(calm.abs().max()) * torch.finfo(torch.float32).eps
+    limit = max(thresholds.SAME_LOGITS * spread, thresholds.SURE_ROUNDING * digit)
+    change, chance = float((busy - calm).abs().max()), float((busy - again).abs().max())
+    evidence: dict[str, Any] = {"largest_change": change, "tolerance": limit, "logit_spread": spread}
+    evidence |= {f"nats_in_{mode}": float(_loss(subject, each, batch)) for mode, each in _modes(calm, busy)}
+    threshold = "training mode with dropout off gives the logits of evaluation mode, up to 1e-4 of their spread"
+    if change <= limit:
+        return passed(name, evidence, threshold)
+    if chance > limit:
+        subject.notes.append(f"{name}: training mode has chance beside dropout, so it was not compared")
+        return passed(name, {**evidence, "chance_in_training": chance}, threshold)
+    return Finding(
+        name,
+        FAIL,
+        evidence,
+        threshold,
+        "the model takes another road in training than in evaluation (another mask, a batch norm, a branch that asks "
+        "self.training), so what was trained is not what is used",
+        "compute the same in both modes, dropout aside; replace a norm over the batch by one within the token",
+    )
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with every rate of dropout set to 0, wherever it is kept."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        _silence(vars(module))
+    _silence(vars(model.config))
+    return model
+
+
+def _silence(values: dict[str, Any]) -> None:
+    """Rates by their name: the library keeps them as floats in modules and configs, and reads them in forward."""
+    for key, value in values.items():
+        if "drop" in key and isinstance(value, float):
+            values[key] = 0.0
+
+
+def _modes(calm: Tensor, busy: Tensor) -> list[tuple[str, Tensor]]:
+    return [("evaluation", calm), ("training", busy)]
+
+
+def _loss(subject: Subject, logits: Tensor, batch: Batch) -> Tensor:
+    """Nats per predicted token; of a masked batch without holes those of the tokens themselves."""
+    if subject.kind == "masked":
+        labels = batch.input_ids if batch.labels is None else batch.labels
+        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.input_ids[:, 1:].flatten())
+
+
+def _content_moves(subject: Subject, row: Batch, half: int) -> float:
+    """Largest change of the first half's logits by what stands in the second, at the same length."""
+    ids = torch.cat([row.input_ids[:, :half], other_tokens(subject, row.input_ids[:, half:])], 1)
+    return float(changes(subject, row, with_tokens(repeated(row, 1), ids))[:, :half].max())
+
+
+def _special_ids(subject: Subject) -> dict[str, int]:
+    """Ids that the configuration names, such as pad_token_id, where they are single."""
+    said: Mapping[str, Any] = subject.model.config.to_dict()
+    return {key: value for key, value in said.items() if key.endswith("_token_id") and isinstance(value, int)}
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("train_eval", train_eval),
+    Check("length", length, kinds=("causal", "seq2seq")),
+    Check("reload", reload),
+    Check("dtype", dtype),
+    Check("tokenizer_size", tokenizer_size, needs="tokenizer"),
+    Check("offset", offset),
+    Check("own_loss", own_loss),
+)

@@ -1,0 +1,280 @@
+"""The course of a training run, from its log: broken numbers, the learning rate, and what the loss did.
+
+Works on the rows of our own runs and of the plain `transformers` Trainer; our own are also shown to the log patterns
+that training itself asks (`eval.advice.patterns`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from eval.advice import run_log
+from eval.advice.facts import facts_of
+from eval.advice.patterns import look
+from eval.advice.record import TrainingRecord, is_finite
+from eval.advice.run_log import Advice, RunFacts, RunLog
+from eval.diagnose import thresholds as limit
+from eval.diagnose.checks.check import Check
+from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.subject.subject import Subject
+
+Row = dict[str, Any]
+_CURVE_POINTS = 500
+_NOT_AHEAD = ("joint", "individual")  # objectives of a video model
+
+
+def non_finite(subject: Subject) -> Finding | list[Finding]:
+    """Whether every logged loss and gradient was a number; the Trainer writes 0.0 where a loss was NaN."""
+    record = _record(subject)
+    rows = record.training_rows
+    if not rows:
+        return []
+    threshold = "every loss and gradient norm in the log is a finite number"
+    broken = next((found for number, row in enumerate(rows) if (found := _broken(row, rows[:number]))), None)
+    if broken is None:
+        return passed("training.non_finite", {"rows": len(rows), "steps": record.steps}, threshold)
+    return Finding(
+        "training.non_finite",
+        FAIL,
+        broken,
+        threshold,
+        "a number that is not finite: the weights of that step, and of all later checkpoints, are broken. The Trainer "
+        "goes on without a word and logs a loss of 0.0 (logging_nan_inf_filter)",
+        "take a checkpoint from before that step; lower learning_rate, clip gradients (max_grad_norm 1), avoid fp16, "
+        "and set logging_nan_inf_filter=False",
+    )
+
+
+def learning_rate(subject: Subject) -> Finding | list[Finding]:
+    """Whether the rate was above nothing, and not so large that nothing could be learnt."""
+    record = _record(subject)
+    _, rates = record.values("learning_rate")
+    peak = max([rate for rate in (record.learning_rate, *rates) if rate is not None], default=None)
+    if peak is None or record.steps < 2:
+        return []
+    steps, losses = _cross_entropy(subject, record)
+    figures = {"peak": peak, "lowest": min(rates, default=peak), "steps": record.steps, "rows": len(rates)}
+    threshold = (
+        f"a rate above 0, and one above {limit.LARGE_RATE:g} only where the loss falls below that of guessing by "
+        "frequency"
+    )
+    if max(rates, default=peak) == 0.0:
+        return Finding(
+            "training.learning_rate",
+            FAIL,
+            figures,
+            threshold,
+            "the learning rate was 0 in every row of the log: no step changed a weight",
+            "set learning_rate (1e-3 from nothing, 5e-5 to fine-tune); look at the scheduler, whose multiplier may be "
+            "0, and at warm-up steps beyond the end",
+        )
+    if peak > limit.LARGE_RATE and losses and not record.uses_muon:
+        unigram, lately = _unigram(subject), _lately(losses)
+        figures |= {"loss_lately": lately, "loss_of_guessing_by_frequency": unigram, "highest_loss": max(losses)}
+        if lately > limit.MORE_THAN_FREQUENCIES * unigram and steps[-1] >= limit.FULL_RATE_STEPS:
+            return Finding(
+                "training.learning_rate",
+                FAIL,
+                figures,
+                threshold,
+                f"a learning rate of {peak:g} is far above what trains transformers with AdamW (1e-4 to 5e-3): the "
+                "first steps threw the weights away, and what was learnt is at most how frequent tokens are",
+                "start again from fresh weights with a hundredth of it",
+            )
+    return passed("training.learning_rate", figures, threshold)
+
+
+def loss(subject: Subject) -> Finding | list[Finding]:
+    """Whether the loss fell, and stayed down."""
+    record = _record(subject)
+    _keep_curve(subject, record)
+    steps, losses = record.values("loss")
+    if len(losses) < 2:
+        subject.notes.append(f"training.loss: the log of {record.folder} holds {len(losses)} rows with a loss")
+        return []
+    if record.learning_rate == 0:
+        return []  # training.learning_rate says why it stands where it began
+    lowest, lately, ln_v = min(losses), _lately(losses), math.log(subject.vocab_size)
+    figures = {
+        "first": losses[0],
+        "lowest": lowest,
+        "lately": lately,
+        "last_step": steps[-1],
+        "ln_v": ln_v,
+        "rows": len(losses),
+    }
+    threshold = (
+        f"a loss that is lately less than {limit.DIVERGED:g} times its lowest, below ln V, and below "
+        f"{1 - run_log.LOSS_STUCK:.2f} of its first"
+    )
+    _, entropies = _cross_entropy(subject, record)
+    risen = min(losses[-2:]) > limit.DIVERGED * lowest and lately - lowest > limit.DIVERGED_OF_FIRST * losses[0]
+    if risen or (entropies and _worse_than_nothing(entropies, ln_v) and len(losses) >= limit.FEWEST_ROWS):
+        return Finding(
+            "training.diverged",
+            FAIL,
+            figures,
+            threshold,
+            "the loss left its lowest value far behind, or is above ln V, which is what knowing nothing costs: the "
+            "learning rate is too large, or the loss is a sum or a multiple of the mean",
+            "lower learning_rate to a third and add warm-up; see that the loss is a mean over tokens",
+        )
+    if _stuck(record, losses, entropies, ln_v):
+        return Finding(
+            "training.loss_not_falling",
+            FAIL,
+            figures,
+            threshold,
+            "the loss is what it was at the first row: no gradient reaches the weights, the optimizer does not hold "
+            "them, or the rate is far too small",
+            "see gradient.flow; try learning_rate 1e-3; see that the optimizer was made from this model's parameters",
+        )
+    return passed("training.loss", figures, threshold)
+
+
+def too_good(subject: Subject) -> Finding | list[Finding]:
+    """Whether text that was never seen before costs less than any language model pays."""
+    record = _record(subject)
+    unseen = _unseen_losses(record)
+    if not unseen:
+        return []
+    unigram, (step, lowest) = _unigram(subject), min(unseen, key=lambda pair: pair[1])
+    figures = {"lowest_unseen_loss": lowest, "step": step, "loss_of_guessing_by_frequency": unigram}
+    threshold = f"more than {limit.TOO_GOOD:g} of the loss of guessing by frequency on text seen for the first time"
+    if lowest >= limit.TOO_GOOD * unigram:
+        return passed("training.too_good", figures, threshold)
+    return Finding(
+        "training.too_good",
+        NOTE,
+        figures,
+        threshold,
+        "no model predicts unseen natural text so well: it sees its answer (future tokens, labels that are not "
+        "shifted), or the text repeats itself or stood in training",
+        "read leak.future_tokens, parity.offset and data.overlap; of a made-up language this may be right",
+    )
+
+
+def advice(subject: Subject) -> list[Finding]:
+    """What the log patterns of training say about a run of this package."""
+    record = _record(subject)
+    facts = facts_of(record, subject.model.config)
+    if facts is None:
+        return []
+    log = RunLog([row for row in record.rows if _is_whole(row)])
+    said = [one for one in look(log, facts) if one.level != "note"]
+    threshold = "none of the patterns of a run that goes wrong (eval/advice/run_log.py)"
+    if not said:
+        return [passed("training.advice", {"rows": len(record.rows), "steps": record.steps}, threshold)]
+    # What sees later frames, or one alone, need not come to know what follows.
+    others = record.run is not None and record.run["recipe"].get("masking", {}).get("objective") in _NOT_AHEAD
+    facts = replace(facts, from_nothing=facts.from_nothing and not others)
+    return [_finding_of(one, log, facts, threshold) for one in said]
+
+
+# ---- what the log says ----
+
+
+def _broken(row: Row, before: Sequence[Row]) -> Row | None:
+    """Evidence of a number that is none in a row, or of the 0.0 that stands for it."""
+    for name in ("loss", "grad_norm"):
+        if name in row and not is_finite(row[name]):
+            return {"step": row["step"], "figure": name, "value": str(row[name])}
+    last = next((earlier["loss"] for earlier in reversed(before)), None)
+    if row["loss"] == 0.0 and last is not None and last > limit.LOSS_BEFORE_ZERO:
+        return {"step": row["step"], "figure": "loss", "value": "0.0", "loss_before": last}
+    return None
+
+
+def _cross_entropy(subject: Subject, record: TrainingRecord) -> tuple[list[int], list[float]]:
+    """Steps and training losses that may be compared with ln V; empty where the loss is something else."""
+    if not record.ours:
+        return record.values("loss")
+    steps, losses = record.values("cross_entropy")
+    ranks_all = record.run is not None and record.run["recipe"]["loss"].get("ranking") == "full"
+    return record.values("ranking") if not losses and ranks_all else (steps, losses)
+
+
+def _unigram(subject: Subject) -> float:
+    """Entropy of the sample's tokens in nats: the loss of guessing by frequency, a little too low for few tokens."""
+    counts = subject.batch(4 * subject.limits.rows, subject.limits.length).input_ids.flatten().bincount().double()
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * shares.log()).sum())
+
+
+def _lately(values: Sequence[float]) -> float:
+    """Mean of the last rows, at most five and at most a third of all."""
+    last = values[-max(1, min(run_log.WINDOW, len(values) // 3)) :]
+    return sum(last) / len(last)
+
+
+def _worse_than_nothing(losses: Sequence[float], ln_v: float) -> bool:
+    lately = _lately(losses)
+    return lately > limit.ABOVE_LN_V * ln_v and lately > limit.HARDLY_FALLEN * losses[0]
+
+
+def _stuck(record: TrainingRecord, losses: Sequence[float], entropies: Sequence[float], ln_v: float) -> bool:
+    """Whether a run from nothing did not get below its first loss, at a rate above 0 that it had long enough."""
+    steps, rates = record.values("learning_rate")
+    if not rates or max(rates) == 0.0 or len(losses) < limit.FEWEST_ROWS or not entropies:
+        return False
+    full = next(step for step, rate in zip(steps, rates, strict=True) if rate >= 0.99 * max(rates))
+    from_nothing = entropies[0] > limit.FROM_NOTHING * ln_v
+    long_enough = record.steps - full >= limit.FULL_RATE_STEPS
+    return from_nothing and long_enough and _lately(losses) >= (1 - run_log.LOSS_STUCK) * losses[0]
+
+
+def _unseen_losses(record: TrainingRecord) -> list[tuple[int, float]]:
+    """(step, mean nats) of held-out text, and of training text in the first pass over it, when it is as new."""
+    found = []
+    for row in record.rows:
+        if is_finite(row.get("eval_perplexity")) and row["eval_perplexity"] > 0:
+            found.append((row["step"], math.log(row["eval_perplexity"])))
+        elif is_finite(row.get("eval_loss")) and not record.ours:
+            found.append((row["step"], row["eval_loss"]))
+        first_pass = is_finite(row.get("epoch")) and row["epoch"] <= 1 and not record.ours
+        if first_pass and is_finite(row.get("loss")) and row["loss"] > 0:
+            found.append((row["step"], row["loss"]))
+    return found
+
+
+def _finding_of(said: Advice, log: RunLog, facts: RunFacts, threshold: str) -> Finding:
+    """A fail where nothing can come of the run; a note where it may be young, or meant so."""
+    losses = log.values("loss")
+    far = bool(losses) and losses[-1] - min(losses) > limit.DIVERGED_OF_FIRST * losses[0]
+    hopeless = {
+        "explosion": far,
+        "loss_not_falling": facts.from_nothing,
+        "acc_neg_at_chance": True,
+    }
+    verdict = FAIL if hopeless.get(said.pattern, False) else NOTE
+    return Finding(f"training.{said.pattern}", verdict, {"seen": said.evidence}, threshold, said.evidence, said.remedy)
+
+
+def _is_whole(row: Row) -> bool:
+    """The patterns expect numbers; `training.non_finite` speaks of the others."""
+    return all(is_finite(row[name]) for name in ("loss", "grad_norm") if name in row)
+
+
+def _keep_curve(subject: Subject, record: TrainingRecord) -> None:
+    steps, losses = record.values("loss")
+    every = max(1, len(steps) // _CURVE_POINTS)
+    subject.figures["loss_curve"] = {
+        "step": steps[::every],
+        "loss": losses[::every],
+        "held_out": [[row["step"], row["eval_loss"]] for row in record.rows if is_finite(row.get("eval_loss"))],
+    }
+
+
+def _record(subject: Subject) -> TrainingRecord:
+    assert subject.record is not None
+    return subject.record
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("non_finite", non_finite, needs="record"),
+    Check("learning_rate", learning_rate, needs="record"),
+    Check("loss", loss, needs="record"),
+    Check("too_good", too_good, kinds=("causal", "masked"), needs="record"),
+    Check("advice", advice, needs="record"),
+)

@@ -1,0 +1,1 @@
+"""Findings, and how a report is shown."""

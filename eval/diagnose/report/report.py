@@ -1,0 +1,107 @@
+"""What the doctor says: findings, and the report that holds them. Pure data, no torch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+PASS, NOTE, FAIL = "pass", "note", "fail"
+VERDICTS = (PASS, NOTE, FAIL)
+VIDEO = "video"
+KINDS = ("causal", "masked", "seq2seq", VIDEO)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        check: `group.name`, such as `leak.future_tokens`; names what was found.
+        verdict: `pass`; `note`, what may be intended; `fail`, what must be wrong.
+        evidence: what was measured: finite numbers, words, short lists of them.
+        threshold: what is right, with its figure.
+        cause: the likely cause; empty for a pass.
+        remedy: what to do; empty for a pass.
+        again: the command that shows it again.
+    """
+
+    check: str
+    verdict: str
+    evidence: dict[str, Any]
+    threshold: str
+    cause: str = ""
+    remedy: str = ""
+    again: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict={self.verdict!r} is not possible: use one of {', '.join(VERDICTS)}")
+        if self.verdict != PASS and not (self.cause and self.remedy):
+            raise ValueError(f"{self.check}: a {self.verdict} says its cause and a remedy")
+
+    @property
+    def group(self) -> str:
+        """The group of checks that it belongs to."""
+        return self.check.split(".")[0]
+
+
+@dataclass
+class Report:
+    """All findings of one look, the worst first.
+
+    Attributes:
+        model: its name.
+        kind: causal, masked, seq2seq or video.
+        findings: see `Finding`.
+        parameters: number of them.
+        data: where the text came from.
+        notes: what was cut down, left out or could not be done.
+        seconds: wall time.
+        figures: series for the plots.
+        versions: of the packages that the figures hang on.
+    """
+
+    model: str
+    kind: str
+    findings: list[Finding]
+    parameters: int
+    data: str
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of its findings."""
+        return max((finding.verdict for finding in self.findings), key=VERDICTS.index, default=PASS)
+
+    @property
+    def exit_code(self) -> int:
+        """0 without a fail, 1 with one."""
+        return 1 if self.verdict == FAIL else 0
+
+    def of(self, verdict: str) -> list[Finding]:
+        """The findings of one verdict, in the order of the groups."""
+        return [finding for finding in self.findings if finding.verdict == verdict]
+
+    def fails(self) -> set[str]:
+        """Names of what must be wrong."""
+        return {finding.check for finding in self.of(FAIL)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python for JSON, the worst findings first."""
+        findings = sorted(self.findings, key=lambda finding: -VERDICTS.index(finding.verdict))
+        return {**asdict(self), "verdict": self.verdict, "findings": [asdict(finding) for finding in findings]}
+
+
+def passed(check: str, evidence: dict[str, Any], threshold: str) -> Finding:
+    """A finding of something that is right."""
+    return Finding(check, PASS, evidence, threshold)
+
+
+def as_list(found: Finding | Sequence[Finding]) -> list[Finding]:
+    """What a check gave, as a list."""
+    return [found] if isinstance(found, Finding) else list(found)

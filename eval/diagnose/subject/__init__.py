@@ -1,0 +1,1 @@
+"""The model under examination, and what is fed to it."""

@@ -1,0 +1,1 @@
+"""Replies: found in an index, and said."""

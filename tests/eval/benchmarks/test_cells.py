@@ -1,0 +1,229 @@
+"""Arms x seeds: keyed, resumable, one process each; tables with paired intervals."""
+
+import ast
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from eval.benchmarks.cells import DEFAULT_CODE, Arm, cell_key, collect, hash_paths, main, plan_cells, run_cells
+from eval.benchmarks.recipe_cell import blank_examples
+from eval.benchmarks.statistics import paired_interval
+from eval.benchmarks.tables import comparison_markdown, comparison_rows
+from eval.scorers.text_jepa import BlankAnswers
+from training.common.errors import InputError
+
+FUNCTION = "tests.eval.fake_cell:measure"
+CODE = ("tests/eval/benchmarks/fake_cell.py",)
+
+
+def _arm(name, level, calls, **settings):
+    return Arm(name, {"level": level, "calls": str(calls), **settings}, FUNCTION, code=CODE)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two arms x two seeds, run once for all tests that only read them."""
+    folder = tmp_path_factory.mktemp("cells")
+    arms = [_arm("ours", 3, folder / "calls"), _arm("twin", 2, folder / "calls")]
+    cells = plan_cells(arms, [0, 1], folder / "results")
+    return cells, run_cells(cells, workers=2), folder
+
+
+def test_each_cell_runs_once_in_a_one_thread_process_with_an_empty_folder(finished):
+    cells, outcome, folder = finished
+    assert len(outcome.ran) == len(cells) == 4
+    lines = (folder / "calls").read_text().splitlines()
+    assert sorted(lines) == ["2 0 1 0", "2 1 1 0", "3 0 1 0", "3 1 1 0"]
+
+
+def test_a_result_says_what_made_it_and_what_it_cost(finished):
+    cells, _, _ = finished
+    result = json.loads(cells[0].path.read_text())
+    assert (result["key"], result["seed"], result["arm"]["name"]) == (cells[0].key, 0, "ours")
+    assert result["seconds"] > 0
+    assert result["peak_memory_bytes"] > 2**20
+    assert result["versions"]["torch"]
+
+
+def test_finished_cells_are_kept_and_only_new_seeds_run(finished):
+    cells, _, folder = finished
+    before = (folder / "calls").read_text()
+    outcome = run_cells(plan_cells([cell.arm for cell in cells[:2]], [0, 1], folder / "results"))
+    assert (len(outcome.kept), len(outcome.ran)) == (4, 0)
+    assert (folder / "calls").read_text() == before
+
+
+def test_a_failing_cell_is_named_leaves_no_result_and_does_not_stop_the_others(tmp_path):
+    cells = plan_cells([_arm("shaky", 1, tmp_path / "calls", fails_at=0)], [0, 1], tmp_path)
+    outcome = run_cells(cells)
+    assert [cell.done for cell in cells] == [False, True]
+    assert "no such luck" in outcome.failed[cells[0].path.name]
+    assert "Traceback" in cells[0].path.with_suffix(".log").read_text()
+
+
+def test_the_key_changes_with_settings_seed_code_and_data_and_not_with_the_name():
+    arm = Arm("a", {"x": 1}, FUNCTION)
+    key = cell_key(arm, 0, "code", {"d": "1"})
+    assert cell_key(replace(arm, name="b"), 0, "code", {"d": "1"}) == key
+    changed = [
+        cell_key(replace(arm, settings={"x": 2}), 0, "code", {"d": "1"}),
+        cell_key(replace(arm, function="m:f"), 0, "code", {"d": "1"}),
+        cell_key(arm, 1, "code", {"d": "1"}),
+        cell_key(arm, 0, "other", {"d": "1"}),
+        cell_key(arm, 0, "code", {"d": "2"}),
+    ]
+    assert len({key, *changed}) == 6
+
+
+def test_the_usual_code_holds_all_of_eval_that_the_scorers_import(repository):
+    def is_held(path):
+        return any(path.is_relative_to(repository / held) for held in DEFAULT_CODE)
+
+    pending, seen = [*(repository / "eval" / "scorers").glob("*.py")], set()
+    while pending:
+        path = pending.pop()
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eval."):
+                imported = (repository / node.module.replace(".", "/")).with_suffix(".py")
+                pending += [imported] if imported.is_file() and imported not in seen else []
+    assert sorted(str(path.relative_to(repository)) for path in seen if not is_held(path)) == []
+    assert len(seen) > 8
+
+
+def test_a_changed_recipe_or_data_file_asks_for_a_new_cell(tmp_path):
+    recipe, data = tmp_path / "r.yaml", tmp_path / "d.txt"
+    recipe.write_text("a: 1")
+    data.write_text("one")
+    arm = Arm("a", {"recipe": str(recipe)}, FUNCTION, data=(str(data), "builtin:sotu"), code=CODE)
+    keys = [plan_cells([arm], [0], tmp_path)[0].key]
+    recipe.write_text("a: 2")
+    keys.append(plan_cells([arm], [0], tmp_path)[0].key)
+    data.write_text("two")
+    keys.append(plan_cells([arm], [0], tmp_path)[0].key)
+    assert len(set(keys)) == 3
+
+
+def test_the_hash_of_a_folder_sees_names_contents_and_nothing_that_the_pattern_leaves_out(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("1")
+    first = hash_paths(["code"], tmp_path, "*.py")
+    (tmp_path / "code" / "a.pyc").write_text("cache")
+    assert hash_paths(["code"], tmp_path, "*.py") == first
+    (tmp_path / "code" / "a.py").rename(tmp_path / "code" / "b.py")
+    assert hash_paths(["code"], tmp_path, "*.py") != first
+
+
+def test_planning_refuses_arms_of_one_name_and_sources_that_are_not_there(tmp_path):
+    arm = Arm("a", {}, FUNCTION, code=CODE)
+    with pytest.raises(InputError, match="different names"):
+        plan_cells([arm, arm], [0], tmp_path)
+    with pytest.raises(InputError, match=r"'gone\.txt' is neither"):
+        plan_cells([replace(arm, data=("gone.txt",))], [0], tmp_path)
+    with pytest.raises(InputError, match="workers must be at least 1"):
+        run_cells([], workers=0)
+
+
+def test_the_table_shows_means_spread_and_the_paired_difference(finished):
+    cells, _, _ = finished
+    header, ours, twin = comparison_rows(collect(cells), ["top1", "cosine"], "twin")
+    assert header == ["arm", "seeds", "top1", "cosine", "top1 - twin", "cosine - twin", "CPU s"]
+    assert ours[:4] == ["ours", "2", "0.750 (0.000)", "-"]
+    assert ours[4].startswith("+0.250 [+0.")
+    assert twin[4:6] == ["-", "-"]
+    markdown = comparison_markdown(collect(cells), ["top1"], "twin").splitlines()
+    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert len(markdown) == 4
+
+
+def test_arms_that_answered_different_examples_are_not_compared(finished):
+    results = collect(finished[0])
+    results["twin"][0]["examples"]["ids"][0] = "else"
+    with pytest.raises(InputError, match="different test examples"):
+        comparison_rows(results, ["top1"], "twin")
+    with pytest.raises(InputError, match="is no arm with results"):
+        comparison_rows(results, ["top1"], "nobody")
+
+
+def test_the_command_line_runs_a_file_of_arms_and_says_when_one_fails(tmp_path, capsys):
+    arm = {"name": "a", "function": FUNCTION, "code": list(CODE)}
+    settings = {"level": 2, "calls": str(tmp_path / "calls")}
+    spec = tmp_path / "arms.yaml"
+    spec.write_text(yaml.safe_dump({"arms": [arm | {"settings": settings | {"fails_at": 0}}]}))
+    assert (
+        main(
+            [
+                str(spec),
+                "--out",
+                str(tmp_path / "out"),
+                "--seeds",
+                "2",
+                "--metrics",
+                "top1",
+                "--markdown",
+                str(tmp_path / "t.md"),
+            ]
+        )
+        == 1
+    )
+    printed = capsys.readouterr()
+    assert "0.500" in printed.out
+    assert "no such luck" in printed.err
+    assert (tmp_path / "t.md").read_text().startswith("| arm | seeds | top1 |")
+    spec.write_text("arms: []")
+    assert main([str(spec), "--out", str(tmp_path)]) == 2
+
+
+def test_an_interval_covers_the_difference_and_shrinks_with_examples():
+    generator = np.random.default_rng(0)
+    few, many = (generator.random((3, n)) < 0.5 for n in (100, 10_000))
+    wide = paired_interval(few.astype(float), np.zeros(few.shape))
+    narrow = paired_interval(many.astype(float), np.zeros(many.shape))
+    assert wide.low < 0.5 < wide.high
+    assert narrow.low < 0.5 < narrow.high
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 4
+    assert narrow.difference == pytest.approx(many.mean())
+
+
+def test_pairing_takes_out_what_both_arms_share():
+    hard = np.random.default_rng(0).random((2, 500))
+    interval = paired_interval(hard + 0.01, hard)
+    assert (interval.low, interval.high) == (pytest.approx(0.01), pytest.approx(0.01))
+
+
+def test_blanks_of_one_row_are_no_independent_evidence():
+    rows = np.random.default_rng(0).random(200)
+    repeated = np.repeat(rows, 4)[None]
+    zeros = np.zeros(repeated.shape)
+    alone = paired_interval(repeated, zeros)
+    clustered = paired_interval(repeated, zeros, clusters=np.repeat(np.arange(200), 4))
+    assert (clustered.high - clustered.low) > 1.7 * (alone.high - alone.low)
+    assert clustered.difference == pytest.approx(alone.difference)
+
+
+def test_results_that_do_not_pair_are_refused():
+    with pytest.raises(ValueError, match="two equal shapes"):
+        paired_interval(np.zeros((2, 5)), np.zeros((2, 6)))
+
+
+def test_blanks_become_examples_with_one_id_each_clustered_by_row():
+    answers = BlankAnswers(
+        np.array([5, 5]), np.array([1, 3]), np.array([9, 9]), np.array([9, 8]), np.array([1, 4]), None
+    )
+    assert blank_examples(answers) == {
+        "ids": ["5:1", "5:3"],
+        "clusters": [5, 5],
+        "top1": [1, 0],
+        "top5": [1, 1],
+        "top10": [1, 1],
+        "mrr": [1.0, 0.25],
+    }
+
+
+def test_where_weights_are_kept_is_no_part_of_a_key():
+    keys = {cell_key(Arm("a", {"level": 1, "keep": place}), 0, "code", {}) for place in ("here", "there")}
+    assert len(keys) == 1
+    assert cell_key(Arm("a", {"level": 2, "keep": "here"}), 0, "code", {}) not in keys

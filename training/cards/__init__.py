@@ -1,0 +1,1 @@
+"""Model cards, made from measured JSON: `python -m training.cards`."""

@@ -1,0 +1,1 @@
+"""What every layer above needs and no layer owns: errors, file names, records, wording."""

@@ -1,0 +1,1 @@
+"""Pairs of context and reply."""

@@ -1,0 +1,265 @@
+"""From the name of a source to checked rows: `load_rows(settings, "train")`.
+
+`builtin:NAME` | a file | a folder with train.*, valid.*, test.* | `hub:ID[:CONFIG][:SPLIT]`. A part that the source
+lacks is cut from its training rows by a hash of the row, so it is the same everywhere and disjoint from the rest.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+
+from training.common.errors import InputError
+from training.data.settings import DataSettings, SourceSettings
+from training.data.sources.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
+from training.data.sources.hub import HubAddress, hub_fingerprint, read_hub
+from training.data.sources.readers import READABLE, check_file, note_on_header, read_file
+from training.data.sources.rows import RawRow, RowReport, collect, row_ids, side_of
+from training.data.sources.shards import Shard, find_shards, fingerprint_of, sample_rows
+
+SPLITS = ("train", "valid", "test")
+HELD_OUT_SHARE = 0.05
+_FILE_NAMES = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows.
+
+    Attributes:
+        dataset: columns `text` (str) and `row_id` (int64; a function of the text, the same in any order and subset).
+        report: what was kept, left out and rejected.
+    """
+
+    dataset: datasets.Dataset
+    report: RowReport
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a model card says about the data."""
+
+    name: str
+    licence: str | None
+    language: str | None
+    hub_id: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored part of a source: a file, a split of a Hub data set, a built-in text. `note` is for the user."""
+
+    where: str
+    read: Callable[[], Iterator[RawRow]]
+    fingerprint: Callable[[], str]
+    note: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A located source.
+
+    Attributes:
+        name: for the screen.
+        parts: the stored parts under our names; "train" alone where nothing is held out by the source itself.
+        is_whole: it is a single text without parts of its own, used whole for scoring and diagnosis.
+    """
+
+    name: str
+    parts: dict[str, Part]
+    is_whole: bool
+    missing: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "missing", tuple(split for split in SPLITS if split not in self.parts))
+
+    def part_of(self, split: str) -> Part:
+        """The stored part that holds the rows of `split`."""
+        return self.parts.get(split, self.parts["train"])
+
+    def fingerprint(self, split: str) -> str:
+        """Changes with the content that `split` is made from."""
+        parts = self.parts.values() if split == "all" else [self.part_of(split)]
+        content = "|".join(part.fingerprint() for part in parts)
+        return hashlib.sha256(f"{content}|{self.missing}|{split}|{HELD_OUT_SHARE}".encode()).hexdigest()
+
+
+def load_rows(settings: DataSettings, split: str) -> Rows:
+    """The checked rows of one split.
+
+    Args:
+        split: "train", "valid", "test", or "all" for every row of the source.
+
+    Raises:
+        InputError: the source cannot be found or read, has no text column, too many bad rows, or no row left.
+    """
+    settings.validate()
+    if split not in (*SPLITS, "all"):
+        raise InputError(f"split: got {split!r}; use one of {', '.join(SPLITS)}, all")
+    source = locate(settings)
+    report = RowReport(source.name, split, notes=_notes(source, split, settings))
+    parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
+    report.notes += filter(None, (part.note() for part in parts))
+    rows = (row for part in parts for row in _rows_of(source, part, split))
+    is_cut = split in source.missing
+    phrases = collect(rows, settings, report, ", ".join(part.where for part in parts), is_cut)
+    table = pa.table({"text": pa.array(phrases, pa.string()), "row_id": pa.array(row_ids(phrases), pa.int64())})
+    return Rows(datasets.Dataset(table), report)
+
+
+def locate(settings: SourceSettings) -> Source:
+    """The source that the settings name. Reads no rows. Raises InputError where there is none."""
+    name = settings.data
+    if settings.streaming:
+        return _stream_source(settings)
+    if name.startswith("hub:"):
+        return _hub_source(settings)
+    if name.startswith("builtin:"):
+        builtin = name.removeprefix("builtin:")
+        check_builtin(builtin)
+        _refuse_split(settings, "a built-in text")
+        if settings.text_column is not None:
+            raise InputError(f"text_column: {settings.text_column!r} was asked for, but {name} has no columns")
+        part = Part(name, lambda: read_builtin(builtin), lambda: builtin_fingerprint(builtin))
+        return Source(name, {"train": part}, is_whole=False)
+    path = Path(name).expanduser()
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"data: {name[:80]} cannot be read ({error.strerror}); check the path") from None
+    if is_folder:
+        return _folder_source(path, settings)
+    if not exists:
+        raise InputError(
+            f"data: {name} does not exist; give a file ({', '.join(READABLE)}), a folder with train.*, hub:ID, or one "
+            f"of {', '.join(f'builtin:{builtin}' for builtin in BUILTINS)}"
+        )
+    check_file(path)
+    _refuse_split(settings, "a single file")
+    return Source(name, {"train": _file_part(path, settings)}, is_whole=True)
+
+
+def scoring_split(settings: SourceSettings, split: str) -> str:
+    """The split to score when a user names a source only to score on it: a single file is used whole."""
+    return "all" if locate(settings).is_whole else split
+
+
+def describe_source(settings: SourceSettings) -> SourceInfo:
+    """Name, licence and language of the source, for cards; None where unknown. Reads no rows, asks no network."""
+    if settings.data.startswith("builtin:"):
+        name = settings.data.removeprefix("builtin:")
+        check_builtin(name)
+        builtin = BUILTINS[name]
+        return SourceInfo(f"{settings.data}: {builtin.title}", builtin.licence, builtin.language, None)
+    if settings.data.startswith("hub:"):
+        address = HubAddress.parse(settings.data, settings.split)
+        if address.shortcut is None:
+            return SourceInfo(address.hub_id, None, None, address.hub_id)
+        known = address.shortcut
+        return SourceInfo(known.title, known.licence, known.language, known.hub_id)
+    return SourceInfo(Path(settings.data).name, None, None, None)
+
+
+def _rows_of(source: Source, part: Part, split: str) -> Iterator[RawRow]:
+    is_cut = split != "all" and source.missing and part is source.parts["train"]
+    for row in part.read():
+        if not is_cut or belongs_to(row, source, split):
+            yield row
+
+
+def belongs_to(row: RawRow, source: Source, split: str) -> bool:
+    """Whether a row of the source's training part is one of `split`, where some of them are held out."""
+    return side_of(row, source.missing, HELD_OUT_SHARE) == split
+
+
+def _notes(source: Source, split: str, settings: SourceSettings) -> list[str]:
+    notes = []
+    if settings.streaming:
+        notes.append(
+            f"streaming: vocabulary, token counts and held-out rows are from about {settings.stream_sample:,} rows "
+            "read beforehand, from the beginning of the shards"
+        )
+    if source.missing and split != "all":
+        unit = "documents, whole," if source.name.startswith("builtin:") else "rows"
+        notes.append(
+            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training "
+            f"{unit} chosen by hash are held out for each"
+        )
+    return notes
+
+
+def _stream_source(settings: SourceSettings) -> Source:
+    found = find_shards(settings)
+    parts = {split: _stream_part(settings, split, shards) for split, shards in found.items()}
+    return Source(settings.data, parts, is_whole=False)
+
+
+def _stream_part(settings: SourceSettings, split: str, shards: list[Shard]) -> Part:
+    """Of a stream, a part is a bounded number of its rows."""
+    return Part(
+        f"{settings.data} [{split}]",
+        lambda: sample_rows(shards, settings.stream_sample),
+        lambda: fingerprint_of(shards),
+    )
+
+
+def _folder_source(folder: Path, settings: SourceSettings) -> Source:
+    files = {split: path for split in SPLITS if (path := _file_of(folder, split)) is not None}
+    if settings.split is not None:
+        if settings.split not in files:
+            raise InputError(f"split: {folder} has no {settings.split}.*; it has {', '.join(files) or 'none of them'}")
+        files = {"train": files[settings.split]}
+    if "train" not in files:
+        raise InputError(
+            f"data: the folder {folder} holds no train.*; name its files train.*, valid.* and test.* "
+            f"({', '.join(READABLE)}) or give one file"
+        )
+    return Source(str(folder), {split: _file_part(path, settings) for split, path in files.items()}, is_whole=False)
+
+
+def _file_of(folder: Path, split: str) -> Path | None:
+    found = [folder / f"{name}{kind}" for name in _FILE_NAMES[split] for kind in READABLE]
+    found = [path for path in found if path.exists()]
+    if len(found) > 1:
+        raise InputError(f"data: {folder} holds several {split} files ({', '.join(p.name for p in found)}); keep one")
+    return found[0] if found else None
+
+
+def _file_part(path: Path, settings: SourceSettings) -> Part:
+    return Part(
+        str(path),
+        lambda: read_file(path, settings.text_column, settings.line_sides),
+        lambda: _hash_of_file(path),
+        lambda: note_on_header(path, settings.text_column),
+    )
+
+
+def _hash_of_file(path: Path) -> str:
+    check_file(path)
+    with path.open("rb") as file:
+        return f"{path.suffix} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _hub_source(settings: SourceSettings) -> Source:
+    address = HubAddress.parse(settings.data, settings.split)
+    names = {"train": address.split} if address.split else address.split_names()
+    parts = {split: _hub_part(address, name, settings) for split, name in names.items()}
+    return Source(f"hub:{address.hub_id}", parts, is_whole=False)
+
+
+def _hub_part(address: HubAddress, name: str, settings: SourceSettings) -> Part:
+    return Part(
+        f"hub:{address.hub_id}:{name}",
+        lambda: read_hub(address.load(name), address, settings.text_column, settings.line_sides),
+        lambda: hub_fingerprint(address.load(name)),
+    )
+
+
+def _refuse_split(settings: SourceSettings, what: str) -> None:
+    if settings.split is not None:
+        raise InputError(
+            f"split: {settings.split!r} was asked for, but {settings.data} is {what} without named splits"
+        )

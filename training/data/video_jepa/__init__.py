@@ -1,0 +1,1 @@
+"""Clips: digits, frame tokens, masks."""

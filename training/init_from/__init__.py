@@ -1,0 +1,1 @@
+"""Starting from something trained: a stage, an adapter, a pretrained decoder."""

@@ -1,0 +1,1 @@
+"""The machine a run meets: devices, precision, memory, processes, signals, output."""

@@ -1,0 +1,1 @@
+"""Settings of recipes: the fields of every section, and which family has which."""

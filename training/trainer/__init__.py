@@ -1,0 +1,1 @@
+"""The one Trainer of all families, its callbacks and its log."""
