@@ -2,8 +2,8 @@
 
     python -m eval.benchmarks.readme_tables
 
-rewrites what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` on these pages: no number there is typed
-by hand.
+rewrites what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` on these pages: no number there is
+typed by hand.
 """
 
 import json
