@@ -147,6 +147,14 @@ def test_every_page_can_be_reached_from_the_readme(repository):
     assert seen == set(PAGES)
 
 
+def test_the_commands_for_each_kind_of_data_can_be_given(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"\| `(\w+/\w+\.yaml[^`]*)` \|", TEXTS["README.md"])
+    assert len(commands) > 5
+    for command in commands:
+        parse_arguments(shlex.split(f"training/recipes/{command}"))
+
+
 def test_the_readme_stays_one_page():
     assert len(TEXTS["README.md"].encode()) <= LARGEST_README
 
