@@ -181,6 +181,12 @@ def has_ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+def wait_for_the_end_of(process: psutil.Process) -> None:
+    """Of one that is nobody's child any more, so that the system does not tell."""
+    while not has_ended(process):
+        time.sleep(0.02)
+
+
 def wait_until(holds: Callable[[], bool], process: psutil.Process) -> None:
     """Until `holds` does; it is an error that `process` ends before."""
     while not holds():

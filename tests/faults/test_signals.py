@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,9 +14,9 @@ from tests.faults.harness import (
     assert_same_run,
     before_step,
     command,
-    has_ended,
     started,
     train,
+    wait_for_the_end_of,
     wait_until,
 )
 from training.run_folder.checkpoints import list_checkpoints
@@ -132,7 +131,7 @@ def test_the_launchers_death_saves_once_and_ends(recipe: Path, tmp_path: Path, n
         script = psutil.Process(launcher.pid).children()[0]
         os.kill(launcher.pid, number)
         assert launcher.wait().code == -number
-        _wait_for_the_end_of(script)
+        wait_for_the_end_of(script)
     finally:
         launcher.end()
         if script is not None and script.is_running():
@@ -188,7 +187,7 @@ def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path
         script = psutil.Process(launcher.pid).children()[0]
         launcher.terminate()
         assert launcher.wait() != 0
-        _wait_for_the_end_of(script)
+        wait_for_the_end_of(script)
         said.seek(0)
         last_line = said.read().strip().splitlines()[-1]
     assert re.fullmatch(
@@ -199,9 +198,3 @@ def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path
 
 def _logged_rows(run: Path) -> int:
     return len((run / "log.jsonl").read_text().splitlines()) if (run / "log.jsonl").is_file() else 0
-
-
-def _wait_for_the_end_of(process: psutil.Process) -> None:
-    """It is nobody's child any more, so the system does not tell."""
-    while not has_ended(process):
-        time.sleep(0.02)
