@@ -26,7 +26,7 @@ from eval.scorers.holes import choose_rows
 from eval.scorers.request import BATCH_SIZE, MAX_PAIRS, ScoreRequest
 from modeling_jepa.modeling_dialogue_jepa import DialogueLatentOutput
 from training.common.errors import InputError, NonFiniteError
-from training.data.dialogue_jepa.pairs import prepare_pairs_of
+from training.data.dialogue_jepa.pairs import PairPreparation
 from training.data.settings import DialogueDataSettings
 from training.data.sources.rows import RowReport
 
@@ -352,7 +352,7 @@ def score_request(
     """A dialogue model's figures on the pairs of a source's dialogues."""
     model, tokenizer = open_dialogue(request.checkpoint, request.device)
     lengths = (model.config.max_position_embeddings, model.config.max_reply_length)
-    encoded = prepare_pairs_of(settings, split, tokenizer, *lengths)
+    encoded = PairPreparation(settings, *lengths).split(split, tokenizer)
     scores = score_pairs(
         model,
         tokenizer,

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from training.common.errors import InputError
-from training.data.prepared import Prepared, prepare
+from training.data.prepared import Prepared
 from training.data.settings import DataSettings
 from training.data.sources.locate import load_rows
+from training.data.text_jepa.rows import RowPreparation
 from training.train import main
 
 RECIPE = [str(Path(__file__).parents[2] / "training/recipes/text_jepa/quickstart.yaml"), "--device", "cpu"]
@@ -101,7 +102,8 @@ def prepared(tmp_path: Path) -> Prepare:
         (tmp_path / f"train.{kind}").write_bytes(content)
         for part in ("valid", "test"):
             (tmp_path / f"{part}.{kind}").write_bytes(file_of(kind, SOUND[:20]))
-        return prepare(DataSettings(data=str(tmp_path), **{"max_bad_share": 0.01, "max_vocab": 400, **settings}), 32)
+        values = {"max_bad_share": 0.01, "max_vocab": 400, **settings}
+        return RowPreparation(DataSettings(data=str(tmp_path), **values), 32).prepare()
 
     return make
 

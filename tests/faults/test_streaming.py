@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.data.prepared import prepare
 from training.data.settings import DataSettings
 from training.data.streaming import LikeLengths, TextStream
+from training.data.text_jepa.rows import RowPreparation
 from training.run_folder.checkpoints import list_checkpoints
 from training.train import main
 
@@ -65,9 +65,9 @@ READ_A_PASS = """\
 import sys
 from pathlib import Path
 
-from training.data.prepared import prepare
 from training.data.settings import DataSettings
 from training.data.streaming import LikeLengths, TextStream
+from training.data.text_jepa.rows import RowPreparation
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -75,7 +75,7 @@ def peak():
 
 imported = peak()
 settings = DataSettings(data=sys.argv[1], streaming=True, stream_sample=500, stream_window=int(sys.argv[2]))
-tokenizer = prepare(settings, 64).tokenizer
+tokenizer = RowPreparation(settings, 64).prepare().tokenizer
 rows = 0
 for row in TextStream(settings, tokenizer, 64, seed=0, turn=64, arrange=LikeLengths(64)):
     if row["pass_index"] > 0:
@@ -122,7 +122,9 @@ def peak_above_imports(corpus: Path, window: int) -> int:
 def most_held_in_a_pass(corpus: Path) -> int:
     """Bytes of Python's and of Arrow's that are held at most while a pass is read, above those before it."""
     settings = DataSettings(data=str(corpus), streaming=True, stream_sample=500, stream_window=128)
-    stream = TextStream(settings, prepare(settings, 64).tokenizer, 64, seed=0, turn=64, arrange=LikeLengths(64))
+    stream = TextStream(
+        settings, RowPreparation(settings, 64).prepare().tokenizer, 64, seed=0, turn=64, arrange=LikeLengths(64)
+    )
     arrow_before = arrow_most = pa.total_allocated_bytes()
     tracemalloc.start()
     for row in stream:
@@ -192,7 +194,7 @@ def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, coun
     (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
     longest = max(map(len, lines)) + 1
     settings = DataSettings(data=str(tmp_path / "train.txt"), streaming=True, stream_window=100)
-    tokenizer = prepare(settings, 16).tokenizer
+    tokenizer = RowPreparation(settings, 16).prepare().tokenizer
     stream = TextStream(settings, tokenizer, 16, seed=0, turn=8, arrange=LikeLengths(8))
     seen = iter(stream)
     for steps in (5, 100, 600, 1000):
@@ -210,10 +212,10 @@ def test_a_resume_reads_one_window_whatever_was_seen_before(tmp_path: Path, coun
 @pytest.fixture
 def count_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
     """`count_read()`: what was read since the last call."""
-    from training.data.sources import shards
+    from training.data.sources import readers
 
     lines, sizes = [0], [0]
-    decode, opened = shards._decoded, Path.open
+    decode, opened = readers._decoded, Path.open
 
     class Counting(io.BufferedReader):
         def read(self, size: int | None = -1) -> bytes:
@@ -226,7 +228,7 @@ def count_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
             sizes[0] += len(raw)
             return raw
 
-    def counted(raw: bytes, number: int) -> str | None:
+    def counted(raw: bytes, number: int) -> tuple[str, str | None]:
         lines[0] += 1
         return decode(raw, number)
 
@@ -238,6 +240,6 @@ def count_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Read]:
         lines[0] = sizes[0] = 0
         return read
 
-    monkeypatch.setattr(shards, "_decoded", counted)
+    monkeypatch.setattr(readers, "_decoded", counted)
     monkeypatch.setattr(Path, "open", counting)
     return since

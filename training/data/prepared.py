@@ -2,22 +2,21 @@
 
 import json
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from training.common.errors import InputError
 from training.data.cache import cached, digest, save_quietly
-from training.data.settings import TRAINED_TOKENIZERS, DataSettings, SourceSettings
-from training.data.sources.locate import Rows, load_rows, locate
+from training.data.settings import TRAINED_TOKENIZERS, SourceSettings
+from training.data.sources.locate import locate
 from training.data.sources.rows import RowReport
-from training.data.tokenization import TokenIds, build_tokenizer, count_tokens, encode_rows
 
 DATA_FOLDER = "rows"
 REPORT_FILE = "report.json"
@@ -32,8 +31,8 @@ class EncodedSplit:
     """One split as token ids.
 
     Attributes:
-        dataset: columns `input_ids` and `row_id`.
-        report: `rows` (the RowReport as a dict), `tokens` (the counts of `encode_rows`), `key` (the content's hash).
+        dataset: columns `input_ids` and `row_id`, and those of the family.
+        report: `rows` (the RowReport as a dict), `tokens` (counts of the encoding), `key` (the content's hash).
         folder: where it lies in the cache.
         is_new: it was made now, not before.
     """
@@ -49,88 +48,162 @@ class Prepared:
     """All that a training run takes from the data.
 
     Attributes:
+        settings: the `data` section that it was made by.
+        max_length: tokens (of clips: frames) of the longest row.
         tokenizer: built from the training part, or the one given.
-        train, valid: columns `input_ids` and `row_id`; `test` is made when it is first asked for. With
+        train, valid: see the family's `Preparation`; `test` is made when it is first asked for. With
             `settings.streaming`, a sample of them; what is trained on comes from `open_stream` (streaming.py).
-        counts: training-part token counts, shape (vocabulary,), int64; special tokens, the unknown one too, count 0.
+        counts: training-part token counts, shape (vocabulary,), int64.
         data_hash: identifies source, settings, tokenizer and length.
+        make_test: the test part and its report.
         reports: of `train` and `valid`; `test` joins them when it is made.
     """
 
-    settings: DataSettings
+    settings: Any
     max_length: int
     tokenizer: PreTrainedTokenizerFast
     train: datasets.Dataset
     valid: datasets.Dataset
     counts: np.ndarray
     data_hash: str
+    make_test: Callable[[], tuple[datasets.Dataset, dict[str, Any]]]
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def test(self) -> datasets.Dataset:
         """The held-out part for the final score."""
-        encoded = prepare_split(self.settings, "test", self.tokenizer, self.max_length)
-        self.reports["test"] = encoded.report
-        return encoded.dataset
+        dataset, self.reports["test"] = self.make_test()
+        return dataset
 
 
-def prepare(settings: DataSettings, max_length: int, tokenizer: PreTrainedTokenizerFast | None = None) -> Prepared:
-    """Train and valid as token ids, with a tokenizer built from the training part unless one is given.
+class Preparation(ABC, Generic[Loaded]):
+    """How the data of a family are made ready. A subclass says how a split is loaded and encoded, and what a tokenizer
+    is trained on; this class does it once, and keeps it by content.
 
-    Raises:
-        InputError: see `load_rows`, `build_tokenizer` and `encode_rows`.
-    """
-    settings.validate()
-    rows = once(lambda: load_rows(settings, "train"))
-    if tokenizer is None:
-        tokenizer = _cached_tokenizer(settings, max_length, rows)
-    train = prepare_split(settings, "train", tokenizer, max_length, rows)
-    valid = prepare_split(settings, "valid", tokenizer, max_length)
-    say_what_was_prepared(settings, train, valid)
-    ids = TokenIds.from_tokenizer(tokenizer)
-    return Prepared(
-        settings=settings,
-        max_length=max_length,
-        tokenizer=tokenizer,
-        train=train.dataset,
-        valid=valid.dataset,
-        counts=count_tokens(train.dataset, ids.vocab_size, ids.special_ids),
-        data_hash=digest(train.report["key"], valid.report["key"]),
-        reports={"train": train.report, "valid": valid.report},
-    )
-
-
-def prepare_split(
-    settings: DataSettings,
-    split: str,
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    rows: Callable[[], Rows] | None = None,
-) -> EncodedSplit:
-    """One split as token ids: train, valid, test or all.
+    Attributes:
+        kind, tokenizer_kind: part of the keys in the cache.
+        unit: what a row is called.
+        lengths: what the rows are cut to, as a part of their key.
 
     Args:
-        rows: gives the split's rows where the caller may have them at hand already.
+        settings: of the family.
+        max_length: tokens of the longest row, special tokens included: the model's length.
+
+    Raises:
+        InputError: settings out of range.
     """
-    settings.validate()
-    fingerprint = locate(settings).fingerprint(split)
-    key = digest("split", split, fingerprint, relevant(settings), tokenizer_hash(tokenizer), max_length)
 
-    def make(folder: Path) -> None:
-        loaded = rows() if rows is not None else load_rows(settings, split)
-        encoded = encode_rows(loaded.dataset, tokenizer, max_length, settings.long_rows)
-        if not len(encoded.dataset):
-            raise InputError(
-                f"data: none of the {encoded.report['rows']:,} rows of {settings.data} [{split}] has a word that the "
-                "tokenizer knows; give another source, a larger max_vocab or another tokenizer"
-            )
-        save_quietly(encoded.dataset, folder / DATA_FOLDER)
-        report = {"key": key, "rows": loaded.report.to_dict(), "tokens": encoded.report}
-        (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
+    kind: ClassVar[str]
+    tokenizer_kind: ClassVar[str]
+    unit: ClassVar[str] = "rows"
 
-    folder, is_new = cached(key, make)
-    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    return EncodedSplit(datasets.load_from_disk(str(folder / DATA_FOLDER)), report, folder, is_new)
+    def __init__(self, settings: Any, max_length: int) -> None:
+        settings.validate()
+        self.settings = settings
+        self.max_length = max_length
+        self.lengths: int | list[int] = max_length
+
+    @abstractmethod
+    def load(self, split: str) -> Loaded:
+        """One split of the source, with its `report`. Raises InputError where it cannot be had."""
+
+    @abstractmethod
+    def texts(self, loaded: Loaded) -> Iterable[str]:
+        """What a tokenizer is trained on."""
+
+    @abstractmethod
+    def build_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        """The tokenizer that the settings ask for. Raises InputError where there is none."""
+
+    @abstractmethod
+    def encode(
+        self, loaded: Loaded, split: str, tokenizer: PreTrainedTokenizerFast
+    ) -> tuple[datasets.Dataset, dict[str, int]]:
+        """The rows of a split, and the counts of their report. Raises InputError where none is left."""
+
+    @abstractmethod
+    def count(self, train: datasets.Dataset, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+        """Training-part token counts, shape (vocabulary,), int64."""
+
+    def compared(self, split: str, train: datasets.Dataset, held_out: datasets.Dataset) -> dict[str, Any]:
+        """What a held-out part's report says of it beside the training part."""
+        return {}
+
+    def prepare(self, tokenizer: PreTrainedTokenizerFast | None = None) -> Prepared:
+        """Train and valid as token ids, with a tokenizer built from the training part unless one is given.
+
+        Raises:
+            InputError: see `load`, `build_tokenizer` and `encode`.
+        """
+        loaded = cache(lambda: self.load("train"))
+        if tokenizer is None:
+            tokenizer = self._cached_tokenizer(loaded)
+        train, valid = self.split("train", tokenizer, loaded), self.split("valid", tokenizer)
+        self._say_what_was_prepared(train, valid)
+
+        def held_out(split: str, encoded: EncodedSplit) -> tuple[datasets.Dataset, dict[str, Any]]:
+            return encoded.dataset, encoded.report | self.compared(split, train.dataset, encoded.dataset)
+
+        return Prepared(
+            settings=self.settings,
+            max_length=self.max_length,
+            tokenizer=tokenizer,
+            train=train.dataset,
+            valid=valid.dataset,
+            counts=self.count(train.dataset, tokenizer),
+            data_hash=digest(train.report["key"], valid.report["key"]),
+            make_test=lambda: held_out("test", self.split("test", tokenizer)),
+            reports={"train": train.report, "valid": held_out("valid", valid)[1]},
+        )
+
+    def split(
+        self, split: str, tokenizer: PreTrainedTokenizerFast, loaded: Callable[[], Loaded] | None = None
+    ) -> EncodedSplit:
+        """One split as token ids: train, valid, test or all.
+
+        Args:
+            loaded: gives the split where the caller may have it at hand already.
+        """
+        fingerprint = locate(self.settings).fingerprint(split)
+        key = digest(self.kind, split, fingerprint, relevant(self.settings), tokenizer_hash(tokenizer), self.lengths)
+
+        def make(folder: Path) -> None:
+            found = loaded() if loaded is not None else self.load(split)
+            dataset, counts = self.encode(found, split, tokenizer)
+            save_quietly(dataset, folder / DATA_FOLDER)
+            report = {"key": key, "rows": found.report.to_dict(), "tokens": counts}
+            (folder / REPORT_FILE).write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+        folder, is_new = cached(key, make)
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        return EncodedSplit(datasets.load_from_disk(str(folder / DATA_FOLDER)), report, folder, is_new)
+
+    def _cached_tokenizer(self, loaded: Callable[[], Loaded]) -> PreTrainedTokenizerFast:
+        if self.settings.tokenizer not in TRAINED_TOKENIZERS:
+            return self.build_tokenizer([])
+        fingerprint = locate(self.settings).fingerprint("train")
+        key = digest(self.tokenizer_kind, fingerprint, relevant(self.settings), self.max_length)
+
+        def make(folder: Path) -> None:
+            self.build_tokenizer(self.texts(loaded())).save_pretrained(folder)
+
+        return AutoTokenizer.from_pretrained(cached(key, make)[0])
+
+    def _say_what_was_prepared(self, train: EncodedSplit, valid: EncodedSplit) -> None:
+        """What the user should know of the rows: one line where they were prepared before."""
+        if not train.is_new and not valid.is_new:
+            rows = f"{len(train.dataset):,} training {self.unit}"
+            logger.info("%s: %s, prepared before, taken from %s", self.settings.data, rows, train.folder)
+            for split in (train, valid):
+                if split.report["rows"]["bad"]:
+                    logger.info("%s", RowReport(**split.report["rows"]).summary())
+            return
+        for split in (train, valid):
+            logger.info("%s", RowReport(**split.report["rows"]).summary())
+            counts = (f"{name} {count:,}" for name, count in split.report["tokens"].items())
+            logger.info("as token ids: %s", ", ".join(counts))
+        for note in train.report["rows"]["notes"]:
+            logger.info("%s", note)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -142,52 +215,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return digest(pipeline, special)
 
 
-def _cached_tokenizer(settings: DataSettings, max_length: int, rows: Callable[[], Rows]) -> PreTrainedTokenizerFast:
-    if settings.tokenizer not in TRAINED_TOKENIZERS:
-        return build_tokenizer(settings, [], max_length)
-    key = digest("tokenizer", locate(settings).fingerprint("train"), relevant(settings), max_length)
-
-    def make(folder: Path) -> None:
-        build_tokenizer(settings, rows().dataset["text"], max_length).save_pretrained(folder)
-
-    return AutoTokenizer.from_pretrained(cached(key, make)[0])
-
-
-def say_what_was_prepared(
-    settings: SourceSettings, train: EncodedSplit, valid: EncodedSplit, unit: str = "rows"
-) -> None:
-    """What the user should know of the rows: one line where they were prepared before."""
-    if not train.is_new and not valid.is_new:
-        count = len(train.dataset)
-        logger.info(
-            "%s: %s training %s, prepared before, taken from %s", settings.data, f"{count:,}", unit, train.folder
-        )
-        for split in (train, valid):
-            if split.report["rows"]["bad"]:
-                logger.info("%s", RowReport(**split.report["rows"]).summary())
-        return
-    for split in (train, valid):
-        logger.info("%s", RowReport(**split.report["rows"]).summary())
-        logger.info(
-            "as token ids: %s", ", ".join(f"{name} {count:,}" for name, count in split.report["tokens"].items())
-        )
-    for note in train.report["rows"]["notes"]:
-        logger.info("%s", note)
-
-
 def relevant(settings: SourceSettings) -> dict[str, Any]:
     """The settings without the source's name: its content is hashed instead, so a moved file stays prepared."""
     without = {"data", "stream_window"} | (set() if settings.streaming else {"streaming", "stream_sample"})
     return {name: value for name, value in asdict(settings).items() if name not in without}
-
-
-def once(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
-    """Loads when first asked, and gives the same ever after."""
-    loaded: list[Loaded] = []
-
-    def rows() -> Loaded:
-        if not loaded:
-            loaded.append(load())
-        return loaded[0]
-
-    return rows

@@ -88,32 +88,33 @@ class PassDataset(Dataset[TextRow]):
     """Rows by (row index, pass index), out of flat arrays: quick, and shared with workers without a copy.
 
     Args:
-        dataset: columns `input_ids` and `row_id`.
+        dataset: columns `input_ids`, `row_id` and, of blocks, `position_ids`, of pairs, `labels`.
     """
 
     def __init__(self, dataset: datasets.Dataset) -> None:
-        table = dataset.with_format("arrow")[:]
-        column = table.column("input_ids").combine_chunks()
-        self._ids: np.ndarray = column.flatten().to_numpy()
-        self._ends: np.ndarray = np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64)
+        names = [name for name in ("input_ids", "position_ids", "labels") if name in dataset.column_names]
+        table = dataset.select_columns([*names, "row_id"]).with_format("arrow")[:]
+        columns = {name: table.column(name).combine_chunks() for name in names}
+        self._values: dict[str, np.ndarray] = {name: column.flatten().to_numpy() for name, column in columns.items()}
+        self._ends: dict[str, np.ndarray] = {
+            name: np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64) for name, column in columns.items()
+        }
         self._row_ids: np.ndarray = table.column("row_id").to_numpy()
 
     @property
     def lengths(self) -> np.ndarray:
-        """(rows,) tokens per row."""
-        return np.diff(self._ends, prepend=0)
+        """(rows,) tokens per row; of a pair those of context and reply."""
+        return sum(np.diff(ends, prepend=0) for name, ends in self._ends.items() if name != "position_ids")
 
     def __len__(self) -> int:
         return len(self._row_ids)
 
     def __getitem__(self, key: tuple[int, int]) -> TextRow:
         row, pass_index = key
-        start = self._ends[row - 1] if row else 0
-        return {
-            "input_ids": self._ids[start : self._ends[row]],
-            "row_id": int(self._row_ids[row]),
-            "pass_index": pass_index,
-        }
+        found = {}
+        for name, ends in self._ends.items():
+            found[name] = self._values[name][ends[row - 1] if row else 0 : ends[row]]
+        return {**found, "row_id": int(self._row_ids[row]), "pass_index": pass_index}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[TextRow]:
         """A batch at once; the data loader looks for this method."""

@@ -27,8 +27,9 @@ from training.data.collators import TextRow
 from training.data.sampling import PassDataset
 from training.data.settings import SourceSettings
 from training.data.sources.locate import belongs_to, locate
+from training.data.sources.readers import Shard
 from training.data.sources.rows import RawRow, RowReport, check_bad_share, row_ids, sift
-from training.data.sources.shards import Shard, find_shards
+from training.data.sources.shards import find_shards
 from training.data.tokenization import encode_rows
 
 WINDOW_CHARACTERS = 2_000_000

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from training.common.errors import InputError
 from training.data.settings import DataSettings, DialogueDataSettings, SourceSettings
+from training.data.sources.readers import first_line
 from training.data.sources.rows import text_hash
 
 SPECIAL_TOKENS = {
@@ -208,9 +209,9 @@ def open_given(name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"tokenizer: {name!r} could not be opened ({reason}); use word, bpe, or a tokenizer's folder or Hub id"
+            f"tokenizer: {name!r} could not be opened ({first_line(error)}); use word, bpe, or a tokenizer's folder "
+            "or Hub id"
         ) from None
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer: {name!r} has no tokenizer.json; convert it to a fast tokenizer first")

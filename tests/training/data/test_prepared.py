@@ -3,8 +3,10 @@ import logging
 import pytest
 
 from training.data import cache, prepared
-from training.data.prepared import prepare, prepare_split, tokenizer_hash
+from training.data.prepared import tokenizer_hash
 from training.data.settings import DataSettings
+from training.data.text_jepa import rows
+from training.data.text_jepa.rows import RowPreparation
 
 LINES = [f"the {word} of number {number} was here" for number in range(60) for word in ("cat", "dog", "bird")]
 
@@ -21,6 +23,10 @@ def settings(path, **changes):
     return DataSettings(data=str(path), **changes)
 
 
+def prepare(settings, length, tokenizer=None):
+    return RowPreparation(settings, length).prepare(tokenizer)
+
+
 def test_train_valid_and_test_are_encoded_with_a_vocabulary_of_the_training_part(source):
     ready = prepare(settings(source), 16)
     assert ready.train.column_names == ["input_ids", "row_id"]
@@ -34,7 +40,7 @@ def test_train_valid_and_test_are_encoded_with_a_vocabulary_of_the_training_part
 
 def test_a_second_time_nothing_is_made_and_one_line_says_so(source, monkeypatch, caplog):
     first = prepare(settings(source), 16)
-    monkeypatch.setattr(prepared, "load_rows", lambda *_: pytest.fail("rows were read again"))
+    monkeypatch.setattr(rows, "load_rows", lambda *_: pytest.fail("rows were read again"))
     with caplog.at_level(logging.INFO, logger="training.data"):
         second = prepare(settings(source), 16)
     assert len(caplog.messages) == 1
@@ -92,4 +98,4 @@ def test_encoding_leaves_the_tokenizers_hash_alone(source):
 
 def test_the_whole_of_a_single_file_can_be_prepared_for_scoring(source):
     tokenizer = prepare(settings(source), 16).tokenizer
-    assert len(prepare_split(settings(source), "all", tokenizer, 16).dataset) == len(LINES)
+    assert len(RowPreparation(settings(source), 16).split("all", tokenizer).dataset) == len(LINES)

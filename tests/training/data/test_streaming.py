@@ -15,18 +15,22 @@ from torch.utils.data import DataLoader
 
 from training.common.errors import InputError
 from training.data.collators import TextCollator
-from training.data.prepared import prepare
 from training.data.settings import DataSettings
 from training.data.sources import shards as shards_module
 from training.data.sources.locate import load_rows
 from training.data.sources.shards import find_shards
 from training.data.streaming import Cursor, LikeLengths, StreamCollator, TextStream, take_cursor
+from training.data.text_jepa.rows import RowPreparation
 
 WORDS = "the a red old big wet dog cat cow hen sees eats finds and it".split()
 KINDS = ("train-0.jsonl", "train-1.txt", "train-2.jsonl.gz", "train-3.parquet", "train-4.txt.gz")
 
 # Without the time in it, which would be part of a test's name.
 CUT_GZIP = gzip.compress(b'{"text": "the red dog"}\n' * 999, mtime=0)[:-20]
+
+
+def prepare(settings, length):
+    return RowPreparation(settings, length).prepare()
 
 
 def lines_of(count, seed=0):

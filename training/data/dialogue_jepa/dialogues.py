@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from training.common.errors import InputError
 from training.data.settings import DialogueDataSettings
-from training.data.sources.locate import HELD_OUT_SHARE, SPLITS, Part, Source, belongs_to, locate
-from training.data.sources.readers import NO_SEPARATOR
+from training.data.sources.columns import NO_SEPARATOR
+from training.data.sources.locate import OpenedSplit, Part, belongs_to, open_split
 from training.data.sources.rows import RawRow, RowReport, check_bad_share, count_bad, row_ids, subset, text_hash
 
 ONE_TURN = "a dialogue with one turn, which nobody answers"
@@ -60,20 +60,14 @@ def load_dialogues(settings: DialogueDataSettings, split: str) -> Dialogues:
     Raises:
         InputError: the source cannot be found or read, holds no dialogues, too many bad rows, or none is left.
     """
-    settings.validate()
-    if split not in (*SPLITS, "all"):
-        raise InputError(f"split: got {split!r}; use one of {', '.join(SPLITS)}, all")
-    source = locate(settings)
-    parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
-    where = ", ".join(part.where for part in parts)
-    report = RowReport(source.name, split, unit="dialogues", notes=_notes(source, split))
-    texts = [BETWEEN_TURNS.join(turns) for part in parts for turns in _turns_of(source, part, split, settings, report)]
-    texts = subset(texts, settings.max_rows, report)
-    _refuse_other_rows(report, where)
-    check_bad_share(report, settings, where)
+    opened = open_split(settings, split, "dialogues", "dialogues, whole, chosen by hash,")
+    texts = [BETWEEN_TURNS.join(turns) for part in opened.parts for turns in _turns_of(opened, part, settings)]
+    texts = subset(texts, settings.max_rows, opened.report)
+    _refuse_other_rows(opened.report, opened.where)
+    check_bad_share(opened.report, settings, opened.where)
     if not texts:
-        raise InputError(_why_none(source, split, report, where))
-    return Dialogues([text.split(BETWEEN_TURNS) for text in texts], report)
+        raise InputError(_why_none(opened))
+    return Dialogues([text.split(BETWEEN_TURNS) for text in texts], opened.report)
 
 
 def pairs_of(dialogues: Dialogues, settings: DialogueDataSettings) -> Iterator[Pair]:
@@ -110,14 +104,12 @@ def normalised(text: str) -> str:
     return " ".join(_WORDS.findall(text.lower()))
 
 
-def _turns_of(
-    source: Source, part: Part, split: str, settings: DialogueDataSettings, report: RowReport
-) -> Iterator[list[str]]:
+def _turns_of(opened: OpenedSplit, part: Part, settings: DialogueDataSettings) -> Iterator[list[str]]:
     """The dialogues of one part of a source that belong to a split; what cannot be used is counted."""
-    is_cut = split != "all" and source.missing and part is source.parts["train"]
-    for row, turns in _read(part.read(), settings, report, part.where):
-        if not is_cut or belongs_to(_with_group(row, turns), source, split):
-            report.kept += 1
+    is_cut = opened.is_cut(part)
+    for row, turns in _read(part.read(), settings, opened.report, part.where):
+        if not is_cut or belongs_to(_with_group(row, turns), opened.source, opened.split):
+            opened.report.kept += 1
             yield turns
 
 
@@ -160,19 +152,12 @@ def _refuse_other_rows(report: RowReport, where: str) -> None:
             )
 
 
-def _notes(source: Source, split: str) -> list[str]:
-    if not source.missing or split == "all":
-        return []
-    return [
-        f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training "
-        "dialogues, whole, chosen by hash, are held out for each"
-    ]
-
-
-def _why_none(source: Source, split: str, report: RowReport, where: str) -> str:
-    if split in source.missing and report.read:
+def _why_none(opened: OpenedSplit) -> str:
+    if opened.is_held_out_here and opened.report.read:
         return (
-            f"data: {where} has so few different dialogues that none is held out for {split}; give more of them, or a "
-            "folder with train.*, valid.* and test.*"
+            f"data: {opened.where} has so few different dialogues that none is held out for {opened.split}; give more "
+            "of them, or a folder with train.*, valid.* and test.*"
         )
-    return f"data: no usable dialogue in {where} [{split}] ({report.summary()}); give another source"
+    return (
+        f"data: no usable dialogue in {opened.where} [{opened.split}] ({opened.report.summary()}); give another source"
+    )

@@ -5,11 +5,11 @@ import logging
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -17,13 +17,15 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.common.errors import InputError
+from training.data.settings import SourceSettings
+from training.data.sources.columns import arrow_kinds, choose_column, choose_columns, rows_of_arrow
 from training.data.sources.film_lines import Line, joined_lines
-from training.data.sources.readers import arrow_kind, choose_column, choose_columns, row_of_value, row_of_values
+from training.data.sources.readers import Shard, first_line, from_row
 from training.data.sources.rows import RawRow
 from training.data.sources.shortcuts import SHORTCUTS, Shortcut, persona_chat_turns
 
 _VALID_NAMES = ("valid", "validation", "val", "dev")
-_BATCH = 2000
+_BATCH = 1000
 _PATIENCE = 10  # seconds
 
 
@@ -119,77 +121,101 @@ class HubAddress:
             ) from None
 
     def _failure(self, error: Exception) -> str:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         network = (
             "that it was downloaded before (HF_HUB_OFFLINE=1 is set)" if constants.HF_HUB_OFFLINE else "the network"
         )
         return (
-            f"data: hub:{self.hub_id}{f':{self.config}' if self.config else ''} could not be loaded ({reason}); check "
-            f"the id, the config and {network}, or give a local file; data sets with a loading script cannot be used"
+            f"data: hub:{self.hub_id}{f':{self.config}' if self.config else ''} could not be loaded "
+            f"({first_line(error)}); check the id, the config and {network}, or give a local file; data sets with a "
+            "loading script cannot be used"
         )
 
 
-def read_hub(
-    dataset: datasets.Dataset, address: HubAddress, text_column: str | None, sides: str = "whole"
-) -> Iterator[RawRow]:
-    """The rows of one split.
+@dataclass(frozen=True)
+class HubReader(Shard):
+    """A split of a Hub data set, or one shard of it. Positions are row numbers in it.
 
-    Args:
+    Attributes:
+        tables: its rows, from the first on.
         sides: `pair` for dialogues, see `choose_columns`.
+        version: see `fingerprint`.
     """
-    if sides == "pair" and text_column is None and address.shortcut is not None and address.shortcut.line_columns:
-        yield from joined_lines(_film_lines(dataset, address.shortcut))
-        return
-    columns, group = _columns(dataset.data.schema, address, text_column, sides)
-    chosen = dataset.select_columns([*columns, *([] if group is None else [group])])
-    place = 0
-    for batch in chosen.iter(_BATCH):
-        groups = batch[group] if group else [None] * len(batch[columns[0]])
-        for values, key in zip(zip(*(batch[name] for name in columns), strict=True), groups, strict=True):
-            place += 1
-            if len(columns) == 1:
-                yield row_of_hub_value(values[0], key, place, columns[0], address)
-            else:
-                yield row_of_values(values, place, columns)
+
+    name: str
+    where: str
+    address: HubAddress
+    text_column: str | None
+    sides: str
+    tables: Callable[[], Iterator[pa.Table]]
+    version: Callable[[], str]
+    remedy = "check the network and the data set, and run the same command again"
+
+    def fingerprint(self) -> str:
+        """The files' versions, as `datasets` knows them."""
+        return self.version()
+
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        shortcut = self.address.shortcut
+        if self.sides == "pair" and self.text_column is None and shortcut is not None and shortcut.line_columns:
+            yield from ((row, row.place) for row in joined_lines(self._film_lines(shortcut)))
+            return
+        turns_of = persona_chat_turns if shortcut is not None and shortcut.is_persona_chat else None
+        for table in from_row(self.tables(), position):
+            columns, group = self._columns(arrow_kinds(table.schema))
+            for row in rows_of_arrow([table], columns, position, group, turns_of):
+                yield row, row.place
+            position += len(table)
+
+    def _columns(self, kinds: dict[str, str]) -> tuple[tuple[str, ...], str | None]:
+        """The text columns, and the one by which rows stay together in a split by hash. Raises InputError."""
+        where, shortcut = f"hub:{self.address.hub_id}", self.address.shortcut
+        if shortcut is None:
+            return choose_columns(kinds, self.text_column, where, self.sides), None
+        group = shortcut.group_column if shortcut.group_column in kinds else None
+        if shortcut.is_persona_chat and self.text_column is None:
+            return (_present(shortcut.column, kinds, where),), group
+        return (choose_column(kinds, self.text_column or shortcut.column, where),), group
+
+    def _film_lines(self, shortcut: Shortcut) -> Iterator[Line]:
+        names = (shortcut.group_column, *(shortcut.line_columns or ()), shortcut.column)
+        place = 0
+        for table in self.tables():
+            columns = [_present(str(name), arrow_kinds(table.schema), f"hub:{shortcut.hub_id}") for name in names]
+            values = (table.column(column).to_pylist() for column in columns)
+            for place, (film, number, speaker, text) in enumerate(zip(*values, strict=True), start=place + 1):  # noqa: B020
+                yield Line(str(film), str(number), str(speaker), text, place)
 
 
-def _film_lines(dataset: datasets.Dataset, shortcut: Shortcut) -> Iterator[Line]:
-    names = (shortcut.group_column, *(shortcut.line_columns or ()), shortcut.column)
-    columns = [
-        _present(str(name), dict.fromkeys(dataset.column_names, ""), f"hub:{shortcut.hub_id}") for name in names
-    ]
-    place = 0
-    for batch in dataset.select_columns(columns).iter(_BATCH):
-        for group, number, speaker, text in zip(*(batch[name] for name in columns), strict=True):
-            place += 1
-            yield Line(str(group), str(number), str(speaker), text, place)
+def whole_split(address: HubAddress, name: str, settings: SourceSettings) -> HubReader:
+    """A split that is downloaded, as one shard."""
+    split = cache(lambda: address.load(name))
+    return HubReader(
+        name,
+        f"hub:{address.hub_id}:{name}",
+        address,
+        settings.text_column,
+        settings.line_sides,
+        lambda: split().with_format("arrow").iter(_BATCH),
+        lambda: hub_fingerprint(split()),
+    )
 
 
-def _columns(
-    schema: pa.Schema, address: HubAddress, text_column: str | None, sides: str
-) -> tuple[tuple[str, ...], str | None]:
-    if sides == "pair" and address.shortcut is None:
-        kinds = {name: arrow_kind(schema.field(name).type) for name in schema.names}
-        return choose_columns(kinds, text_column, f"hub:{address.hub_id}", sides), None
-    column, group = hub_columns(schema, address, text_column)
-    return (column,), group
+def stream_shards(address: HubAddress, name: str, settings: SourceSettings) -> list[Shard]:
+    """The shards of a split that is read as it is asked for. Raises InputError where it cannot be had."""
+    stream, version = address.stream(name)
 
+    def shard(index: int) -> HubReader:
+        return HubReader(
+            f"{name} shard {index}",
+            f"hub:{address.hub_id} {name} shard {index}",
+            address,
+            settings.text_column,
+            settings.line_sides,
+            lambda: stream.shard(stream.num_shards, index).with_format("arrow").iter(_BATCH),
+            lambda: version,
+        )
 
-def hub_columns(schema: pa.Schema, address: HubAddress, text_column: str | None) -> tuple[str, str | None]:
-    """The text column, and the one by which rows stay together in a split by hash. Raises InputError."""
-    where, shortcut = f"hub:{address.hub_id}", address.shortcut
-    columns = {name: arrow_kind(schema.field(name).type) for name in schema.names}
-    if shortcut is not None and shortcut.is_persona_chat and text_column is None:
-        column = _present(shortcut.column, columns, where)
-    else:
-        column = choose_column(columns, text_column or (shortcut.column if shortcut else None), where)
-    return column, shortcut.group_column if shortcut and shortcut.group_column in columns else None
-
-
-def row_of_hub_value(value: Any, key: Any, place: int, column: str, address: HubAddress) -> RawRow:
-    """A row from what stands in the text column and in the grouping one."""
-    turns = persona_chat_turns(value) if address.shortcut and address.shortcut.is_persona_chat else value
-    return row_of_value(turns, place, column, None if key is None else str(key))
+    return [shard(index) for index in range(stream.num_shards)]
 
 
 def hub_fingerprint(dataset: datasets.Dataset) -> str:

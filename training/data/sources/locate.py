@@ -15,10 +15,10 @@ import pyarrow as pa
 from training.common.errors import InputError
 from training.data.settings import DataSettings, SourceSettings
 from training.data.sources.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
-from training.data.sources.hub import HubAddress, hub_fingerprint, read_hub
-from training.data.sources.readers import READABLE, check_file, note_on_header, read_file
+from training.data.sources.hub import HubAddress, whole_split
+from training.data.sources.readers import READABLE, Shard, check_file, open_file
 from training.data.sources.rows import RawRow, RowReport, collect, row_ids, side_of
-from training.data.sources.shards import Shard, find_shards, fingerprint_of, sample_rows
+from training.data.sources.shards import find_shards, fingerprint_of, sample_rows
 
 SPLITS = ("train", "valid", "test")
 HELD_OUT_SHARE = 0.05
@@ -87,27 +87,78 @@ class Source:
         return hashlib.sha256(f"{content}|{self.missing}|{split}|{HELD_OUT_SHARE}".encode()).hexdigest()
 
 
-def load_rows(settings: DataSettings, split: str) -> Rows:
-    """The checked rows of one split.
+@dataclass(frozen=True)
+class OpenedSplit:
+    """A split of a source, before it is read.
+
+    Attributes:
+        parts: the stored parts that hold its rows.
+        report: without counts yet.
+    """
+
+    source: Source
+    split: str
+    parts: list[Part]
+    report: RowReport
+
+    @property
+    def where(self) -> str:
+        """For the screen."""
+        return ", ".join(part.where for part in self.parts)
+
+    @property
+    def is_held_out_here(self) -> bool:
+        """It is not stored apart, but cut from the training part."""
+        return self.split in self.source.missing
+
+    def is_cut(self, part: Part) -> bool:
+        """Whether a part holds rows of other splits too."""
+        return self.split != "all" and bool(self.source.missing) and part is self.source.parts["train"]
+
+
+def open_split(settings: SourceSettings, split: str, unit: str, held_out: str) -> OpenedSplit:
+    """A split of the source that the settings name.
 
     Args:
-        split: "train", "valid", "test", or "all" for every row of the source.
+        split: "train", "valid", "test", or "all" for everything.
+        unit: what `kept` of the report counts.
+        held_out: what is held out where the source lacks a part, in words.
 
     Raises:
-        InputError: the source cannot be found or read, has no text column, too many bad rows, or no row left.
+        InputError: settings out of range; the source or the split cannot be found.
     """
     settings.validate()
     if split not in (*SPLITS, "all"):
         raise InputError(f"split: got {split!r}; use one of {', '.join(SPLITS)}, all")
     source = locate(settings)
-    report = RowReport(source.name, split, notes=_notes(source, split, settings))
     parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
-    report.notes += filter(None, (part.note() for part in parts))
-    rows = (row for part in parts for row in _rows_of(source, part, split))
-    is_cut = split in source.missing
-    phrases = collect(rows, settings, report, ", ".join(part.where for part in parts), is_cut)
+    notes = []
+    if settings.streaming:
+        notes.append(
+            f"streaming: vocabulary, token counts and held-out {unit} are from about {settings.stream_sample:,} rows "
+            "read beforehand, from the beginning of the shards"
+        )
+    if source.missing and split != "all":
+        notes.append(
+            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training "
+            f"{held_out} are held out for each"
+        )
+    notes += filter(None, (part.note() for part in parts))
+    return OpenedSplit(source, split, parts, RowReport(source.name, split, unit=unit, notes=notes))
+
+
+def load_rows(settings: DataSettings, split: str) -> Rows:
+    """The checked rows of one split: "train", "valid", "test", or "all" for every row of the source.
+
+    Raises:
+        InputError: the source cannot be found or read, has no text column, too many bad rows, or no row left.
+    """
+    unit = "documents, whole," if settings.data.startswith("builtin:") else "rows"
+    opened = open_split(settings, split, "rows", f"{unit} chosen by hash")
+    rows = (row for part in opened.parts for row in _rows_of(opened, part))
+    phrases = collect(rows, settings, opened.report, opened.where, opened.is_held_out_here)
     table = pa.table({"text": pa.array(phrases, pa.string()), "row_id": pa.array(row_ids(phrases), pa.int64())})
-    return Rows(datasets.Dataset(table), report)
+    return Rows(datasets.Dataset(table), opened.report)
 
 
 def locate(settings: SourceSettings) -> Source:
@@ -163,32 +214,14 @@ def describe_source(settings: SourceSettings) -> SourceInfo:
     return SourceInfo(Path(settings.data).name, None, None, None)
 
 
-def _rows_of(source: Source, part: Part, split: str) -> Iterator[RawRow]:
-    is_cut = split != "all" and source.missing and part is source.parts["train"]
-    for row in part.read():
-        if not is_cut or belongs_to(row, source, split):
-            yield row
+def _rows_of(opened: OpenedSplit, part: Part) -> Iterator[RawRow]:
+    is_cut = opened.is_cut(part)
+    return (row for row in part.read() if not is_cut or belongs_to(row, opened.source, opened.split))
 
 
 def belongs_to(row: RawRow, source: Source, split: str) -> bool:
     """Whether a row of the source's training part is one of `split`, where some of them are held out."""
     return side_of(row, source.missing, HELD_OUT_SHARE) == split
-
-
-def _notes(source: Source, split: str, settings: SourceSettings) -> list[str]:
-    notes = []
-    if settings.streaming:
-        notes.append(
-            f"streaming: vocabulary, token counts and held-out rows are from about {settings.stream_sample:,} rows "
-            "read beforehand, from the beginning of the shards"
-        )
-    if source.missing and split != "all":
-        unit = "documents, whole," if source.name.startswith("builtin:") else "rows"
-        notes.append(
-            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training "
-            f"{unit} chosen by hash are held out for each"
-        )
-    return notes
 
 
 def _stream_source(settings: SourceSettings) -> Source:
@@ -231,9 +264,9 @@ def _file_of(folder: Path, split: str) -> Path | None:
 def _file_part(path: Path, settings: SourceSettings) -> Part:
     return Part(
         str(path),
-        lambda: read_file(path, settings.text_column, settings.line_sides),
+        lambda: open_file(path, settings).read(),
         lambda: _hash_of_file(path),
-        lambda: note_on_header(path, settings.text_column),
+        lambda: open_file(path, settings).note(),
     )
 
 
@@ -246,16 +279,9 @@ def _hash_of_file(path: Path) -> str:
 def _hub_source(settings: SourceSettings) -> Source:
     address = HubAddress.parse(settings.data, settings.split)
     names = {"train": address.split} if address.split else address.split_names()
-    parts = {split: _hub_part(address, name, settings) for split, name in names.items()}
+    splits = {split: whole_split(address, name, settings) for split, name in names.items()}
+    parts = {split: Part(reader.where, reader.read, reader.fingerprint) for split, reader in splits.items()}
     return Source(f"hub:{address.hub_id}", parts, is_whole=False)
-
-
-def _hub_part(address: HubAddress, name: str, settings: SourceSettings) -> Part:
-    return Part(
-        f"hub:{address.hub_id}:{name}",
-        lambda: read_hub(address.load(name), address, settings.text_column, settings.line_sides),
-        lambda: hub_fingerprint(address.load(name)),
-    )
 
 
 def _refuse_split(settings: SourceSettings, what: str) -> None:

@@ -1,29 +1,50 @@
-"""Files into rows, line by line, so that every fault has a file and a line.
+"""Files read line by line or row by row, so that every fault has a file and a line: one reader for each kind.
 
-The loaders of `datasets` turn mixed types into strings, missing columns into None, and name neither file nor line of a
-broken one; here each line is decoded, parsed and checked before it goes into a data set.
+A reader is a shard. It gives its rows from a position on, and with every row the position after it: a byte offset in
+lines of text and jsonl, a row number elsewhere. A whole file is a shard read from 0. Reading on replays nothing of
+plain files, at most one row group of a parquet file, and at most the one shard of compressed files and the Hub.
+
+Another kind of file is another class and another entry of `READERS`.
 """
 
 import csv
-import json
+import gzip
+import hashlib
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub.errors import HfHubHTTPError
 
 from training.common.errors import InputError
+from training.data.settings import SourceSettings
+from training.data.sources.columns import (
+    MAX_ROW_CHARACTERS,
+    PAIR,
+    arrow_kinds,
+    choose_columns,
+    columns_of,
+    json_object,
+    row_of_line,
+    row_of_value,
+    row_of_values,
+    rows_of_arrow,
+)
 from training.data.sources.rows import RawRow
 
-MAX_ROW_CHARACTERS = 1_000_000
+_BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError, RuntimeError, HfHubHTTPError)
 _BOM = b"\xef\xbb\xbf"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SAMPLE = 200
+_BATCH = 1000
+_ENDS = 65_536
 _COLUMN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 # One of these among the words of a first line makes it one of column names.
 _USUAL_NAMES = frozenset(
@@ -31,36 +52,285 @@ _USUAL_NAMES = frozenset(
     "question answer prompt reply response utterance category class target source score".split()
 )
 
+Piece = TypeVar("Piece", pa.RecordBatch, pa.Table)
 
-def read_file(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
-    """The rows of a txt, tsv, jsonl, csv or parquet file.
+
+class Shard(ABC):
+    """One piece of a source.
+
+    Attributes:
+        name: the same wherever the source lies; goes into the rows' numbers.
+        where: for the screen.
+        unit, remedy: of messages: what is counted, and what to do where it breaks off.
+    """
+
+    name: str
+    where: str
+    unit: ClassVar[str] = "row"
+    remedy: ClassVar[str] = "check the file, or write it again"
+
+    def rows(self, position: int = 0, line: int = 0) -> Iterator[tuple[RawRow, int]]:
+        """(row, position after it) from a position on.
+
+        Args:
+            position: 0, or one that an earlier row came with.
+            line: the `place` of that row, for counting on.
+
+        Raises:
+            InputError: it cannot be read (any more), or has no usable text column. Faults of single rows are yielded
+                as rows with a `problem`.
+        """
+        broken = _BROKEN  # a generator may be closed when the module is gone
+        try:
+            for row, after in self._rows(position, line):
+                line = row.place
+                yield row, after
+        except broken as error:
+            raise InputError(
+                f"data: {self.where} after {self.unit} {line:,}: {first_line(error)}; {self.remedy}"
+            ) from None
+
+    def read(self) -> Iterator[RawRow]:
+        """All rows; one with a problem says where it is."""
+        for row, _ in self.rows():
+            yield row if row.problem is None else row._replace(where=self.where)
+
+    @abstractmethod
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        """As `rows`, which makes one error of what the libraries raise."""
+
+    def share_before(self, position: int) -> float:
+        """The share of the shard that lies before a position; 0 where that is not known."""
+        return 0.0
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes with the content, as far as a glance shows it."""
+
+
+@dataclass(frozen=True)
+class LineReader(Shard):
+    """Lines of text, plain or gzipped. Only LF and CRLF end a line; a byte-order mark is passed over.
+
+    Attributes:
+        sides: see `SourceSettings.line_sides`.
+        longest_line: bytes; a longer one is a row with a problem, of which no more is held. -1 for no limit.
+    """
+
+    name: str
+    path: Path
+    text_column: str | None
+    sides: str
+    longest_line: int = -1
+    is_streamable: ClassVar[bool] = True
+    unit = "line"
+
+    @property
+    def where(self) -> str:
+        """See `Shard`."""
+        return str(self.path)
+
+    def share_before(self, position: int) -> float:
+        """See `Shard`."""
+        return 0.0 if self.path.suffix == ".gz" else position / self.path.stat().st_size
+
+    def fingerprint(self) -> str:
+        """Size, first and last bytes: the file may be larger than one wants to read twice."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, 2)
+            digest = hashlib.sha256()
+            for begin in (0, max(0, size - _ENDS)):
+                file.seek(begin)
+                digest.update(file.read(_ENDS))
+        return f"{size} {digest.hexdigest()}"
+
+    def note(self) -> str | None:
+        """What the user should know of the file."""
+        return None
+
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        row_of = self._row_of()
+        for text, problem, number, after in self._lines(position, line):
+            row = RawRow((), number, problem) if problem is not None else row_of(text, number)
+            if row is not None:
+                yield row, after
+
+    def _row_of(self) -> Callable[[str, int], RawRow | None]:
+        """(text of a line, its number) -> its row, None for a line without one."""
+        return lambda text, number: row_of_line(text, number, self.sides)
+
+    def _lines(self, position: int = 0, line: int = 0) -> Iterator[tuple[str, str | None, int, int]]:
+        """(text without its line end, what is wrong with it, line number, offset after it)."""
+        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
+            file.seek(position)
+            while raw := file.readline(self.longest_line):
+                line += 1
+                position += len(raw)
+                if len(raw) == self.longest_line and not raw.endswith(b"\n"):
+                    position += _rest_of_line(file, self.longest_line)
+                    yield "", f"longer than {MAX_ROW_CHARACTERS:,} characters", line, position
+                else:
+                    yield *_decoded(raw, line), line, position
+
+
+class JsonReader(LineReader):
+    """Objects of a jsonl file, one a line; a blank line is none. The columns are chosen by the first good ones."""
+
+    def _row_of(self) -> Callable[[str, int], RawRow | None]:
+        columns = self._columns()
+
+        def row_of(text: str, number: int) -> RawRow | None:
+            if not text.strip():
+                return None
+            record, problem = json_object(text)
+            if problem is not None:
+                return RawRow((), number, problem)
+            return row_of_values([record.get(column) for column in columns], number, columns)
+
+        return row_of
+
+    def _columns(self) -> tuple[str, ...]:
+        parsed = (json_object(text) for text, problem, *_ in self._lines() if problem is None)
+        sample = list(islice((record for record, problem in parsed if problem is None), _SAMPLE))
+        if not sample:
+            return (self.text_column or "text",)
+        return choose_columns(columns_of(sample), self.text_column, self.where, self.sides)
+
+
+class TableReader(LineReader):
+    """Records of a csv or tsv file; a tsv file without a named column is one of lines. Read from 0 alone."""
+
+    is_streamable = False
+
+    def note(self) -> str | None:
+        """On the first line of a csv file with one column; None where there is no doubt about it."""
+        if self.path.suffix != ".csv" or self.text_column is not None:
+            return None
+        cells = self._first_record()
+        if len(cells) != 1 or cells[0].lower() in _USUAL_NAMES:
+            return None
+        if _is_phrase(cells[0]):
+            return f"{self.path} has no column names: its first line is read as a phrase"
+        return f"{self.path} has one column, named {cells[0]!r} by its first line, which is no row"
+
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        has_pair = self.sides == "pair" and set(PAIR) <= set(self._first_record())
+        if self.path.suffix == ".tsv" and self.text_column is None and not has_pair:
+            self._refuse_names()
+            yield from super()._rows(position, line)
+        else:
+            yield from ((row, row.place) for row in self._table_rows())
+
+    def _table_rows(self) -> Iterator[RawRow]:
+        csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
+        lines = (text if problem is None else "\udcff" for text, problem, *_ in self._lines())
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=self._delimiter, strict=True)
+        _, header, problem = next(_records(reader))
+        if problem is not None:
+            raise InputError(f"data: {self.path} line 1: {problem}; repair the quoting of the column names")
+        if len(header) == 1 and self.text_column is None and _is_phrase(header[0]):
+            yield row_of_value(header[0], 1, "1")
+            columns, indices = ("1",), [0]
+        else:
+            columns = self._columns(header)
+            indices = [header.index(column) for column in columns]
+        for place, record, problem in _records(reader):
+            if problem is not None:
+                yield RawRow((), place, problem)
+            elif record:
+                values = [record[index] if index < len(record) else None for index in indices]
+                yield row_of_values(values, place, columns)
+
+    def _columns(self, header: list[str]) -> tuple[str, ...]:
+        is_clear = "text" in header or len(header) == 1 or (self.sides == "pair" and set(PAIR) <= set(header))
+        if self.text_column is None and not is_clear:
+            raise InputError(
+                f"data: {self.path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}"
+            )
+        return choose_columns(dict.fromkeys(header, "text"), self.text_column, self.where, self.sides)
+
+    @property
+    def _delimiter(self) -> str:
+        return "\t" if self.path.suffix == ".tsv" else ","
+
+    def _first_record(self) -> list[str]:
+        """The cells of the first line; none where it cannot be read as a table."""
+        line = next((text for text, *_ in self._lines()), "")
+        try:
+            return next(csv.reader([line], delimiter=self._delimiter), [])
+        except csv.Error:
+            return []
+
+    def _refuse_names(self) -> None:
+        """Raise InputError where the first line of a tsv file looks like column names: which one holds the text?"""
+        names = self._first_record()
+        if len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names)) and _USUAL_NAMES & set(map(str.lower, names)):
+            raise InputError(
+                f"data: the first line of {self.path} looks like column names; choose with --text_column among: "
+                f"{', '.join(names)} (if its lines are phrase, TAB, other side, name the file .txt)"
+            )
+
+
+class ParquetReader(LineReader):
+    """Rows of a parquet file. Reading on begins with the row group that holds the row."""
+
+    unit = "row"
+
+    def share_before(self, position: int) -> float:
+        """See `Shard`."""
+        return position / max(1, pq.read_metadata(self.path).num_rows)
+
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        try:  # Read in pieces: by default whole column chunks would be held.
+            file = pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                f"data: {self.path} is no whole parquet file ({first_line(error)}); write it again"
+            ) from None
+        with file:
+            columns = choose_columns(arrow_kinds(file.schema_arrow), self.text_column, self.where, self.sides)
+            groups, inside = _groups_from(file.metadata, position)
+            batches = file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=list(columns))
+            for row in rows_of_arrow(from_row(batches, inside), columns, position):
+                yield row, row.place
+
+
+READERS: dict[str, type[LineReader]] = {
+    ".txt": LineReader,
+    ".tsv": TableReader,
+    ".jsonl": JsonReader,
+    ".csv": TableReader,
+    ".parquet": ParquetReader,
+    ".txt.gz": LineReader,
+    ".jsonl.gz": JsonReader,
+}
+READABLE = tuple(suffix for suffix in READERS if not suffix.endswith(".gz"))  # as a whole
+STREAMABLE = tuple(suffix for suffix, reader in READERS.items() if reader.is_streamable)
+
+
+def open_file(path: Path, settings: SourceSettings, name: str = "", longest_line: int = -1) -> LineReader:
+    """The reader of a file.
+
+    Args:
+        name: of the shard, see `Shard`.
+        longest_line: see `LineReader`.
 
     Raises:
-        InputError: the file is missing, empty, of another kind, or has no usable text column. Faults of single rows
-            are yielded as rows with a `problem`.
+        InputError: the file is missing, empty, of another kind, or has no columns where one is asked for.
     """
-    check_file(path)
-    refuse_column_of_lines(path, text_column)
-    if path.suffix == ".txt":
-        return _read_lines(path, sides)
-    if path.suffix == ".tsv" and text_column is None and not (sides == "pair" and set(PAIR) <= _names_in(path)):
-        _refuse_table(path)
-        return _read_lines(path, sides)
-    if path.suffix == ".jsonl":
-        return _read_jsonl(path, text_column, sides)
-    if path.suffix == ".parquet":
-        return _read_parquet(path, text_column, sides)
-    return _read_table(path, text_column, "\t" if path.suffix == ".tsv" else ",", sides)
+    check_file(path, READERS)
+    if settings.text_column is not None and path.name.endswith((".txt", ".txt.gz")):
+        raise InputError(
+            f"text_column: {settings.text_column!r} was asked for, but {path} is a text file, whose lines are the "
+            "phrases; leave it out, or give a tsv, csv, jsonl or parquet file"
+        )
+    reader = next(reader for suffix, reader in READERS.items() if path.name.endswith(suffix))
+    return reader(name or path.name, path, settings.text_column, settings.line_sides, longest_line)
 
 
-READABLE = (".txt", ".tsv", ".jsonl", ".csv", ".parquet")
-PAIR = ("prompt", "reply")
-NO_SEPARATOR = "no TAB or ||| between prompt and reply"
-
-
-def check_file(path: Path) -> None:
+def check_file(path: Path, kinds: Iterable[str] = READABLE) -> None:
     """Raise InputError unless this is a readable, non-empty file of a known kind."""
-    if path.suffix not in READABLE:
+    if not path.name.endswith(tuple(kinds)):
         raise InputError(f"data: {path} is not a file of a known kind; use one of {', '.join(READABLE)}")
     try:
         if path.stat().st_size == 0:
@@ -72,236 +342,17 @@ def check_file(path: Path) -> None:
         ) from None
 
 
-def refuse_column_of_lines(path: Path, text_column: str | None) -> None:
-    """Raise InputError where a column is asked for of a file of plain lines."""
-    if text_column is not None and path.name.endswith((".txt", ".txt.gz")):
-        raise InputError(
-            f"text_column: {text_column!r} was asked for, but {path} is a text file, whose lines are the phrases; "
-            "leave it out, or give a tsv, csv, jsonl or parquet file"
-        )
+def from_row(pieces: Iterable[Piece], position: int) -> Iterator[Piece]:
+    """The pieces without their first `position` rows."""
+    for piece in pieces:
+        if position < len(piece):
+            yield piece.slice(position)
+        position = max(0, position - len(piece))
 
 
-def note_on_header(path: Path, text_column: str | None) -> str | None:
-    """What to tell of the first line of a csv file with one column; None where there is no doubt about it."""
-    if path.suffix != ".csv" or text_column is not None:
-        return None
-    cells = _first_record(path)
-    if len(cells) != 1 or cells[0].lower() in _USUAL_NAMES:
-        return None
-    if _is_phrase(cells[0]):
-        return f"{path} has no column names: its first line is read as a phrase"
-    return f"{path} has one column, named {cells[0]!r} by its first line, which is no row"
-
-
-def choose_column(columns: dict[str, str], text_column: str | None, where: str) -> str:
-    """The text column among `columns` (name -> type, "text" for text and lists of it).
-
-    Raises:
-        InputError: the asked one is missing or no text, or there are several and none is asked for.
-    """
-    usable = [name for name, kind in columns.items() if kind == "text"]
-    listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
-    if text_column is not None:
-        if text_column not in columns:
-            raise InputError(f"text_column: {where} has no column {text_column!r}; it has {listed or 'none'}")
-        if text_column not in usable:
-            raise InputError(f"text_column: {text_column!r} of {where} holds no text; it has {listed}")
-        return text_column
-    if "text" in usable:
-        return "text"
-    if len(usable) == 1:
-        return usable[0]
-    found = "has no text column" if not usable else f"has {len(usable)} text columns"
-    raise InputError(f"data: {where} {found}; choose with --text_column among: {listed or 'none'}")
-
-
-def choose_columns(columns: dict[str, str], text_column: str | None, where: str, sides: str) -> tuple[str, ...]:
-    """The columns that make a row: one, see `choose_column`.
-
-    Where `sides` is `pair`, a row is a dialogue: `prompt` and `reply`, or a list of its turns, by default in `turns`.
-    """
-    if sides == "pair" and text_column is None:
-        if all(columns.get(name) == "text" for name in PAIR):
-            return PAIR
-        if columns.get("turns") == "text":
-            return ("turns",)
-    return (choose_column(columns, text_column, where),)
-
-
-def row_of_values(values: Sequence[Any], place: int, columns: tuple[str, ...], group: str | None = None) -> RawRow:
-    """A row from what stands in the columns of `choose_columns`."""
-    if columns != PAIR:
-        return row_of_value(values[0], place, columns[0], group)
-    for name, value in zip(PAIR, values, strict=True):
-        if isinstance(value, list | tuple):
-            return RawRow((), place, f"column {name!r} holds a list, not text")
-        row = row_of_value(value, place, name)
-        if row.problem is not None:
-            return row
-    return _pair(*values, place=place, group=group)
-
-
-def _pair(prompt: str, reply: str, place: int, group: str | None = None) -> RawRow:
-    empty = [name for name, text in zip(PAIR, (prompt, reply), strict=True) if not text.strip()]
-    return RawRow((), place, f"empty {empty[0]}") if empty else RawRow((prompt, reply), place, None, group)
-
-
-def row_of_value(value: Any, place: int, column: str, group: str | None = None) -> RawRow:
-    """A row from what stands in a text column: text, or (nested) lists of it, which are flattened."""
-    if value is None:
-        return RawRow((), place, f"column {column!r} is missing or null")
-    texts: list[str] = []
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, (list, tuple)):
-            pending.extend(reversed(item))
-        elif isinstance(item, str):
-            texts.append(item)
-        else:
-            return RawRow((), place, f"column {column!r} holds {type(item).__name__}, not text")
-    problem = next(filter(None, map(_fault, texts)), None)
-    return RawRow((), place, problem) if problem else RawRow(tuple(texts) or ("",), place, None, group)
-
-
-def _fault(text: str) -> str | None:
-    if len(text) > MAX_ROW_CHARACTERS:
-        return f"longer than {MAX_ROW_CHARACTERS:,} characters: {len(text):,}"
-    if "\0" in text:
-        return "NUL byte"
-    if not text.isascii() and _SURROGATE.search(text):
-        return "not valid UTF-8"
-    return None
-
-
-def _decoded_lines(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(line number, text without its line end; None where it is not UTF-8). Knows CRLF and a byte-order mark."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            raw = raw.removeprefix(_BOM) if number == 1 else raw
-            try:
-                yield number, raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                yield number, None
-
-
-def _read_lines(path: Path, sides: str) -> Iterator[RawRow]:
-    for number, line in _decoded_lines(path):
-        yield row_of_line(line, number, sides)
-
-
-def row_of_line(line: str | None, number: int, sides: str) -> RawRow:
-    """A row from a line of plain text (None where it is not UTF-8).
-
-    Args:
-        sides: `left`, `both`, `pair`, or `whole` for the line as it stands, also a blank one; see
-            `SourceSettings.line_sides`.
-    """
-    if line is None:
-        return RawRow((), number, "not valid UTF-8")
-    if sides == "whole":
-        return RawRow((line,) if _fault(line) is None else (), number, _fault(line))
-    if not line.strip():
-        return RawRow((), number)
-    if sides == "pair":
-        return _pair_of_line(line, number)
-    left, _, right = line.partition("|||") if "|||" in line else line.strip().partition("\t")
-    texts = (left, right) if sides == "both" and right.strip() else (left,)
-    return RawRow(texts if _fault(line) is None else (), number, _fault(line))
-
-
-def _pair_of_line(line: str, number: int) -> RawRow:
-    sides = line.split("|||" if "|||" in line else "\t")
-    problem = _fault(line)
-    if problem is None and len(sides) != len(PAIR):
-        problem = NO_SEPARATOR if len(sides) == 1 else "more than one separator between prompt and reply"
-    return RawRow((), number, problem) if problem is not None else _pair(*sides, place=number)
-
-
-def _read_jsonl(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
-    sample = [record for _, record, problem in islice(_json_objects(path), _SAMPLE) if problem is None]
-    if not sample and text_column is None:
-        yield from (RawRow((), number, problem) for number, _, problem in _json_objects(path))
-        return
-    columns = choose_columns(columns_of(sample), text_column, str(path), sides) if sample else (str(text_column),)
-    for number, record, problem in _json_objects(path):
-        if problem is not None:
-            yield RawRow((), number, problem)
-        else:
-            yield row_of_values([record.get(column) for column in columns], number, columns)
-
-
-def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]]:
-    for number, line in _decoded_lines(path):
-        if line is None or line.strip():
-            yield number, *json_object(line)
-
-
-def json_object(line: str | None) -> tuple[dict[str, Any], str | None]:
-    """The object on a line of jsonl (None where it is not UTF-8) and, where it is none, why."""
-    if line is None:
-        return {}, "not valid UTF-8"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return {}, f"not valid JSON: {error}"
-    return (record, None) if isinstance(record, dict) else ({}, "not a JSON object")
-
-
-def columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Name -> "text" or the most common type's name, over the first records."""
-    kinds: dict[str, Counter[str]] = {}
-    for record in records:
-        for name, value in record.items():
-            row = row_of_value(value, 0, name)
-            kind = "text" if row.problem is None or isinstance(value, str) else type(value).__name__
-            kinds.setdefault(name, Counter())[kind] += 1
-    return {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
-
-
-def _read_table(path: Path, text_column: str | None, delimiter: str, sides: str) -> Iterator[RawRow]:
-    csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
-    lines = (line if line is not None else "\udcff" for _, line in _decoded_lines(path))
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
-    _, header, problem = next(_records(reader))
-    if problem is not None:
-        raise InputError(f"data: {path} line 1: {problem}; repair the quoting of the column names")
-    if len(header) == 1 and text_column is None and _is_phrase(header[0]):
-        yield row_of_value(header[0], 1, "1")
-        columns, indices = ("1",), [0]
-    else:
-        columns = _table_columns(header, text_column, path, sides)
-        indices = [header.index(column) for column in columns]
-    for place, record, problem in _records(reader):
-        if problem is not None:
-            yield RawRow((), place, problem)
-        elif record:
-            values = [record[index] if index < len(record) else None for index in indices]
-            yield row_of_values(values, place, columns)
-
-
-def _refuse_table(path: Path) -> None:
-    """Raise InputError where the first line of a tsv file looks like column names: which one holds the text?"""
-    names = _first_record(path, "\t")
-    if len(names) > 1 and all(map(_COLUMN_NAME.fullmatch, names)) and _USUAL_NAMES & set(map(str.lower, names)):
-        raise InputError(
-            f"data: the first line of {path} looks like column names; choose with --text_column among: "
-            f"{', '.join(names)} (if its lines are phrase, TAB, other side, name the file .txt)"
-        )
-
-
-def _names_in(path: Path) -> set[str]:
-    """What could be column names of a tsv file."""
-    return set(_first_record(path, "\t"))
-
-
-def _first_record(path: Path, delimiter: str = ",") -> list[str]:
-    """The cells of the first line; none where it cannot be read as a table."""
-    line = next((line for _, line in _decoded_lines(path)), None) or ""
-    try:
-        return next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:
-        return []
+def first_line(error: Exception) -> str:
+    """Of what a library says, for a message of one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_phrase(name: str) -> bool:
@@ -326,50 +377,29 @@ def _records(reader: Any) -> Iterator[tuple[int, list[str], str | None]]:
             yield first, record, None
 
 
-def _table_columns(header: list[str], text_column: str | None, path: Path, sides: str) -> tuple[str, ...]:
-    if (
-        text_column is None
-        and "text" not in header
-        and len(header) > 1
-        and not (sides == "pair" and set(PAIR) <= set(header))
-    ):
-        raise InputError(
-            f"data: {path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}"
-        )
-    return choose_columns(dict.fromkeys(header, "text"), text_column, str(path), sides)
+def _groups_from(metadata: pq.FileMetaData, position: int) -> tuple[list[int], int]:
+    """The row groups from the one that holds row `position` on, and the rows of it that lie before."""
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if position < rows:
+            return list(range(group, metadata.num_row_groups)), position
+        position -= rows
+    return [], 0
 
 
-def _read_parquet(path: Path, text_column: str | None, sides: str) -> Iterator[RawRow]:
+def _decoded(raw: bytes, number: int) -> tuple[str, str | None]:
+    """A line's text and, where it has none, why."""
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"data: {path} is no whole parquet file ({_first_line(error)}); write it again") from None
-    columns = {name: arrow_kind(file.schema_arrow.field(name).type) for name in file.schema_arrow.names}
-    chosen = choose_columns(columns, text_column, str(path), sides)
-    batches = file.iter_batches(batch_size=10_000, columns=list(chosen))
-    yield from _arrow_rows(batches, chosen, str(path))
+        return (raw.removeprefix(_BOM) if number == 1 else raw).decode("utf-8").rstrip("\r\n"), None
+    except UnicodeDecodeError:
+        return "", "not valid UTF-8"
 
 
-def _arrow_rows(batches: Iterable[pa.RecordBatch], columns: tuple[str, ...], where: str) -> Iterator[RawRow]:
-    place = 0
-    try:
-        for batch in batches:
-            for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                place += 1
-                yield row_of_values(values, place, columns)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data: {where} after row {place}: {_first_line(error)}; write the file again") from None
-
-
-def arrow_kind(kind: pa.DataType) -> str:
-    """The word `text` for text and (nested) lists of it, else the type's name."""
-    is_list: Callable[[pa.DataType], bool] = lambda item: pa.types.is_list(item) or pa.types.is_large_list(item)  # noqa: E731
-    inner = kind
-    while is_list(inner):
-        inner = inner.value_type
-    is_text = pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
-    return "text" if is_text else str(kind)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _rest_of_line(file: BinaryIO, at_once: int) -> int:
+    """Read over what is left of a line; returns its bytes."""
+    passed = 0
+    while raw := file.readline(at_once):
+        passed += len(raw)
+        if raw.endswith(b"\n"):
+            break
+    return passed

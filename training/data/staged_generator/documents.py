@@ -12,7 +12,7 @@ from itertools import islice, tee, zip_longest
 
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
-from training.data.sources.locate import HELD_OUT_SHARE, SPLITS, Part, Source, belongs_to, locate
+from training.data.sources.locate import HELD_OUT_SHARE, OpenedSplit, Part, belongs_to, open_split
 from training.data.sources.rows import RawRow, RowReport, check_bad_share, count_bad, subset
 
 _LINE_END = "\n"
@@ -81,20 +81,15 @@ def load_documents(settings: GeneratorDataSettings, split: str) -> Documents:
     Raises:
         InputError: the source cannot be found or read, has no text column, too many bad rows, or no document left.
     """
-    settings.validate()
-    if split not in (*SPLITS, "all"):
-        raise InputError(f"split: got {split!r}; use one of {', '.join(SPLITS)}, all")
-    source = locate(settings)
-    parts = list(source.parts.values()) if split == "all" else [source.part_of(split)]
-    where = ", ".join(part.where for part in parts)
-    report = RowReport(source.name, split, unit="documents", notes=_notes(source, split, settings))
-    report.notes += filter(None, (part.note() for part in parts))
-    texts = [text for part in parts for text in _texts_of(source, part, split, settings, report)]
-    texts = subset(texts, settings.max_rows, report)
-    check_bad_share(report, settings, where)
+    is_one_text = settings.documents == "file" and not settings.data.startswith("builtin:")
+    held_out = "text, its end," if is_one_text else "documents, chosen by hash,"
+    opened = open_split(settings, split, "documents", held_out)
+    texts = [text for part in opened.parts for text in _texts_of(opened, part, settings)]
+    texts = subset(texts, settings.max_rows, opened.report)
+    check_bad_share(opened.report, settings, opened.where)
     if not texts:
-        raise InputError(_why_none(source, split, settings, report, where))
-    return Documents(texts, report)
+        raise InputError(_why_none(opened, settings))
+    return Documents(texts, opened.report)
 
 
 def join_rows(rows: Iterable[RawRow], documents: str, report: RowReport, where: str) -> Iterator[RawRow]:
@@ -160,19 +155,17 @@ def _with_the_next(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, RawRow | No
     return zip_longest(these, islice(following, 1, None))
 
 
-def _texts_of(
-    source: Source, part: Part, split: str, settings: GeneratorDataSettings, report: RowReport
-) -> Iterator[str]:
+def _texts_of(opened: OpenedSplit, part: Part, settings: GeneratorDataSettings) -> Iterator[str]:
     """The texts of one part of a source that belong to a split."""
-    is_cut = split != "all" and source.missing and part is source.parts["train"]
-    for document in join_rows(part.read(), settings.documents, report, part.where):
+    is_cut, source = opened.is_cut(part), opened.source
+    for document in join_rows(part.read(), settings.documents, opened.report, part.where):
         text = document.texts[0]
         if is_cut and settings.documents == "file" and document.group is None:
-            text = _cut_by_place(text, source.missing, split)
-        elif is_cut and not belongs_to(document, source, split):
+            text = _cut_by_place(text, source.missing, opened.split)
+        elif is_cut and not belongs_to(document, source, opened.split):
             continue
         if text.strip():
-            report.kept += 1
+            opened.report.kept += 1
             yield text
 
 
@@ -190,27 +183,10 @@ def _cut_by_place(text: str, missing: tuple[str, ...], split: str) -> str:
     raise ValueError(f"{split} is none of {sides}")
 
 
-def _notes(source: Source, split: str, settings: GeneratorDataSettings) -> list[str]:
-    notes = []
-    if settings.streaming:
-        notes.append(
-            f"streaming: vocabulary, token counts and held-out documents are from about {settings.stream_sample:,} "
-            "rows read beforehand, from the beginning of the shards"
-        )
-    if source.missing and split != "all":
-        is_one_text = settings.documents == "file" and not source.name.startswith("builtin:")
-        unit = "text, its end," if is_one_text else "documents, chosen by hash,"
-        notes.append(
-            f"{source.name} has no {' and no '.join(source.missing)} part: {HELD_OUT_SHARE:.0%} of its training "
-            f"{unit} are held out for each"
-        )
-    return notes
-
-
-def _why_none(source: Source, split: str, settings: GeneratorDataSettings, report: RowReport, where: str) -> str:
-    if split in source.missing and report.read:
+def _why_none(opened: OpenedSplit, settings: GeneratorDataSettings) -> str:
+    if opened.is_held_out_here and opened.report.read:
         return (
-            f"data: {where} has so few documents (documents: {settings.documents}) that none is held out for {split}; "
-            "give more text, or a folder with train.*, valid.* and test.*"
+            f"data: {opened.where} has so few documents (documents: {settings.documents}) that none is held out for "
+            f"{opened.split}; give more text, or a folder with train.*, valid.* and test.*"
         )
-    return f"data: no usable text in {where} [{split}] ({report.summary()}); give another source"
+    return f"data: no usable text in {opened.where} [{opened.split}] ({opened.report.summary()}); give another source"

@@ -18,9 +18,8 @@ from training.data.collators import TextRow
 from training.data.sampling import PassDataset
 from training.data.settings import GeneratorDataSettings
 from training.data.sources.locate import belongs_to
+from training.data.sources.readers import Shard
 from training.data.sources.rows import RawRow, RowReport, row_ids
-from training.data.sources.shards import Shard
-from training.data.staged_generator.blocks import BlockDataset
 from training.data.staged_generator.documents import join_rows
 from training.data.staged_generator.framing import encode_documents
 from training.data.staged_generator.packing import TokenRun, pack
@@ -49,7 +48,7 @@ class PackedBlocks:
         whole, rest = run.split(len(run.ids) // self.block_size * self.block_size)
         if not len(whole.ids):
             return [], rest.to_ints()
-        blocks = BlockDataset(pack(whole, self.block_size))
+        blocks = PassDataset(pack(whole, self.block_size))
         numbers = torch.tensor([row["row_id"] for row in blocks.__getitems__([(n, 0) for n in range(len(blocks))])])
         shuffled = torch.argsort(counter_hash(self.seed, _BLOCKS, pass_index, numbers), stable=True)
         return blocks.__getitems__([(row, pass_index) for row in shuffled.tolist()]), rest.to_ints()

@@ -12,10 +12,10 @@ import torch
 from modeling_jepa.counter_random import counter_integers, counter_uniform
 from modeling_jepa.losses import proposal_probabilities
 from training.common.errors import InputError
+from training.data.collators import IGNORED
 from training.data.settings import MaskingSettings
 from training.data.tokenization import TokenIds
 
-IGNORED = -100
 _HOLE, _FATE, _REPLACEMENT, _NEGATIVE, _HELD_OUT = range(1, 6)
 _HELD_OUT_SEED = 0
 

@@ -11,11 +11,11 @@ import torch
 
 from modeling_jepa.counter_random import counter_integers, counter_uniform
 from training.common.errors import InputError
+from training.data.collators import IGNORED
 from training.data.settings import OBJECTIVES, VideoMaskingSettings
 from training.data.video_jepa.clips import as_frames
 from training.data.video_jepa.frame_tokenizer import FrameTokenizer
 
-IGNORED = -100
 # Where all frames lose codes, something must be left to predict them from.
 MOST_HIDDEN = 0.95
 _OBJECTIVE, _CONTEXT, _HOLE = range(11, 14)

@@ -47,13 +47,6 @@ class PreparedClips(Prepared):
     frame_size: int = field(kw_only=True)
 
     @cached_property
-    def test(self) -> datasets.Dataset:
-        """The held-out clips for the final score."""
-        maker, report = make_clips(self.settings, "test", self.max_length, self.frame_size)
-        self.reports["test"] = report
-        return clip_rows(maker, HELD_OUT_CLIPS)
-
-    @cached_property
     def mean_picture(self) -> Tensor:
         """See `mean_picture`."""
         return mean_picture(self.settings, self.max_length, self.frame_size)
@@ -80,6 +73,11 @@ def prepare_clips(
     _check_sizes(tokenizer, config)
     if not tokenizer.report:
         tokenizer.report = measure(tokenizer, valid)
+
+    def make_test() -> tuple[datasets.Dataset, dict[str, Any]]:
+        maker, report = make_clips(settings, "test", length, size)
+        return clip_rows(maker, HELD_OUT_CLIPS), report
+
     for report in (train_report, valid_report):
         logger.info("%s; %s", RowReport(**report["rows"]).summary(), report["rows"]["notes"][0])
     logger.info("%s", describe(tokenizer))
@@ -91,6 +89,7 @@ def prepare_clips(
         valid=clip_rows(valid, HELD_OUT_CLIPS),
         counts=count_codes(tokenizer, train),
         data_hash=digest(train.fingerprint, valid.fingerprint, settings.num_clips, tokenizer.fingerprint),
+        make_test=make_test,
         reports={"train": train_report | {"tokens": tokenizer.report}, "valid": valid_report},
         frame_size=size,
     )

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from training.common.errors import InputError
-from training.data.collators import PairCollator
+from training.data.collators import TextCollator
 from training.data.dialogue_jepa import pairs as pairs_module
-from training.data.dialogue_jepa.pairs import DialogueMasker, PairDataset, count_seen, prepare_pairs, prepare_pairs_of
+from training.data.dialogue_jepa.pairs import DialogueMasker, PairPreparation, count_seen
+from training.data.sampling import PassDataset
 from training.data.settings import DialogueDataSettings
 
 DIALOGUES = [
@@ -33,12 +34,12 @@ def settings(source, **changes):
 
 
 def prepared(source, length=64, reply_length=32, tokenizer=None, **changes):
-    return prepare_pairs(settings(source, **changes), length, tokenizer, reply_length)
+    return PairPreparation(settings(source, **changes), length, reply_length).prepare(tokenizer)
 
 
 def test_every_reply_of_the_source_is_a_row_with_its_context_and_both_texts(source):
     ready = prepared(source, context_turns=2)
-    everything = prepare_pairs_of(settings(source, context_turns=2), "all", ready.tokenizer, 64, 32)
+    everything = PairPreparation(settings(source, context_turns=2), 64, 32).split("all", ready.tokenizer)
     assert everything.report["tokens"]["pairs"] == len(everything.dataset) == 3 * len(DIALOGUES)
     row = everything.dataset[2]
     assert (row["prompt"], row["reply"]) == ("hello to ann\nhow are you?", "well, 0 of 0")
@@ -128,9 +129,9 @@ def test_lengths_and_filters_that_leave_nothing_are_named(source, changes, messa
 
 def test_rows_come_by_number_and_make_batches_padded_on_either_side_by_itself(source):
     ready = prepared(source)
-    rows = PairDataset(ready.train)
+    rows = PassDataset(ready.train)
     numbers = [0, 1, 2, len(rows) - 1]
-    batch = PairCollator(ready.tokenizer.pad_token_id)([rows[number, 7] for number in numbers])
+    batch = TextCollator(ready.tokenizer.pad_token_id)([rows[number, 7] for number in numbers])
     for place, number in enumerate(numbers):
         row = ready.train[number]
         assert batch["input_ids"][place][batch["attention_mask"][place] == 1].tolist() == row["input_ids"]

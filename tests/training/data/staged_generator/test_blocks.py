@@ -1,9 +1,10 @@
 import pytest
 
 from training.data import cache
+from training.data.sampling import PassDataset
 from training.data.settings import GeneratorDataSettings
 from training.data.staged_generator import blocks as blocks_module
-from training.data.staged_generator.blocks import BlockDataset, prepare_blocks, prepare_blocks_of
+from training.data.staged_generator.blocks import BlockPreparation
 
 LINES = [f"the {word} of number {number} was here" for number in range(60) for word in ("cat", "dog", "bird")]
 
@@ -17,6 +18,10 @@ def source(tmp_path, monkeypatch):
 
 def settings(source, **changes):
     return GeneratorDataSettings(data=str(source), **{"max_vocab": 300, **changes})
+
+
+def prepare_blocks(settings, length, tokenizer=None):
+    return BlockPreparation(settings, length).prepare(tokenizer)
 
 
 def test_every_token_of_the_training_part_is_in_the_blocks_and_counted(source):
@@ -82,14 +87,14 @@ def test_a_given_tokenizer_is_used_as_it_is_and_nothing_is_trained(source, monke
 def test_unknown_words_of_the_text_are_counted(source):
     source.write_text("\n".join(line.replace("cat", "<unk>") for line in LINES), encoding="utf-8")
     prepared = prepare_blocks(settings(source), 32)
-    report = prepare_blocks_of(settings(source), "all", prepared.tokenizer, 32).report["tokens"]
+    report = BlockPreparation(settings(source), 32).split("all", prepared.tokenizer).report["tokens"]
     assert report["unknown"] == sum("cat" in line for line in LINES)
     assert prepared.counts[prepared.tokenizer.unk_token_id] > 0  # it is predicted like any token
 
 
 def test_rows_come_by_number_with_their_positions(source):
     prepared = prepare_blocks(settings(source), 32)
-    rows = BlockDataset(prepared.train)
+    rows = PassDataset(prepared.train)
     for number in (0, 1, len(rows) - 1):
         row = rows[number, 7]
         assert row["input_ids"].tolist() == prepared.train[number]["input_ids"]

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.collators import BlockCollator
-from training.data.staged_generator.blocks import BlockDataset, CausalLabels
+from training.data.collators import TextCollator
+from training.data.sampling import PassDataset
+from training.data.staged_generator.blocks import CausalLabels
 from training.data.staged_generator.packing import TokenRun, count_predictions, pack
 
 BEGIN, END, PAD = 1, 2, 0
@@ -18,8 +19,8 @@ def documents(seed, count=40, longest=30):
 
 
 def batches(blocks, size=3):
-    rows = BlockDataset(blocks).__getitems__([(n, 0) for n in range(len(blocks))])
-    collate = BlockCollator(PAD)
+    rows = PassDataset(blocks).__getitems__([(n, 0) for n in range(len(blocks))])
+    collate = TextCollator(PAD)
     return [CausalLabels()(collate(rows[n : n + size])) for n in range(0, len(rows), size)]
 
 

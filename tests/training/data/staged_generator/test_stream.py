@@ -12,9 +12,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from training.common.errors import InputError
-from training.data.collators import BlockCollator
+from training.data.collators import TextCollator
 from training.data.settings import GeneratorDataSettings
-from training.data.staged_generator.blocks import prepare_blocks
+from training.data.staged_generator.blocks import BlockPreparation
 from training.data.staged_generator.documents import load_documents
 from training.data.staged_generator.framing import encode_documents
 from training.data.staged_generator.stream import GeneratorStream
@@ -59,7 +59,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(corpus):
-    return prepare_blocks(settings(corpus), BLOCK).tokenizer
+    return BlockPreparation(settings(corpus), BLOCK).prepare().tokenizer
 
 
 def settings(source, **changes):
@@ -140,7 +140,7 @@ def test_the_order_is_a_function_of_the_seed_and_changes_with_the_pass(corpus, t
 def test_batches_are_those_of_no_worker(corpus, tokenizer):
     def batches(workers):
         stream = stream_of(corpus, tokenizer, turn=4)
-        collate = StreamCollator(BlockCollator(tokenizer.pad_token_id))
+        collate = StreamCollator(TextCollator(tokenizer.pad_token_id))
         loader = DataLoader(stream, batch_size=4, collate_fn=collate, num_workers=workers)
         return list(islice(loader, 30))
 

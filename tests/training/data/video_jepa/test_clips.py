@@ -24,8 +24,8 @@ FULL = Digits(np.full((3, 28, 28), 200, np.uint8), "full")
 MIXED = Digits(np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8), "mixed")
 IN_ANOTHER_PROCESS = """
 import hashlib, numpy as np
-from training.data.clips import ClipMaker
-from training.data.digits import Digits
+from training.data.video_jepa.clips import ClipMaker
+from training.data.video_jepa.digits import Digits
 digits = Digits(np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8), "mixed")
 print(hashlib.sha256(ClipMaker(digits, "valid", 3).render([7]).tobytes()).hexdigest())
 """
