@@ -1,31 +1,19 @@
 """Data: from a file, a Hub data set or a built-in text to masked batches.
 
-sources.py       rows checked, rejects counted and named, each row gets a row_id
+settings.py      what the sections `data` and `masking` of a recipe may hold, each key with its help and its range
+sources/         from the name of a source to checked rows: locate.py finds it, readers.py has a reader for each kind
+                 of file (another kind is another entry of its table), rows.py counts and names rejects
 tokenization.py  a vocabulary from the training part; rows as token ids
-prepared.py      both, cached by content
+prepared.py      both, cached by content (cache.py): a `Preparation`, of which each family has its own
 sampling.py      which row comes when: a function of (seed, pass)
 collators.py     pads and stacks; no randomness
-masking.py       holes, replacements and negatives: a function of (seed, pass, row_id, position)
-cache.py         what was made once, kept by content
 streaming.py     instead of prepared.py: a corpus read as training goes on, from a cursor on
+families.py      what each model family takes of these, and of its own folder
 
-A causal language model takes documents instead of rows:
-
-documents.py         rows joined to documents, verbatim
-framing.py           a tokenizer, and documents as token ids between begin and end
-packing.py           end to end in blocks of one length, with the positions that keep documents apart
-blocks.py            all three, cached by content
-generator_stream.py  blocks of a corpus read as training goes on
-causal_labels.py     what is predicted in a batch of blocks
-
-A video model takes clips:
-
-digits.py            pictures of digits, from files, the Hub or a package
-clips.py             clips of moving digits: functions of (split, seed, index), rendered when they are read
-quantiser.py         pictures for the codes of small squares, learned
-frame_tokenizer.py   frames as codes: made once, measured, cached by content
-prepared_clips.py    all of it for a run
-video_masks.py       which codes are hidden: a function of (seed, pass, row_id, position)
-
-families.py      what each model family takes of these
+text_jepa/         rows.py: phrases; masking.py: holes, replacements and negatives
+staged_generator/  documents.py: rows joined to documents, verbatim; framing.py: as token ids between begin and end;
+                   packing.py: in blocks of one length; blocks.py: all three; stream.py: of a streamed corpus
+dialogue_jepa/     dialogues.py: turns; framing.py: contexts and replies as token ids; pairs.py: both
+video_jepa/        digits.py: pictures; clips.py: clips of them, rendered when they are read; quantiser.py and
+                   frame_tokenizer.py: frames as codes; prepared.py: all of it; masking.py: which codes are hidden
 """

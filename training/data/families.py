@@ -28,7 +28,7 @@ from training.data.settings import (
     VideoMaskingSettings,
 )
 from training.data.staged_generator.blocks import BlockPreparation, CausalLabels
-from training.data.staged_generator.stream import GeneratorStream
+from training.data.staged_generator.stream import GeneratorStream, PackedBlocks
 from training.data.streaming import LikeLengths, TextStream
 from training.data.text_jepa.masking import TextMasker
 from training.data.text_jepa.rows import RowPreparation
@@ -118,7 +118,8 @@ class GeneratorData(FamilyData):
         return BlockPreparation(settings, config.max_position_embeddings).prepare(tokenizer)
 
     def make_stream(self, prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> GeneratorStream:  # noqa: D102
-        return GeneratorStream(prepared.settings, prepared.tokenizer, prepared.max_length, seed, turn)
+        arrange = PackedBlocks(prepared.max_length, seed)
+        return GeneratorStream(prepared.settings, prepared.tokenizer, prepared.max_length, seed, turn, arrange)
 
     def make_masker(self, settings, tokenizer, *, seed, config, token_counts=None) -> CausalLabels:  # noqa: D102
         return CausalLabels()

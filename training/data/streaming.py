@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import datasets
 import numpy as np
@@ -155,6 +155,8 @@ class TextStream(IterableDataset[StreamRow]):
             row. In a worker it is a row with the key `fault`, which `StreamCollator` hands on as a batch.
     """
 
+    unit: ClassVar[str] = "rows"
+
     def __init__(
         self,
         settings: SourceSettings,
@@ -172,7 +174,7 @@ class TextStream(IterableDataset[StreamRow]):
         self.arrange = arrange
         self.source = locate(settings)
         self.shards: list[Shard] = find_shards(settings)["train"]
-        self.cursor = Cursor(report=RowReport(self.source.name, "train"))
+        self.cursor = Cursor(report=RowReport(self.source.name, "train", unit=self.unit))
 
     def seek(self, cursor: Cursor) -> None:
         """Begin there the next time the stream is read."""

@@ -8,6 +8,7 @@ without this package.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,7 +27,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from training.common.errors import InputError
-from training.data.settings import DataSettings, DialogueDataSettings, SourceSettings
+from training.data.settings import TRAINED_TOKENIZERS, DataSettings, DialogueDataSettings, SourceSettings
 from training.data.sources.readers import first_line
 from training.data.sources.rows import text_hash
 
@@ -37,6 +38,7 @@ SPECIAL_TOKENS = {
     "bos_token": "[BOS]",
     "eos_token": "[EOS]",
 }
+ENDED = "{begin} $A {end}"  # a text with its begin and end
 WINDOW_OVERLAP = 0.25
 _WORD = r"\d+(?:[.,]\d+)+|\w+(?:['’]\w+)*|[^\w\s]"
 _NUM_BYTES = 256
@@ -92,12 +94,10 @@ def build_tokenizer(
     Raises:
         InputError: no such tokenizer, or `max_vocab` too small for byte-level BPE.
     """
-    if settings.tokenizer == "word":
-        tokenizer = _wrap(_train_words(settings, texts), max_length)
-    elif settings.tokenizer == "bpe":
-        tokenizer = _wrap(train_bpe(settings, texts), max_length)
-    else:
-        tokenizer = _given(settings.tokenizer)
+    if settings.tokenizer in TRAINED_TOKENIZERS:
+        train = _train_words if settings.tokenizer == "word" else train_bpe
+        return wrap(train(settings, texts), own_names(), max_length, ENDED, "{begin} $A {end} $B:1 {end}:1")
+    tokenizer = _given(settings.tokenizer)
     if max_length is not None:
         tokenizer.model_max_length = max_length
     return tokenizer
@@ -175,21 +175,39 @@ def _normalizer(settings: SourceSettings) -> normalizers.Normalizer:
     return normalizers.Sequence(steps)
 
 
-def _wrap(tokenizer: Tokenizer, max_length: int | None) -> PreTrainedTokenizerFast:
-    begin, end = SPECIAL_TOKENS["bos_token"], SPECIAL_TOKENS["eos_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A {end}",
-        pair=f"{begin} $A {end} $B:1 {end}:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (begin, end)],
+def wrap(
+    backend: Tokenizer, names: dict[str, Any], max_length: int | None, single: str, pair: str
+) -> PreTrainedTokenizerFast:
+    """A tokenizer that begins and ends texts as a model of ours reads them.
+
+    Args:
+        names: its special tokens, such as `bos_token`; where it has only one of begin and end, that one is both.
+        max_length: the model's length.
+        single, pair: templates of one and of two texts, `$A` and `$B`, with the places `{begin}` and `{end}`.
+    """
+    begin = str(names.get("bos_token", names.get("eos_token")))
+    end = str(names.get("eos_token", names.get("bos_token")))
+    used = [token for place, token in (("{begin}", begin), ("{end}", end)) if place in single]
+    backend.post_processor = processors.TemplateProcessing(
+        single=single.format(begin=begin, end=end),
+        pair=pair.format(begin=begin, end=end),
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(used)],
     )
+    backend.no_truncation()
+    backend.no_padding()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=backend,
         model_max_length=max_length or int(1e30),
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         padding_side="right",
-        **dict(zip(SPECIAL_TOKENS, special_tokens(), strict=True)),
+        **names,
     )
+
+
+def own_names() -> dict[str, AddedToken]:
+    """The special tokens of a trained vocabulary under the names that the library has for them."""
+    return dict(zip(SPECIAL_TOKENS, special_tokens(), strict=True))
 
 
 def special_tokens() -> list[AddedToken]:
@@ -216,6 +234,19 @@ def open_given(name: str) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer: {name!r} has no tokenizer.json; convert it to a fast tokenizer first")
     return tokenizer
+
+
+def open_with_ends(name: str) -> tuple[Tokenizer, dict[str, str]]:
+    """A given tokenizer and the names of its special tokens; begin and end are added where it has neither."""
+    given = open_given(name)
+    names = {name: token for name in SPECIAL_TOKENS if (token := given.special_tokens_map.get(name)) is not None}
+    backend = Tokenizer.from_str(given.backend_tokenizer.to_str())
+    if "bos_token" not in names and "eos_token" not in names:
+        own = {name: SPECIAL_TOKENS[name] for name in ("bos_token", "eos_token")}
+        backend.add_special_tokens([token for token in special_tokens() if token.content in own.values()])
+        names |= own
+    names.setdefault("pad_token", names.get("eos_token", names.get("bos_token")))
+    return backend, names
 
 
 def _given(name: str) -> PreTrainedTokenizerFast:

@@ -1,7 +1,13 @@
 import pytest
 
 from training.common.errors import InputError
-from training.data.settings import DataSettings, MaskingSettings, VideoDataSettings, VideoMaskingSettings
+from training.data.settings import (
+    DataSettings,
+    DialogueDataSettings,
+    MaskingSettings,
+    VideoDataSettings,
+    VideoMaskingSettings,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,29 @@ def test_an_impossible_masking_setting_of_clips_is_named(field, value):
 def test_the_defaults_are_valid_and_every_field_has_its_help(settings):
     settings.validate()
     assert all(field.metadata["help"] for field in type(settings).__dataclass_fields__.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (DataSettings(sides="right"), "sides: got 'right'; use one of left, both"),
+        (DataSettings(max_vocab=3), "max_vocab: got 3; use 8 or more"),
+        (DataSettings(max_words=1), "max_words: got 1; use 2 or more (it may not be below min_words)"),
+        (DataSettings(max_bad_share=2.0), "max_bad_share: got 2.0; use a share from 0 to 1"),
+        (DialogueDataSettings(context_turns=0), "context_turns: got 0; use 1 or more"),
+        (MaskingSettings(mask_rate=1.0), "mask_rate: got 1.0; use a share above 0 and below 1 (such as 0.3)"),
+        (MaskingSettings(mask_rate=float("nan")), "mask_rate: got nan; use a share above 0 and below 1 (such as 0.3)"),
+        (VideoDataSettings(rotation=-1.0), "rotation: got -1.0; use 0 to 180 degrees (10 is usual)"),
+        (VideoMaskingSettings(mask_ratio_end=0.0), "mask_ratio_end: got 0.0; use a share above 0 and at most 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(settings, said):
+    with pytest.raises(InputError) as caught:
+        settings.validate()
+    assert str(caught.value) == said
+
+
+def test_a_list_of_one_settings_object_is_not_that_of_another():
+    first = VideoDataSettings()
+    first.code_levels.append(3)
+    assert VideoDataSettings().code_levels == [8, 8, 4]

@@ -18,6 +18,7 @@ from training.data.collators import TextCollator
 from training.data.settings import DataSettings
 from training.data.sources import shards as shards_module
 from training.data.sources.locate import load_rows
+from training.data.sources.readers import open_file
 from training.data.sources.shards import find_shards
 from training.data.streaming import Cursor, LikeLengths, StreamCollator, TextStream, take_cursor
 from training.data.text_jepa.rows import RowPreparation
@@ -42,7 +43,9 @@ def write_shard(path, lines):
     if path.suffix == ".parquet":
         pq.write_table(pa.table({"n": list(range(len(lines))), "text": lines}), path, row_group_size=70)
         return
-    rows = [json.dumps({"n": 1, "text": line}) if ".jsonl" in path.suffixes else line for line in lines]
+    rows = [
+        json.dumps({"n": 1, "text": line}, ensure_ascii=False) if ".jsonl" in path.suffixes else line for line in lines
+    ]
     with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
         file.write("".join(f"{row}\n" for row in rows))
 
@@ -171,6 +174,34 @@ def test_positions_count_the_bytes_of_marks_line_ends_and_wide_characters(tmp_pa
     assert [row.texts for row, _ in rows] == [("first é line",), (), ("second 🙂 line",), ("last line",)]
     for row, position in rows:
         assert list(shard.rows(position, row.place)) == rows[row.place :]
+
+
+ODD = [
+    "the red dog",
+    "a\u2028b\u2029c\x85d\x0bsees",
+    "\u05e9\u05dc\u05d5\u05dd \U0001f600",
+    "nul\0byte",
+    "",
+    "the last cat",
+]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_a_file_read_whole_has_the_rows_of_its_shard(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    write_shard(path, ODD)
+    if kind != "parquet":
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\xff\r\n\r\n")
+    (shard,) = find_shards(settings(path))["train"]
+    streamed = [row for row, _ in shard.rows()]
+    assert [row.texts for row in streamed][:3] == [(text,) for text in ODD[:3]]
+    assert [row._replace(where=None) for row in open_file(path, DataSettings()).read()] == streamed
+    assert next(row.problem for row in streamed if row.problem) == "NUL byte"
+    whole, sampled = (load_rows(DataSettings(data=str(path), streaming=on, max_bad_share=1.0), "all") for on in (0, 1))
+    assert whole.dataset[:] == sampled.dataset[:]
+    assert whole.report.bad_examples == sampled.report.bad_examples
+    assert len(whole.report.bad_examples) == (1 if kind == "parquet" else 2)
+    assert f"{path} line 4: NUL byte" in whole.report.bad_examples
 
 
 def read_batches(stream, workers, count):

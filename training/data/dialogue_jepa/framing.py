@@ -8,15 +8,12 @@ given first.
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from training.common.errors import InputError
 from training.data.settings import TRAINED_TOKENIZERS, DialogueDataSettings
 from training.data.staged_generator.framing import begin_and_end, encode_documents
-from training.data.tokenization import SPECIAL_TOKENS, build_tokenizer, open_given, special_tokens
-
-_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
+from training.data.tokenization import ENDED, build_tokenizer, open_with_ends, wrap
 
 
 def build_dialogue_tokenizer(
@@ -36,16 +33,12 @@ def build_dialogue_tokenizer(
     """
     if settings.tokenizer in TRAINED_TOKENIZERS:
         return build_tokenizer(settings, texts, max_length)
-    given = open_given(settings.tokenizer)
-    names = {name: token for name in _NAMES if (token := given.special_tokens_map.get(name)) is not None}
-    backend = Tokenizer.from_str(given.backend_tokenizer.to_str())
-    if "bos_token" not in names and "eos_token" not in names:
-        own = {name: SPECIAL_TOKENS[name] for name in ("bos_token", "eos_token")}
-        backend.add_special_tokens([token for token in special_tokens() if token.content in own.values()])
-        names |= own
+    backend, names = open_with_ends(settings.tokenizer)
     begin, end = names.get("bos_token", names.get("eos_token")), names.get("eos_token", names.get("bos_token"))
-    names |= {"bos_token": begin, "eos_token": end, "pad_token": names.get("pad_token", end)}
-    return _wrap(backend, {name: str(token) for name, token in names.items()}, max_length)
+    # a context of one turn begins and ends as a text does
+    return wrap(
+        backend, names | {"bos_token": begin, "eos_token": end}, max_length, ENDED, "{begin} $A {end} $B {end}"
+    )
 
 
 def encode_turns(turns: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[np.ndarray]:
@@ -99,23 +92,3 @@ def encode_context(
 def encode_reply(text: str, tokenizer: PreTrainedTokenizerFast, max_reply_length: int) -> tuple[np.ndarray, int]:
     """A reply as labels, int32, and how many of them were cut; see `frame_reply`."""
     return frame_reply(encode_turns([text], tokenizer)[0], tokenizer, max_reply_length)
-
-
-def _wrap(backend: Tokenizer, names: dict[str, str], max_length: int) -> PreTrainedTokenizerFast:
-    """As a tokenizer that begins and ends a text as a context of one turn."""
-    begin, end = names["bos_token"], names["eos_token"]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A {end}",
-        pair=f"{begin} $A {end} $B {end}",
-        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys((begin, end))],
-    )
-    backend.no_truncation()
-    backend.no_padding()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        padding_side="right",
-        **names,
-    )

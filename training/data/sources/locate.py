@@ -7,6 +7,7 @@ lacks is cut from its training rows by a hash of the row, so it is the same ever
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,7 @@ from training.common.errors import InputError
 from training.data.settings import DataSettings, SourceSettings
 from training.data.sources.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
 from training.data.sources.hub import HubAddress, whole_split
-from training.data.sources.readers import READABLE, Shard, check_file, open_file
+from training.data.sources.readers import READABLE, check_file, open_file
 from training.data.sources.rows import RawRow, RowReport, collect, row_ids, side_of
 from training.data.sources.shards import find_shards, fingerprint_of, sample_rows
 
@@ -226,17 +227,14 @@ def belongs_to(row: RawRow, source: Source, split: str) -> bool:
 
 def _stream_source(settings: SourceSettings) -> Source:
     found = find_shards(settings)
-    parts = {split: _stream_part(settings, split, shards) for split, shards in found.items()}
+    sample = settings.stream_sample  # of a stream, a part is a bounded number of its rows
+    parts = {
+        split: Part(
+            f"{settings.data} [{split}]", partial(sample_rows, shards, sample), partial(fingerprint_of, shards)
+        )
+        for split, shards in found.items()
+    }
     return Source(settings.data, parts, is_whole=False)
-
-
-def _stream_part(settings: SourceSettings, split: str, shards: list[Shard]) -> Part:
-    """Of a stream, a part is a bounded number of its rows."""
-    return Part(
-        f"{settings.data} [{split}]",
-        lambda: sample_rows(shards, settings.stream_sample),
-        lambda: fingerprint_of(shards),
-    )
 
 
 def _folder_source(folder: Path, settings: SourceSettings) -> Source:

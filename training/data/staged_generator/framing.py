@@ -8,17 +8,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
-from training.data.tokenization import SPECIAL_TOKENS, open_given, special_tokens, train_bpe
+from training.data.tokenization import SPECIAL_TOKENS, open_with_ends, own_names, train_bpe, wrap
 
 UNKNOWN_LITERAL = "<unk>"
 _CHARACTERS_AT_ONCE = 1_000_000
 _BETWEEN_WORDS = re.compile(r"(?<=\S) (?=\S)")
-_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 
 
 def build_generator_tokenizer(
@@ -38,17 +36,10 @@ def build_generator_tokenizer(
     """
     if settings.tokenizer == "bpe":
         known = (text.replace(UNKNOWN_LITERAL, SPECIAL_TOKENS["unk_token"]) for text in texts)
-        names = dict(zip(SPECIAL_TOKENS, special_tokens(), strict=True))
-        return _wrap(train_bpe(settings, known), names, max_length)
-    given = open_given(settings.tokenizer)
-    names = {name: token for name in _NAMES if (token := given.special_tokens_map.get(name)) is not None}
-    backend = Tokenizer.from_str(given.backend_tokenizer.to_str())
-    if "bos_token" not in names and "eos_token" not in names:
-        added = [token for token in special_tokens() if token.content in ("[BOS]", "[EOS]")]
-        backend.add_special_tokens(added)
-        names |= {"bos_token": SPECIAL_TOKENS["bos_token"], "eos_token": SPECIAL_TOKENS["eos_token"]}
-    names.setdefault("pad_token", names.get("eos_token", names.get("bos_token")))
-    return _wrap(backend, names, max_length)
+        backend, names = train_bpe(settings, known), own_names()
+    else:
+        backend, names = open_with_ends(settings.tokenizer)
+    return wrap(backend, names, max_length, "{begin} $A", "{begin} $A {begin} $B")  # begins every text, ends none
 
 
 def begin_and_end(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
@@ -138,21 +129,3 @@ def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
             group, characters = [], 0
     if group:
         yield group
-
-
-def _wrap(backend: Tokenizer, names: dict, max_length: int) -> PreTrainedTokenizerFast:
-    """As a tokenizer that begins every text, and ends none."""
-    begin = str(names.get("bos_token", names.get("eos_token")))
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, backend.token_to_id(begin))]
-    )
-    backend.no_truncation()
-    backend.no_padding()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        padding_side="right",
-        **names,
-    )

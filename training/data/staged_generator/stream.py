@@ -11,19 +11,17 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from modeling_jepa.counter_random import counter_hash
 from training.data.collators import TextRow
 from training.data.sampling import PassDataset
-from training.data.settings import GeneratorDataSettings
 from training.data.sources.locate import belongs_to
 from training.data.sources.readers import Shard
 from training.data.sources.rows import RawRow, RowReport, row_ids
 from training.data.staged_generator.documents import join_rows
 from training.data.staged_generator.framing import encode_documents
 from training.data.staged_generator.packing import TokenRun, pack
-from training.data.streaming import Cursor, TextStream
+from training.data.streaming import TextStream
 
 _BLOCKS = 0xB10C
 
@@ -55,27 +53,11 @@ class PackedBlocks:
 
 
 class GeneratorStream(TextStream):
-    """Packed blocks without an end, pass after pass, from a cursor on. A document is a row.
-
-    Args:
-        settings: with `streaming`.
-        max_length: tokens of a block.
-        turn: blocks that are taken at once: a batch, times the processes.
-
-    Raises:
-        InputError: see `TextStream`.
+    """Packed blocks without an end, pass after pass, from a cursor on. A document is a row; `max_length` is that of a
+    block, `arrange` a `PackedBlocks`.
     """
 
-    def __init__(
-        self,
-        settings: GeneratorDataSettings,
-        tokenizer: PreTrainedTokenizerFast,
-        max_length: int,
-        seed: int,
-        turn: int,
-    ) -> None:
-        super().__init__(settings, tokenizer, max_length, seed, turn, PackedBlocks(max_length, seed))
-        self.cursor = Cursor(report=RowReport(self.source.name, "train", unit="documents"))
+    unit = "documents"
 
     def encode(self, shard: Shard, rows: Sequence[RawRow], report: RowReport) -> PassDataset:
         """The window's training documents as framed ids."""

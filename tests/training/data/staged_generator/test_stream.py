@@ -17,7 +17,7 @@ from training.data.settings import GeneratorDataSettings
 from training.data.staged_generator.blocks import BlockPreparation
 from training.data.staged_generator.documents import load_documents
 from training.data.staged_generator.framing import encode_documents
-from training.data.staged_generator.stream import GeneratorStream
+from training.data.staged_generator.stream import GeneratorStream, PackedBlocks
 from training.data.streaming import Cursor, StreamCollator, take_cursor
 
 WORDS = "the a red old big wet dog cat cow hen sees eats finds and it".split()
@@ -69,7 +69,7 @@ def settings(source, **changes):
 
 
 def stream_of(source, tokenizer, turn=4, seed=0, block=BLOCK, **changes):
-    return GeneratorStream(settings(source, **changes), tokenizer, block, seed, turn)
+    return GeneratorStream(settings(source, **changes), tokenizer, block, seed, turn, PackedBlocks(block, seed))
 
 
 def take(stream, count):
