@@ -242,7 +242,7 @@ class TableReader(LineReader):
                 yield row_of_values(values, place, columns)
 
     def _columns(self, header: list[str]) -> tuple[str, ...]:
-        is_clear = "text" in header or len(header) == 1 or (self.sides == "pair" and set(PAIR) <= set(header))
+        is_clear = "text" in header or len(header) <= 1 or (self.sides == "pair" and set(PAIR) <= set(header))
         if self.text_column is None and not is_clear:
             raise InputError(
                 f"data: {self.path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}"
