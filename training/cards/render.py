@@ -16,8 +16,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cards.record import CardRecord
-from training.common.layout import CURVES_FILE, PICTURES, TEMPLATES
-from training.common.wording import millions
+from training.common.layout import CURVES_FILE, PICTURES
+from training.common.wording import max_rows_flag, millions
 from training.family import CardStyle
 from training.runtime.hardware import hardware_line
 
@@ -42,15 +42,19 @@ def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) 
         pictures: the folder beside the card that holds those of a finished run.
     """
     record = record.without_places()
-    text = templates().get_template(style.template.name).render(**_variables(record, style, pictures))
+    text = (
+        templates(style.template.parent)
+        .get_template(style.template.name)
+        .render(**_variables(record, style, pictures))
+    )
     return ModelCard(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False)
 
 
 @cache
-def templates() -> Environment:
-    """Those of the cards; compiled once, a run renders one with every checkpoint."""
+def templates(folder: Path) -> Environment:
+    """Those in a folder; compiled once, a run renders one with every checkpoint."""
     return Environment(
-        loader=FileSystemLoader(TEMPLATES), keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
+        loader=FileSystemLoader(folder), keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
     )
 
 
@@ -115,6 +119,7 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
         "stage": run.get("stage"),
         "pictures": pictures,
         "curves": f"{pictures}/{Path(CURVES_FILE).name}" if record.finished else None,
+        "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], style.scored_rows),
         **style.extras(recipe, score),
         **shown,
     }

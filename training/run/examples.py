@@ -2,20 +2,11 @@
 
 from training.data.prepared import Prepared
 from training.data.settings import MaskingSettings
-from training.run.run import Run
 
 
 def count_examples(prepared: Prepared) -> int:
     """Effective examples of the training part: (row, position) pairs whose token can be predicted."""
     return int(prepared.counts.sum())
-
-
-def unknown_size(run: Run) -> list[str]:
-    """The plan's line for a run whose corpus is streamed."""
-    if not run.data.streaming:
-        return []
-    sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
-    return [f"{sample}are not judged"]
 
 
 def mean_length(prepared: Prepared) -> float:

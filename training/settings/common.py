@@ -14,6 +14,7 @@ def _help(text: str) -> dict[str, str]:
     return {"help": text}
 
 
+OPTIMIZERS = ("adamw", "muon")
 # What `transformers.TrainingArguments.report_to` takes.
 TRACKERS = tuple(
     "none all azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab tensorboard "
@@ -24,6 +25,9 @@ TRACKERS = tuple(
 @dataclass
 class TrainingSettings:
     """The `training` section of a recipe."""
+
+    # What `lora_rank` can adapt, as an error says it.
+    adaptable: ClassVar[str] = "give its checkpoint with --init_from"
 
     max_steps: int = field(default=2000, metadata=_help("optimizer steps of the whole run"))
     per_device_train_batch_size: int = field(default=64, metadata=_help("rows per process and forward pass"))
@@ -87,6 +91,10 @@ class TrainingSettings:
         """Whether only adapters learn, on a whole model that is there already."""
         return self.lora_rank > 0
 
+    @classmethod
+    def refuse_given(cls, values: dict[str, Any]) -> None:
+        """Raise `InputError` for keys of a recipe (name -> value, of all sections) that exclude each other."""
+
     def validate(self) -> None:
         """Check ranges and contradictions. Raises `InputError` naming setting, value and what is allowed."""
         at_least = {"max_steps": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
@@ -119,12 +127,35 @@ class TrainingSettings:
 
 
 @dataclass
+class OptimizerSettings(TrainingSettings):
+    """The `training` section of a family that may be trained with Muon."""
+
+    weight_decay: float = field(
+        default=0.1, metadata=_help("decoupled decay of matrices and tables (not of norms and biases)")
+    )
+    adam_beta2: float = field(default=0.95, metadata=_help("AdamW's second momentum"))
+    optimizer: str = field(
+        default="adamw",
+        metadata=_help("adamw, or muon: Muon for the matrices of the trunk, AdamW for tables, norms and the rest"),
+    )
+    muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
+
+    def validate(self) -> None:
+        """See `TrainingSettings.validate`."""
+        super().validate()
+        require(self, "optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS))
+        require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
+
+
+@dataclass
 class EvaluationSettings:
     """The `evaluation` section of a recipe."""
 
     # What may decide which checkpoint is kept, and of them what is better when lower.
     best_metrics: ClassVar[tuple[str, ...]] = ("mrr", "top1", "top5", "top10", "acc_ema")
     lower_is_better: ClassVar[tuple[str, ...]] = ()
+    # Not a setting here: a family that shows samples between milestones too makes it one.
+    sample_steps = None
 
     eval_steps: int = field(default=500, metadata=_help("score the held-out rows every so many steps, and at the end"))
     eval_rows: int = field(
@@ -165,6 +196,3 @@ def require(settings: Any, name: str, holds: bool, allowed: str) -> None:
     """Raise `InputError` naming setting, value and what is allowed, unless `holds`."""
     if not holds:
         raise InputError(f"{name}={getattr(settings, name)!r} is not possible: it must be {allowed}.")
-
-
-OPTIMIZERS = ("adamw", "muon")

@@ -1,10 +1,11 @@
 """What the recipes of the dialogue model may hold beside what all families share. Imports no torch."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from training.common.errors import InputError
-from training.settings.common import OPTIMIZERS, EvaluationSettings, TrainingSettings, require
+from training.data.settings import TRAINED_TOKENIZERS
+from training.settings.common import EvaluationSettings, OptimizerSettings, require
 
 DECODER_RATE = 1 / 3  # of the learning rate, where the recipe says nothing
 
@@ -14,21 +15,18 @@ def _help(text: str) -> dict[str, str]:
 
 
 @dataclass
-class DialogueTrainingSettings(TrainingSettings):
+class DialogueTrainingSettings(OptimizerSettings):
     """The `training` section of a recipe of the dialogue model."""
+
+    adaptable: ClassVar[str] = "give its checkpoint with --init_from, or a pretrained_decoder"
 
     per_device_train_batch_size: int = field(
         default=32, metadata=_help("pairs per process and forward pass; each ranks its reply among those of its batch")
     )
-    weight_decay: float = field(
-        default=0.1, metadata=_help("decoupled decay of matrices and tables (not of norms and biases)")
-    )
-    adam_beta2: float = field(default=0.95, metadata=_help("AdamW's second momentum"))
     optimizer: str = field(
         default="adamw",
         metadata=_help("adamw, or muon: Muon for the matrices of encoder, predictor and decoder, AdamW for the rest"),
     )
-    muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
     decoder_learning_rate: float | None = field(
         default=None,
         metadata=_help(
@@ -67,11 +65,19 @@ class DialogueTrainingSettings(TrainingSettings):
         """Beside a pretrained decoder, reader and predictor learn too."""
         return self.lora_rank > 0 and self.pretrained_decoder is None
 
+    @classmethod
+    def refuse_given(cls, values: dict[str, Any]) -> None:
+        """A tokenizer that is asked for is not silently replaced by the decoder's; by default it is."""
+        decoder, asked = values.get("pretrained_decoder"), values.get("tokenizer")
+        if decoder is not None and asked in TRAINED_TOKENIZERS:
+            raise InputError(
+                f"tokenizer: {asked} was asked for, and pretrained_decoder {decoder} says tokens of its own; leave it "
+                "out, and the decoder's is used"
+            )
+
     def validate(self) -> None:
         """See `TrainingSettings.validate`."""
         super().validate()
-        require(self, "optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS))
-        require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
         require(self, "decoder_learning_rate", 0 < self.decoder_rate < 1, "above 0 and below 1, or null")
         pretrained = self.pretrained_decoder
         require(self, "pretrained_decoder", pretrained is None or pretrained.strip(), "a folder, a Hub id, or null")

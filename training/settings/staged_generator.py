@@ -1,9 +1,9 @@
 """What the recipes of the staged generator may hold beside what all families share. Imports no torch."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from training.settings.common import OPTIMIZERS, EvaluationSettings, TrainingSettings, require
+from training.settings.common import EvaluationSettings, OptimizerSettings, require
 
 CREDIT_MODES = ("auto", "off", "analyse", "scale")
 CREDIT_MEASURES = ("relative", "absolute")
@@ -16,23 +16,14 @@ def _help(text: str) -> dict[str, str]:
 
 
 @dataclass
-class GeneratorTrainingSettings(TrainingSettings):
+class GeneratorTrainingSettings(OptimizerSettings):
     """The `training` section of a recipe of the staged generator."""
 
     per_device_train_batch_size: int = field(default=16, metadata=_help("blocks per process and forward pass"))
-    weight_decay: float = field(
-        default=0.1, metadata=_help("decoupled decay of matrices and tables (not of norms and biases)")
-    )
-    adam_beta2: float = field(default=0.95, metadata=_help("AdamW's second momentum"))
     group_by_length: bool = field(
         default=False,
         metadata=_help("put blocks of like length into one batch; nearly all are full, so it gains little"),
     )
-    optimizer: str = field(
-        default="adamw",
-        metadata=_help("adamw, or muon: Muon for the matrices of the trunk, AdamW for tables, norms and the rest"),
-    )
-    muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
     credit: str = field(
         default="auto",
         metadata=_help(
@@ -72,14 +63,19 @@ class GeneratorTrainingSettings(TrainingSettings):
     def validate(self) -> None:
         """See `TrainingSettings.validate`."""
         super().validate()
-        choices = {"optimizer": OPTIMIZERS, "credit": CREDIT_MODES}
+        choices = {"credit": CREDIT_MODES}
         choices |= {"credit_measure": CREDIT_MEASURES, "credit_control": CREDIT_CONTROLS}
         for name, allowed in choices.items():
             require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
-        require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
         require(self, "credit_steps", self.credit_steps >= 1, "at least 1")
         for name in ("credit_siblings", "credit_rest", "credit_floor"):
             require(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+
+    def credit_mode(self, stage: int | None) -> str:
+        """`credit` with `auto` resolved: off, analyse or scale."""
+        if self.credit != "auto":
+            return self.credit
+        return "scale" if stage == CREDIT_STAGE else "off"
 
 
 @dataclass
@@ -111,12 +107,3 @@ class GeneratorEvaluationSettings(EvaluationSettings):
         """See `EvaluationSettings.validate`."""
         super().validate()
         require(self, "sample_steps", self.sample_steps is None or self.sample_steps >= 1, "at least 1, or null")
-
-
-def credit_mode(settings: Any, stage: int | None) -> str:
-    """`credit` with `auto` resolved: off, analyse or scale. Families without it have it off."""
-    if not isinstance(settings, GeneratorTrainingSettings):
-        return "off"
-    if settings.credit != "auto":
-        return settings.credit
-    return "scale" if stage == CREDIT_STAGE else "off"

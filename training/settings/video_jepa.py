@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from training.data.settings import HELD_OUT_CLIPS
-from training.settings.common import OPTIMIZERS, EvaluationSettings, TrainingSettings, require
+from training.settings.common import EvaluationSettings, OptimizerSettings, require
 
 
 def _help(text: str) -> dict[str, str]:
@@ -12,7 +12,7 @@ def _help(text: str) -> dict[str, str]:
 
 
 @dataclass
-class VideoTrainingSettings(TrainingSettings):
+class VideoTrainingSettings(OptimizerSettings):
     """The `training` section of a recipe of the video model."""
 
     per_device_train_batch_size: int = field(default=16, metadata=_help("clips per process and forward pass"))
@@ -21,24 +21,9 @@ class VideoTrainingSettings(TrainingSettings):
     constant_share: float = field(
         default=0.0, metadata=_help("share of the steps after warm-up that stay at the peak rate (0 to 1)")
     )
-    weight_decay: float = field(
-        default=0.1, metadata=_help("decoupled decay of matrices and tables (not of norms and biases)")
-    )
-    adam_beta2: float = field(default=0.95, metadata=_help("AdamW's second momentum"))
     group_by_length: bool = field(
         default=False, metadata=_help("without effect: the clips of a step are equally long")
     )
-    optimizer: str = field(
-        default="adamw",
-        metadata=_help("adamw, or muon: Muon for the matrices of the trunk, AdamW for tables, norms and the rest"),
-    )
-    muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
-
-    def validate(self) -> None:
-        """See `TrainingSettings.validate`."""
-        super().validate()
-        require(self, "optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS))
-        require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
 
 
 @dataclass

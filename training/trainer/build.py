@@ -30,7 +30,6 @@ from training.runtime.memory import TrimMemory
 from training.runtime.precision import settle_precision
 from training.runtime.processes import wants_cpu
 from training.runtime.signals import SignalWatch
-from training.settings.staged_generator import GeneratorEvaluationSettings
 from training.trainer.advice import Advise
 from training.trainer.callbacks import HeldOut, SamplePhrases, SaveOnSignal, ShowSamples, TeacherUpdate
 from training.trainer.diagnosing import Diagnose, never, refuse_sharded
@@ -71,14 +70,12 @@ def build_model(run: Run, family: Family, config: JepaConfig, prepared: Prepared
     model = family.model_class(config)
     token_counts = torch.as_tensor(prepared.counts)
     model.set_token_counts(token_counts)
-    if family.put_in is not None:
-        family.put_in(model, prepared)
+    family.put_in(model, prepared)
     if run.init_from is not None and own_start(run) is None:
         take_weights(model, family, run)
         # The counts are of this run's data, whatever the weights learnt from.
         model.token_counts.copy_(token_counts)
-    if family.start is not None:
-        family.start(model, run)
+    family.start(model, run)
     if run.training.adapts_checkpoint:
         from training.init_from.adapters import add_lora  # and with it peft, which takes a second
 
@@ -105,7 +102,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)  # our progress says it
     trainer.add_callback(Advise(family.facts(run, model.config, prepared, trainer.rows_per_step), run_state))
     trainer.add_callback(TrimMemory())
-    if isinstance(run.evaluation, GeneratorEvaluationSettings) and run.evaluation.sample_steps is not None:
+    if run.evaluation.sample_steps is not None:
         trainer.add_callback(ShowSamples(run.evaluation.sample_steps, phrases, trainer.window.stop_clock))
     if run.data.streaming:
         trainer.add_callback(StreamReport(run_state))
@@ -148,9 +145,11 @@ def build_parts(
         save_total_limit=run.training.save_total_limit,
         lengths=lengths,
         on_non_finite=run.training.on_non_finite,
-        make_optimizer=None if family.make_optimizer is None else partial(family.make_optimizer, run=run),
-        credit=None if family.credit is None else family.credit(run),
+        make_optimizer=partial(family.make_optimizer, run=run),
+        credit=family.credit(run),
         adapters=_adapters(run, family) if run.training.lora_rank else None,
+        perplexity_of=family.perplexity_of,
+        count_tokens=family.count_tokens,
     )
 
 

@@ -257,7 +257,7 @@ def test_both_optimizers_train(recipe: Path, optimizer: str) -> None:
 
 # ---- advice ----
 
-FACTS = RunFacts(max_steps=1000, warmup_steps=50, learning_rate=3e-4, predicts_frames=True)
+FACTS = RunFacts("video_jepa", max_steps=1000, warmup_steps=50, learning_rate=3e-4)
 
 
 def healthy(**changed) -> RunLog:
