@@ -55,7 +55,7 @@ class CardStyle:
     """What the cards of a family show.
 
     Attributes:
-        template: a file with `template.md` beside it, as in `model_cards/`.
+        template: a file, which may extend those of `model_cards/`.
         task: the Hub's name of it, also the pipeline's where the library has one.
         claimed: metrics that the Hub shows as the model's results.
         figures: columns of the table of results, beside its baselines.

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cards.record import CardRecord
-from training.common.layout import CURVES_FILE, PICTURES
+from training.common.layout import CURVES_FILE, PICTURES, TEMPLATES
 from training.common.wording import max_rows_flag, millions
 from training.family import CardStyle
 from training.runtime.hardware import hardware_line
@@ -52,9 +52,12 @@ def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) 
 
 @cache
 def templates(folder: Path) -> Environment:
-    """Those in a folder; compiled once, a run renders one with every checkpoint."""
+    """Those in a folder, which may extend those of ours; compiled once, a run renders one with every checkpoint."""
     return Environment(
-        loader=FileSystemLoader(folder), keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
+        loader=FileSystemLoader([folder, TEMPLATES]),
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,
     )
 
 
