@@ -1,10 +1,11 @@
 """A bigram model: a table of tokens, and a layer that says what follows each."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from modeling_jepa.modeling_base import JepaPreTrainedModel
 from tests.fifth_family.configuration_bigram import BigramConfig
@@ -37,12 +38,14 @@ class BigramForCausalLM(JepaPreTrainedModel):
         """Keep the training part's token counts `(V,)`."""
         self.token_counts.copy_(counts)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
     ) -> BigramOutput:
         """`labels` are the input ids, -100 where nothing is to be predicted."""
         logits = self.lm_head(self.embed_tokens(input_ids))

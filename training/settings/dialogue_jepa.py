@@ -1,17 +1,14 @@
 """What the recipes of the dialogue model may hold beside what all families share. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from training.common.errors import InputError
+from training.common.options import Allowed, at_least, one_of, option
 from training.data.settings import TRAINED_TOKENIZERS
-from training.settings.common import EvaluationSettings, OptimizerSettings, require
+from training.settings.common import RATE, EvaluationSettings, OptimizerSettings
 
 DECODER_RATE = 1 / 3  # of the learning rate, where the recipe says nothing
-
-
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
 
 
 @dataclass
@@ -20,38 +17,32 @@ class DialogueTrainingSettings(OptimizerSettings):
 
     adaptable: ClassVar[str] = "give its checkpoint with --init_from, or a pretrained_decoder"
 
-    per_device_train_batch_size: int = field(
-        default=32, metadata=_help("pairs per process and forward pass; each ranks its reply among those of its batch")
+    per_device_train_batch_size: int = option(
+        32, "pairs per process and forward pass; each ranks its reply among those of its batch", at_least(1)
     )
-    optimizer: str = field(
-        default="adamw",
-        metadata=_help("adamw, or muon: Muon for the matrices of encoder, predictor and decoder, AdamW for the rest"),
+    optimizer: str = option(
+        "adamw",
+        "adamw, or muon: Muon for the matrices of encoder, predictor and decoder, AdamW for the rest",
+        one_of("adamw", "muon"),
     )
-    decoder_learning_rate: float | None = field(
-        default=None,
-        metadata=_help(
-            "peak rate of the decoder, what projects into a pretrained one included (default: a third of "
-            "learning_rate)"
-        ),
+    decoder_learning_rate: float | None = option(
+        None,
+        "peak rate of the decoder, what projects into a pretrained one included (default: a third of learning_rate)",
+        RATE,
     )
-    pretrained_decoder: str | None = field(
-        default=None,
-        metadata=_help(
-            "a causal language model's folder or Hub id that takes the decoder's place; its tokenizer is the run's"
-        ),
+    pretrained_decoder: str | None = option(
+        None,
+        "a causal language model's folder or Hub id that takes the decoder's place; its tokenizer is the run's",
+        Allowed(lambda name: bool(name.strip()), "a folder, a Hub id, or null"),
     )
-    freeze_decoder: bool = field(
-        default=False,
-        metadata=_help(
-            "keep a pretrained decoder as it is: only what it reads of the latents, and of the context, is learnt"
-        ),
+    freeze_decoder: bool = option(
+        False, "keep a pretrained decoder as it is: only what it reads of the latents, and of the context, is learnt"
     )
-    lora_rank: int = field(
-        default=0,
-        metadata=_help(
-            "rank of LoRA on a pretrained decoder, else on the checkpoint of init_from; their weights stay as they "
-            "are; 0: no LoRA"
-        ),
+    lora_rank: int = option(
+        0,
+        "rank of LoRA on a pretrained decoder, else on the checkpoint of init_from; their weights stay as they "
+        "are; 0: no LoRA",
+        at_least(0),
     )
 
     @property
@@ -78,10 +69,7 @@ class DialogueTrainingSettings(OptimizerSettings):
     def validate(self) -> None:
         """See `TrainingSettings.validate`."""
         super().validate()
-        require(self, "decoder_learning_rate", 0 < self.decoder_rate < 1, "above 0 and below 1, or null")
-        pretrained = self.pretrained_decoder
-        require(self, "pretrained_decoder", pretrained is None or pretrained.strip(), "a folder, a Hub id, or null")
-        if pretrained is None and self.freeze_decoder:
+        if self.pretrained_decoder is None and self.freeze_decoder:
             raise InputError("freeze_decoder=true is for a pretrained decoder: give one, or leave it out")
         if self.freeze_decoder and self.lora_rank:
             raise InputError(f"freeze_decoder=true and lora_rank={self.lora_rank} exclude each other: keep one.")
@@ -94,14 +82,9 @@ class DialogueEvaluationSettings(EvaluationSettings):
     best_metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "mrr", "hits_at_1")
     lower_is_better: ClassVar[tuple[str, ...]] = best_metrics[:1]
 
-    eval_rows: int = field(default=300, metadata=_help("held-out pairs scored during training, a seeded subset"))
-    best_metric: str = field(
-        default="perplexity", metadata=_help("decides which checkpoint is kept: " + ", ".join(best_metrics))
+    eval_rows: int = option(300, "held-out pairs scored during training, a seeded subset", at_least(1))
+    best_metric: str = option("perplexity", "decides which checkpoint is kept: " + ", ".join(best_metrics))
+    sample_phrases: list[str] = option(
+        [], "messages, answered greedily, by top-k and by retrieval side by side at every milestone"
     )
-    sample_phrases: list[str] = field(
-        default_factory=list,
-        metadata=_help("messages, answered greedily, by top-k and by retrieval side by side at every milestone"),
-    )
-    score_rows: int | None = field(
-        default=2000, metadata=_help("test pairs of that score, a seeded subset; null for all")
-    )
+    score_rows: int | None = option(2000, "test pairs of that score, a seeded subset; null for all", at_least(1))

@@ -331,11 +331,11 @@ def test_a_stage_outside_0_to_3_is_refused(recipe: Path, stage: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--credit", "on"], "credit='on' is not possible: it must be one of auto, off, analyse, scale"),
-        (["--credit_rest", "1.5"], "credit_rest=1.5 is not possible: it must be from 0 to 1"),
-        (["--credit_steps", "0"], "credit_steps=0 is not possible"),
-        (["--optimizer", "sgd"], "optimizer='sgd' is not possible: it must be one of adamw, muon"),
-        (["--best_metric", "mrr"], "best_metric='mrr' is not possible: it must be one of perplexity"),
+        (["--credit", "on"], "credit: got 'on'; use one of auto, off, analyse, scale"),
+        (["--credit_rest", "1.5"], "credit_rest: got 1.5; use a share from 0 to 1"),
+        (["--credit_steps", "0"], "credit_steps: got 0; use 1 or more"),
+        (["--optimizer", "sgd"], "optimizer: got 'sgd'; use one of adamw, muon"),
+        (["--best_metric", "mrr"], "best_metric: got 'mrr'; use one of perplexity"),
         (["--mask_rate", "0.2"], "unknown flag --mask_rate"),
         (["--stage", "3", "--routing_window", "0"], "routing_window=0 is not possible"),
         (["--num_semantic_blocks", "3"], "embedding_size=16 is not a multiple of num_semantic_blocks=3"),
