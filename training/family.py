@@ -61,6 +61,7 @@ class CardStyle:
         figures: columns of the table of results, beside its baselines.
         milestone_figures: columns of the table of milestones.
         extras: (recipe, Score JSON or None) -> more variables of the template.
+        shown: what stands for the variables of `Family.at_end` in the card of a run that is not at its end.
         unit: what a step has a number of; a plural that ends with "s".
         data_flag: of `eval.score`.
         scored_rows: how many rows `eval.score` takes by itself; 0 where that depends on the model.
@@ -72,6 +73,7 @@ class CardStyle:
     figures: tuple[str, ...]
     milestone_figures: tuple[str, ...]
     extras: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]] = lambda recipe, score: {}
+    shown: Mapping[str, Any] = MappingProxyType({})
     unit: str = "rows"
     data_flag: str = "data"
     scored_rows: int = 0

@@ -1,10 +1,4 @@
-"""Model cards, from measured JSON by their family's template: no number in one is typed by hand.
-
-python -m training.cards                          render the cards of our reference models, model_cards/*.md, anew
-python -m training.cards --check                  say whether they are what their JSON gives
-python -m training.cards outputs/quickstart       render the card of a finished run anew, from its results/
-python -m training.cards outputs/quickstart --keep quickstart      make it one of the reference models
-"""
+"""A card's text, from its record by the template of its family."""
 
 import re
 from functools import cache
@@ -85,9 +79,6 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
     run, facts, score = record.run, record.facts, record.score
     recipe, training = run["recipe"], run["recipe"]["training"]
     rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    shown = {"transcript": [], "replies": None, "tokens": None, "clips_file": None, "shown_clips": 0} | record.shown
-    if shown["clips_file"]:
-        shown["clips_file"] = f"{pictures}/{Path(shown['clips_file']).name}"
     return {
         "name": facts["name"],
         "parameters": millions(facts["num_parameters"]),
@@ -124,7 +115,8 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
         "curves": f"{pictures}/{Path(CURVES_FILE).name}" if record.finished else None,
         "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], style.scored_rows),
         **style.extras(recipe, score),
-        **shown,
+        **style.shown,
+        **record.shown,
     }
 
 

@@ -78,6 +78,7 @@ class DialogueJepa(Family):
             "target_effective_rank",
         ),
         unit="pairs",
+        shown={"transcript": [], "replies": None},
         scored_rows=MAX_PAIRS,
     )
     origins = {

@@ -65,6 +65,7 @@ class VideoJepa(Family):
         figures=("mse", "mae", "psnr", "ssim", "argmax_mse", "sampled_mse", "sampled_ssim"),
         milestone_figures=("loss", "future_loss", "future_accuracy", "mse", "black_mse", "mean_frame_mse"),
         extras=_card_extras,
+        shown={"tokens": None, "clips_file": None, "shown_clips": 0},
         unit="clips",
         data_flag="digits",
     )

@@ -94,7 +94,8 @@ def build_trainer(
     """The trainer with everything that hangs on it. It does nothing before `train()`."""
     _refuse_too_few_rows(run, len(prepared.train))
     arguments = training_arguments(run)
-    parts = build_parts(run, family, prepared, model.config, arguments, _scorer(run, family, prepared))
+    score = partial(family.score_held_out, prepared=prepared, max_rows=run.evaluation.eval_rows)
+    parts = build_parts(run, family, prepared, model.config, arguments, score)
     parts = replace(parts, write_card=partial(write_checkpoint_card, run, family, sizes_of(model)))
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.make_sample(prepared), prepared.tokenizer)
     callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
@@ -253,15 +254,6 @@ def _refuse_too_few_rows(run: Run, rows: int) -> None:
             f"data: {run.data.data} gives {rows} training rows, fewer than one batch of {batch}; "
             "use more text, or a smaller per_device_train_batch_size"
         )
-
-
-def _scorer(run: Run, family: Family, prepared: Prepared) -> Callable[[PreTrainedModel], dict[str, Any]]:
-    """Model -> held-out figures on the same subset of the validation rows every time."""
-
-    def score(model: PreTrainedModel) -> dict[str, Any]:
-        return family.score_held_out(model, prepared, run.evaluation.eval_rows)
-
-    return score
 
 
 def _any_process(trainer: JepaTrainer) -> Callable[[bool], bool]:
