@@ -7,7 +7,7 @@ tables: `training.settings.recipes.RECIPES`, `training.data.families.FAMILIES`, 
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -73,7 +73,7 @@ class CardStyle:
     figures: tuple[str, ...]
     milestone_figures: tuple[str, ...]
     extras: Callable[[dict[str, Any], dict[str, Any] | None], dict[str, Any]] = lambda recipe, score: {}
-    shown: Mapping[str, Any] = MappingProxyType({})
+    shown: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "rows"
     data_flag: str = "data"
     scored_rows: int = 0
