@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cards.record import CardRecord
 from training.common.layout import CURVES_FILE, PICTURES, TEMPLATES
-from training.common.wording import max_rows_flag, millions
+from training.common.wording import max_rows_flag, millions, printable
 from training.family import CardStyle
 from training.runtime.hardware import hardware_line
 
@@ -41,7 +41,8 @@ def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) 
         .get_template(style.template.name)
         .render(**_variables(record, style, pictures))
     )
-    return ModelCard(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False)
+    whole = printable(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}")
+    return ModelCard(whole, ignore_metadata_errors=False)
 
 
 @cache

@@ -105,7 +105,10 @@ class TextData(FamilyData):
 
     def make_masker(self, settings, tokenizer, *, seed, config, token_counts=None) -> TextMasker:  # noqa: D102
         tokens = TokenIds.from_tokenizer(tokenizer)
-        return TextMasker(settings, tokens, seed, config.num_negatives, config.negative_sampling, token_counts)
+        negatives = config.num_negatives
+        if config.ranking != "sampled":  # they are for a figure alone: as many as a small vocabulary has
+            negatives = min(negatives, tokens.vocab_size - len(tokens.special_ids) - 1)
+        return TextMasker(settings, tokens, seed, negatives, config.negative_sampling, token_counts)
 
 
 class GeneratorData(FamilyData):

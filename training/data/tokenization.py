@@ -158,7 +158,7 @@ def train_bpe(settings: SourceSettings, texts: Iterable[str]) -> Tokenizer:
         raise InputError(f"max_vocab: got {settings.max_vocab}; byte-level BPE needs {smallest} or more")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = _normalizer(settings)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # what is decoded is what was written
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings.max_vocab,
@@ -176,7 +176,12 @@ def _normalizer(settings: SourceSettings) -> normalizers.Normalizer:
 
 
 def wrap(
-    backend: Tokenizer, names: dict[str, Any], max_length: int | None, single: str, pair: str
+    backend: Tokenizer,
+    names: dict[str, Any],
+    max_length: int | None,
+    single: str,
+    pair: str,
+    padding_side: str = "right",
 ) -> PreTrainedTokenizerFast:
     """A tokenizer that begins and ends texts as a model of ours reads them.
 
@@ -200,7 +205,7 @@ def wrap(
         model_max_length=max_length or int(1e30),
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
-        padding_side="right",
+        padding_side=padding_side,
         **names,
     )
 

@@ -39,7 +39,8 @@ def build_generator_tokenizer(
         backend, names = train_bpe(settings, known), own_names()
     else:
         backend, names = open_with_ends(settings.tokenizer)
-    return wrap(backend, names, max_length, "{begin} $A", "{begin} $A {begin} $B")  # begins every text, ends none
+    # Begins every text, ends none. Pads on the left, as `generate` of a decoder wants it; training packs rows.
+    return wrap(backend, names, max_length, "{begin} $A", "{begin} $A {begin} $B", padding_side="left")
 
 
 def begin_and_end(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
