@@ -39,7 +39,7 @@ evaluation: {{eval_steps: 25, eval_rows: 10, milestones: [], final_score: false}
 
 TRAIN_AND_DIE = """\
 import os, signal, sys
-from training.trainer import JepaTrainer
+from training.trainer.trainer import JepaTrainer
 
 begin = JepaTrainer.get_batch_samples
 
