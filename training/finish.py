@@ -62,9 +62,9 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
     growth = {} if run_state.growth is None else {"growth": run_state.growth}
     write_json({"milestones": run_state.milestones, **growth}, run.output_dir / MILESTONES_FILE)
     plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
-    shown = {} if family.at_end is None else family.at_end(run, prepared)
+    shown = family.at_end(run, prepared)
     record = _score(run) if run.evaluation.final_score else None
-    if record is not None and family.plot_score is not None:
+    if record is not None:
         family.plot_score(record, run.output_dir)
     card = CardRecord(
         run=read_run(run.output_dir) or {},

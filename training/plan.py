@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _PURPOSE = "Plan a run before it, or judge a recipe: sizes against data, parameters, memory and time."
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 _TRAINING = ("max_steps", "per_device_train_batch_size")
+_OF_A_STREAM = (
+    "            that is the sample of the stream; its whole size is not known, so size and steps are not judged"
+)
 _MARKS = {"ok": "fits        ", "note": "note        ", "warning": "warning     ", "loud": "!! WARNING  "}
 
 
@@ -58,7 +61,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
     show_notes()
     check_device(run)
     family = load_family(run.family)
-    run = run if family.with_files is None else family.with_files(run)
+    run = family.with_files(run)
     libraries = held_bytes()
     prepared = prepare_data(run, family)
     lines = []
@@ -114,9 +117,9 @@ def plan_lines(
     run: Run, family: "Family", prepared: "Prepared", estimate: "RunEstimate", verdicts: list[Verdict]
 ) -> list[str]:
     """Data, estimate and verdicts for the screen."""
-    lines = [*family.data_lines(run, prepared), *estimate.lines()]
+    lines = [f"data        {family.describe_data(prepared)}", *estimate.lines()]
     if run.data.streaming:
-        return lines
+        return [lines[0], _OF_A_STREAM, *lines[1:]]
     passes = family.passes_line(run, prepared, estimate.rows_per_step)
     return [*lines, passes, *(f"{_MARKS[verdict.level]}{verdict.message}" for verdict in verdicts)]
 

@@ -81,7 +81,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
     check_device(run)
     check_trackers(run)
     family = load_family(run.family)
-    run = run if family.with_files is None else family.with_files(run)
+    run = family.with_files(run)
     processes = start_processes(run)
     show_notes(processes.is_main_process)
     if missing := missing_processes(processes):

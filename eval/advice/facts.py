@@ -1,21 +1,49 @@
-"""What the log patterns want to know of one of our runs, from its `run.json` and its log alone."""
+"""What the log patterns want to know of one of our runs, beside its log."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from configuration_jepa import DialogueJepaConfig, VideoJepaConfig
 from eval.advice.record import TrainingRecord
 from eval.advice.run_log import RunFacts
 
-_PARTS = ("ranking", "alignment", "auxiliary")
-_PARTS_OF_REPLIES = ("reply", "alignment", "ranking", "bag")
 _CREDIT = "credit_rate/"
 _AT_PEAK = 0.99
+_WEIGHT = "_weight"
+
+
+def make_facts(
+    config: PreTrainedConfig, training: Mapping[str, Any], *, rows_per_step: int, warmup_steps: int, **more: Any
+) -> RunFacts:
+    """The facts of a run, whoever asks for them.
+
+    Args:
+        config: of the model.
+        training: the `training` section of the run's recipe.
+        rows_per_step: over all processes and accumulation.
+        more: further fields of `RunFacts`.
+    """
+    known = config.to_dict()
+    return RunFacts(
+        family=config.model_type,
+        max_steps=training["max_steps"],
+        warmup_steps=warmup_steps,
+        learning_rate=training["learning_rate"],
+        logging_steps=training["logging_steps"],
+        rows_per_step=rows_per_step,
+        num_negatives=known.get("num_negatives", RunFacts.num_negatives),
+        hidden_size=config.hidden_size * known.get("num_latents", 1),
+        vocab_size=config.vocab_size,
+        temperature=known.get("temperature", RunFacts.temperature),
+        table_head=known.get("head") == "cosine",
+        weights=_weights(known),
+        **more,
+    )
 
 
 def facts_of(record: TrainingRecord, config: PreTrainedConfig) -> RunFacts | None:
-    """The facts; None of a run that is not ours, or has lost its `run.json`.
+    """The facts of one of our runs, from its `run.json` and its log alone; None of another's, or without `run.json`.
 
     How many holes a row has, and how many rows were left out, does not stand there: patterns that need it are silent.
 
@@ -24,28 +52,15 @@ def facts_of(record: TrainingRecord, config: PreTrainedConfig) -> RunFacts | Non
     """
     if record.run is None:
         return None
-    recipe, training = record.run["recipe"], record.run["recipe"]["training"]
+    training = record.run["recipe"]["training"]
     rows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    generates = any("cross_entropy" in row for row in record.rows)
-    answers = config.model_type == DialogueJepaConfig.model_type
-    loss = recipe["loss"]
-    return RunFacts(
-        max_steps=training["max_steps"],
-        warmup_steps=_end_of_warmup(record),
-        learning_rate=training["learning_rate"],
-        logging_steps=training["logging_steps"],
+    return make_facts(
+        config,
+        training,
         rows_per_step=rows * record.run.get("num_processes", 1),
-        num_negatives=loss.get("num_negatives", RunFacts.num_negatives),
-        hidden_size=config.hidden_size * (config.num_latents if answers else 1),
-        vocab_size=config.vocab_size,
-        temperature=loss.get("temperature", RunFacts.temperature),
-        table_head=recipe["model"].get("head") == "cosine",
-        weights=_weights(loss, generates, answers),
+        warmup_steps=_end_of_warmup(record),
         stage=record.run.get("stage"),
         from_nothing=record.run.get("init_from") is None,
-        generates=generates,
-        answers=answers,
-        predicts_frames=config.model_type == VideoJepaConfig.model_type,
         credit_rest=_credit_rest(record, training),
     )
 
@@ -57,13 +72,11 @@ def _end_of_warmup(record: TrainingRecord) -> int:
     return min(full, default=0)
 
 
-def _weights(loss: dict[str, Any], generates: bool, answers: bool) -> dict[str, float]:
-    if generates:
-        return {"cross_entropy": 1.0, "block_decorrelation": float(loss.get("block_decorrelation_weight", 0.0))}
-    parts = _PARTS_OF_REPLIES if answers else _PARTS
-    weights = {name: float(loss.get(f"{name}_weight", 0.0)) for name in parts}
-    if loss.get("collapse_protection", "none") != "none":
-        weights["collapse"] = float(loss.get("collapse_weight", 0.0))
+def _weights(known: dict[str, Any]) -> dict[str, float]:
+    """Part of the loss -> its weight, of a configuration as a dictionary."""
+    weights = {name.removesuffix(_WEIGHT): float(value) for name, value in known.items() if name.endswith(_WEIGHT)}
+    if known.get("collapse_protection", "none") == "none":
+        weights.pop("collapse", None)
     return weights
 
 

@@ -33,63 +33,55 @@ from eval.advice.video_jepa import frames_explode, frames_no_better_than_guessed
 
 Pattern = Callable[[RunLog, RunFacts], Advice | None]
 
-# The gravest kind first.
-PATTERNS: tuple[Pattern, ...] = (
-    explosion,
-    representation_collapsing,
-    loss_not_falling,
-    acc_neg_at_chance,
-    stage_3_from_nothing,
-    far_fewer_sequences,
-    good_acc_neg_poor_full_rank,
-    cosines_in_narrow_range,
-    cosine_not_rising,
-    one_part_dominating,
-    loss_falls_accuracy_flat,
-    underfitting,
-    overfitting,
-    flat_after_decay,
-    repetitive_samples,
-    noisy_acc_neg,
-)
-
-
-# Of a causal language model.
-GENERATOR_PATTERNS: tuple[Pattern, ...] = (
-    explosion,
-    loss_stuck,
-    stage_3_from_nothing,
-    perplexity_rising,
-    starved_part,
-    flat_after_decay,
-    looping_samples,
-)
-
-
-# Of a dialogue model.
-DIALOGUE_PATTERNS: tuple[Pattern, ...] = (
-    explosion,
-    latents_collapsing,
-    loss_stuck,
-    latent_not_used,
-    reply_perplexity_rising,
-    flat_after_decay,
-)
-
-
-# Of a video model.
-VIDEO_PATTERNS: tuple[Pattern, ...] = (
-    frames_explode,
-    future_loss_stuck,
-    frames_no_better_than_guessed,
-    future_loss_rising,
-)
+# Family -> its patterns, the gravest kind first.
+PATTERNS: dict[str, tuple[Pattern, ...]] = {
+    "text_jepa": (
+        explosion,
+        representation_collapsing,
+        loss_not_falling,
+        acc_neg_at_chance,
+        stage_3_from_nothing,
+        far_fewer_sequences,
+        good_acc_neg_poor_full_rank,
+        cosines_in_narrow_range,
+        cosine_not_rising,
+        one_part_dominating,
+        loss_falls_accuracy_flat,
+        underfitting,
+        overfitting,
+        flat_after_decay,
+        repetitive_samples,
+        noisy_acc_neg,
+    ),
+    "staged_generator": (
+        explosion,
+        loss_stuck,
+        stage_3_from_nothing,
+        perplexity_rising,
+        starved_part,
+        flat_after_decay,
+        looping_samples,
+    ),
+    "dialogue_jepa": (
+        explosion,
+        latents_collapsing,
+        loss_stuck,
+        latent_not_used,
+        reply_perplexity_rising,
+        flat_after_decay,
+    ),
+    "video_jepa": (
+        frames_explode,
+        future_loss_stuck,
+        frames_no_better_than_guessed,
+        future_loss_rising,
+    ),
+}
+# Of a family that has none of its own.
+GENERAL: tuple[Pattern, ...] = (explosion, loss_stuck, flat_after_decay)
 
 
 def look(log: RunLog, facts: RunFacts) -> list[Advice]:
     """Everything that the log shows now."""
-    own = ((facts.generates, GENERATOR_PATTERNS), (facts.answers, DIALOGUE_PATTERNS))
-    own += ((facts.predicts_frames, VIDEO_PATTERNS),)
-    patterns = next((patterns for holds, patterns in own if holds), PATTERNS)
-    found = (pattern(log, facts) for pattern in patterns)
+    found = (pattern(log, facts) for pattern in PATTERNS.get(facts.family, GENERAL))
     return [advice for advice in found if advice is not None]

@@ -76,19 +76,19 @@ class RunFacts:
     """What the patterns know of a run beside its log.
 
     Attributes:
+        family: of the model, which decides the patterns.
         rows_per_step: rows of one optimizer step, over all processes and accumulation.
+        hidden_size: of all latents together, where a model has several.
         holes_per_row: mean number of holes.
         weights: of the parts of the loss.
         table_head: whether answers are cosines with a table (not a softmax head).
         rows_read, rows_kept: of the training part, before and after filters and rejects; 0 where unknown.
         stage: of a family that grows by stages.
         from_nothing: not started from a checkpoint.
-        generates: a causal language model, which has patterns of its own.
-        answers: a dialogue model, which has patterns of its own; `hidden_size` is that of all its latents together.
-        predicts_frames: a video model, which has patterns of its own.
         credit_rest: share of its update that a part gets which is never the most responsible; None without credit.
     """
 
+    family: str = "text_jepa"
     max_steps: int = 2000
     warmup_steps: int = 100
     learning_rate: float = 1e-3
@@ -105,9 +105,6 @@ class RunFacts:
     rows_kept: int = 0
     stage: int | None = None
     from_nothing: bool = True
-    generates: bool = False
-    answers: bool = False
-    predicts_frames: bool = False
     credit_rest: float | None = None
 
     @property

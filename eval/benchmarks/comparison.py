@@ -30,8 +30,7 @@ def run_of_cell(settings: dict[str, Any], seed: int, output_dir: Path) -> Run:
 
     steps = settings.get("run_steps", settings["exam"]["marks"][-1])
     run = parse_run(settings["recipe"], settings["overrides"], seed, steps, output_dir)
-    complete = load_family(run.family).with_files
-    return run if complete is None else complete(run)
+    return load_family(run.family).with_files(run)
 
 
 def run_all(cells: Sequence[Cell], workers: int) -> Outcome:

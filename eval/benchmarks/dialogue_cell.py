@@ -5,7 +5,7 @@ after a number of steps.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def train_and_mark(settings: dict[str, Any], seed: int, folder: Path) -> dict[st
     """
     exam = Exam(**{**settings["exam"], "marks": tuple(settings["exam"]["marks"])})
     run = run_of_cell(settings, seed, folder / "run")
-    family = replace(load_family(run.family), model_class=ANCHORS[settings["model"]].model_class)
+    family = load_family(run.family).with_model(ANCHORS[settings["model"]].model_class)
     prepared = prepare_data(run, family)
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
     known = ANCHORS[settings["model"]].figures

@@ -136,7 +136,7 @@ def import_everything() -> None:
     from training.settings.recipes import config_class_of, family_names
 
     for template in TEMPLATES.glob("template*.md"):
-        templates().get_template(template.name)
+        templates(TEMPLATES).get_template(template.name)
     with tempfile.TemporaryDirectory() as folder:
         for family in family_names():
             export_remote_code(config_class_of(family).auto_classes.values(), folder)

@@ -317,7 +317,7 @@ def test_a_universal_flag_with_a_bad_value_is_refused(
         ("--ranking_weight 0 --alignment_weight 0", "leave nothing to learn"),
         ("--num_negatives 60 --max_vocab 60", "num_negatives=60 is more than"),
         ("--head softmax --target_table ema", "needs head='cosine'"),
-        ("--report_to none,wandb", "report_to="),
+        ("--report_to none,wandb", "report_to: got 'none,wandb'"),
         ("--data=", "data: is empty"),
         ("--seed", "expected one argument"),
         ("more", "unknown flag more"),

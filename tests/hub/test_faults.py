@@ -1,5 +1,6 @@
 """Faults of the Hub and the network: each gives its line, nothing is published by halves, a repeat succeeds."""
 
+import huggingface_hub
 import pytest
 
 import training.publish.__main__ as command
@@ -117,16 +118,16 @@ def test_a_token_without_the_right_is_one_line_and_exit_code_1(
 
 def test_without_a_token_one_line_comes_before_anything_is_read(hub, text_run, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(command.huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     assert main([str(text_run), "user/tiny"]) == 2
     assert capsys.readouterr().err.startswith("error: token: none found; log in with `hf auth login`")
     assert hub.asked == []
 
 
 def test_without_a_network_one_line_says_so(hub, publication, monkeypatch):
-    monkeypatch.setattr(command.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match=r"^network: no answer from http://127.0.0.1:9 .*" + NOTHING):
         publish(publication)
-    monkeypatch.setattr(command.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=r"^network: HF_HUB_OFFLINE=1 is set"):
         publish(publication)

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from training.common.errors import InputError
 from training.common.layout import CARD_RECORD_FILE, MILESTONES_FILE, SCORE_FILE
 from training.common.manifest import read_run
-from training.data.sources.locate import describe_source
 from training.family import Family
 from training.init_from.growing import Growth
 from training.run.run import Run
@@ -77,7 +76,7 @@ def sizes_of(model: PreTrainedModel) -> dict[str, Any]:
 
 def facts_of(run: Run, family: Family, sizes: dict[str, Any], kept_step: int, state: RunState) -> dict[str, Any]:
     """`CardRecord.facts` of a run; `sizes` are those of `sizes_of`."""
-    source = (family.source or describe_source)(run.data)
+    source = family.source(run.data)
     return {
         **sizes,
         "name": run.output_dir.resolve().name,

@@ -1,10 +1,4 @@
-"""Model cards, from measured JSON by their family's template: no number in one is typed by hand.
-
-python -m training.cards                          render the cards of our reference models, model_cards/*.md, anew
-python -m training.cards --check                  say whether they are what their JSON gives
-python -m training.cards outputs/quickstart       render the card of a finished run anew, from its results/
-python -m training.cards outputs/quickstart --keep quickstart      make it one of the reference models
-"""
+"""A card's text, from its record by the template of its family."""
 
 import re
 from functools import cache
@@ -17,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cards.record import CardRecord
 from training.common.layout import CURVES_FILE, PICTURES, TEMPLATES
-from training.common.wording import millions, printable
+from training.common.wording import max_rows_flag, millions, printable
 from training.family import CardStyle
 from training.runtime.hardware import hardware_line
 
@@ -42,16 +36,23 @@ def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) 
         pictures: the folder beside the card that holds those of a finished run.
     """
     record = record.without_places()
-    text = templates().get_template(style.template.name).render(**_variables(record, style, pictures))
+    text = (
+        templates(style.template.parent)
+        .get_template(style.template.name)
+        .render(**_variables(record, style, pictures))
+    )
     whole = printable(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}")
     return ModelCard(whole, ignore_metadata_errors=False)
 
 
 @cache
-def templates() -> Environment:
-    """Those of the cards; compiled once, a run renders one with every checkpoint."""
+def templates(folder: Path) -> Environment:
+    """Those in a folder, which may extend those of ours; compiled once, a run renders one with every checkpoint."""
     return Environment(
-        loader=FileSystemLoader(TEMPLATES), keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
+        loader=FileSystemLoader([folder, TEMPLATES]),
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,
     )
 
 
@@ -79,9 +80,6 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
     run, facts, score = record.run, record.facts, record.score
     recipe, training = run["recipe"], run["recipe"]["training"]
     rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    shown = {"transcript": [], "replies": None, "tokens": None, "clips_file": None, "shown_clips": 0} | record.shown
-    if shown["clips_file"]:
-        shown["clips_file"] = f"{pictures}/{Path(shown['clips_file']).name}"
     return {
         "name": facts["name"],
         "parameters": millions(facts["num_parameters"]),
@@ -116,8 +114,10 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
         "stage": run.get("stage"),
         "pictures": pictures,
         "curves": f"{pictures}/{Path(CURVES_FILE).name}" if record.finished else None,
+        "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], style.scored_rows),
         **style.extras(recipe, score),
-        **shown,
+        **style.shown,
+        **record.shown,
     }
 
 

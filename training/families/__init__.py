@@ -1,23 +1,42 @@
 """Family name -> everything about it. A family is imported when it is asked for, as that imports torch."""
 
-from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, VideoJepaConfig
+from collections.abc import Callable
+
 from training.family import Family
 
 
 def load_family(name: str) -> Family:
     """Everything about a family; imports torch, the models and the scorers."""
-    if name == StagedGeneratorConfig.model_type:
-        from training.families.staged_generator import STAGED_GENERATOR
+    return LOADERS[name]()
 
-        return STAGED_GENERATOR
-    if name == DialogueJepaConfig.model_type:
-        from training.families.dialogue_jepa import DIALOGUE_JEPA
 
-        return DIALOGUE_JEPA
-    if name == VideoJepaConfig.model_type:
-        from training.families.video_jepa import VIDEO_JEPA
+def _text_jepa() -> Family:
+    from training.families.text_jepa import TextJepa
 
-        return VIDEO_JEPA
-    from training.families.text_jepa import TEXT_JEPA
+    return TextJepa()
 
-    return TEXT_JEPA
+
+def _staged_generator() -> Family:
+    from training.families.staged_generator import StagedGenerator
+
+    return StagedGenerator()
+
+
+def _dialogue_jepa() -> Family:
+    from training.families.dialogue_jepa import DialogueJepa
+
+    return DialogueJepa()
+
+
+def _video_jepa() -> Family:
+    from training.families.video_jepa import VideoJepa
+
+    return VideoJepa()
+
+
+LOADERS: dict[str, Callable[[], Family]] = {
+    "text_jepa": _text_jepa,
+    "staged_generator": _staged_generator,
+    "dialogue_jepa": _dialogue_jepa,
+    "video_jepa": _video_jepa,
+}

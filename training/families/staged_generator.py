@@ -1,132 +1,40 @@
 """What training needs to know about the staged generator, beyond what all families share."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from torch.optim import Optimizer
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from configuration_jepa import StagedGeneratorConfig
-from eval.advice.run_log import RunFacts
 from eval.generate import sample_line, training_words
-from eval.rules import Verdict, judge_generator_size, passes_over_data, readable, readable_ratio
+from eval.rules import Verdict, judge_generator_size, readable
 from eval.scorers.causal import held_out_figures
 from eval.scorers.text_jepa import MAX_ROWS
 from modeling_jepa import StagedGeneratorForCausalLM
 from training.common.layout import TEMPLATES
-from training.common.wording import max_rows_flag
-from training.data.families import FAMILIES
 from training.data.prepared import Prepared
-from training.family import CardStyle, Family
+from training.family import CardStyle, Family, Sample
 from training.optim.credit import CreditRules
-from training.optim.optimizers import BY_PART, ONE_PART, MuonWithAdamW, grouped_adamw
-from training.run.examples import count_examples, unknown_size
+from training.optim.optimizers import BY_PART, ONE_PART, Grouping
+from training.run.examples import count_examples, mean_length
 from training.run.run import Run
-from training.settings.staged_generator import credit_mode
-
-
-def _score_held_out(model: PreTrainedModel, prepared: Prepared, max_rows: int) -> dict[str, Any]:
-    return {
-        **held_out_figures(model, prepared.tokenizer, prepared.valid, max_rows),
-        **model.block_figures(),
-    }
-
-
-def _make_sample(prepared: Prepared) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase, str], str]:
-    @cache
-    def words() -> frozenset[str] | None:  # the whole training text is read, where a sample is asked for at all
-        return training_words(prepared.settings)
-
-    def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, phrase: str) -> str:
-        return sample_line(model, tokenizer, phrase, words=words())
-
-    return sample
-
-
-def _credit(run: Run) -> CreditRules | None:
-    settings, mode = run.training, credit_mode(run.training, run.stage)
-    if mode == "off":
-        return None
-    return CreditRules(
-        steps=settings.credit_steps,
-        siblings=settings.credit_siblings,
-        rest=settings.credit_rest,
-        floor=settings.credit_floor,
-        scales=mode == "scale",
-        measure=settings.credit_measure,
-        control=settings.credit_control,
-        seed=settings.seed,
-    )
-
-
-def _make_optimizer(model: PreTrainedModel, run: Run) -> Optimizer:
-    make = MuonWithAdamW if run.training.optimizer == "muon" else grouped_adamw
-    return make(model, run.training, ONE_PART if _credit(run) is None else BY_PART)
-
-
-def _facts(run: Run, config: StagedGeneratorConfig, prepared: Prepared, rows_per_step: int) -> RunFacts:
-    credit = _credit(run)
-    return RunFacts(
-        max_steps=run.training.max_steps,
-        warmup_steps=run.training.num_warmup_steps,
-        learning_rate=run.training.learning_rate,
-        logging_steps=run.training.logging_steps,
-        rows_per_step=rows_per_step,
-        holes_per_row=count_examples(prepared) / max(1, len(prepared.train)),
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        table_head=False,
-        weights={"cross_entropy": 1.0, "block_decorrelation": float(config.block_decorrelation_weight)},
-        stage=run.stage,
-        from_nothing=run.init_from is None,
-        generates=True,
-        credit_rest=max(credit.rest, credit.floor) if credit is not None and credit.scales else None,
-    )
-
-
-def _data_lines(run: Run, prepared: Prepared) -> list[str]:
-    line = (
-        f"data        {readable(count_examples(prepared))} tokens to predict in {len(prepared.train):,} blocks of "
-        f"{prepared.max_length:,}: {len(prepared.tokenizer):,} tokens in the vocabulary"
-    )
-    return [line, *unknown_size(run)]
-
-
-def _passes_line(run: Run, prepared: Prepared, rows_per_step: int) -> str:
-    steps = run.training.max_steps
-    passes = passes_over_data(steps, rows_per_step, len(prepared.train))
-    tokens = readable(rows_per_step * count_examples(prepared) / max(1, len(prepared.train)))
-    return (
-        f"passes      {readable_ratio(passes)} (every block is seen so often): {steps:,} steps of {rows_per_step:,} "
-        f"blocks, {tokens} tokens"
-    )
-
-
-def _judge(run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
-    return judge_generator_size(trainable, count_examples(prepared))
 
 
 def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[str, Any]:
     edges = (score["metrics"]["edge_mass"] if score else None) or {}
     return {
         "edges": ", ".join(f"{kind} {share:.1%}" for kind, share in edges.items()),
-        "max_rows": max_rows_flag(recipe["evaluation"]["score_rows"], MAX_ROWS),
     }
 
 
-STAGED_GENERATOR = Family(
-    config_class=StagedGeneratorConfig,
-    model_class=StagedGeneratorForCausalLM,
-    auto_class=AutoModelForCausalLM,
-    data=FAMILIES[StagedGeneratorConfig.model_type],
-    score_held_out=_score_held_out,
-    make_sample=_make_sample,
-    facts=_facts,
-    data_lines=_data_lines,
-    passes_line=_passes_line,
-    judge=_judge,
-    card=CardStyle(
+class StagedGenerator(Family):
+    """The staged generator."""
+
+    config_class = StagedGeneratorConfig
+    model_class = StagedGeneratorForCausalLM
+    auto_class = AutoModelForCausalLM
+    perplexity_of = "cross_entropy"
+    card = CardStyle(
         template=TEMPLATES / "template_staged_generator.md",
         task="text-generation",
         claimed=("perplexity", "word_perplexity", "bits_per_byte"),
@@ -134,8 +42,65 @@ STAGED_GENERATOR = Family(
         milestone_figures=("loss", "perplexity", "bits_per_byte", "greedy_accuracy", "unigram_accuracy"),
         extras=_card_extras,
         unit="blocks",
-    ),
-    make_optimizer=_make_optimizer,
-    credit=_credit,
-    new_parameters=StagedGeneratorForCausalLM.new_parameters,
-)
+        scored_rows=MAX_ROWS,
+    )
+
+    def score_held_out(self, model: PreTrainedModel, prepared: Prepared, max_rows: int) -> dict[str, Any]:
+        """Perplexity and its kin, and what the blocks of the model say of themselves."""
+        figures = held_out_figures(model, prepared.tokenizer, prepared.valid, max_rows)
+        return {**figures, **model.block_figures()}
+
+    def make_sample(self, prepared: Prepared) -> Sample:
+        """A prompt's continuations, greedily and by top-k."""
+
+        @cache
+        def words() -> frozenset[str] | None:  # the whole training text is read, where a sample is asked for at all
+            return training_words(prepared.settings)
+
+        return lambda model, tokenizer, phrase: sample_line(model, tokenizer, phrase, words=words())
+
+    def new_parameters(self, stage: int) -> tuple[str, ...]:
+        """As the model says."""
+        return self.model_class.new_parameters(stage)
+
+    def credit(self, run: Run) -> CreditRules | None:
+        """By the recipe, and by the stage where it says `auto`."""
+        settings, mode = run.training, run.training.credit_mode(run.stage)
+        if mode == "off":
+            return None
+        return CreditRules(
+            steps=settings.credit_steps,
+            siblings=settings.credit_siblings,
+            rest=settings.credit_rest,
+            floor=settings.credit_floor,
+            scales=mode == "scale",
+            measure=settings.credit_measure,
+            control=settings.credit_control,
+            seed=settings.seed,
+        )
+
+    def grouping(self, run: Run) -> Grouping:
+        """Credit needs each part's parameters in groups of their own."""
+        return ONE_PART if self.credit(run) is None else BY_PART
+
+    def more_facts(self, run: Run, prepared: Prepared) -> dict[str, Any]:
+        """Tokens per block, and what credit leaves of an update."""
+        credit = self.credit(run)
+        rest = max(credit.rest, credit.floor) if credit is not None and credit.scales else None
+        return {"holes_per_row": mean_length(prepared), "credit_rest": rest}
+
+    def describe_data(self, prepared: Prepared) -> str:
+        """Tokens, blocks and vocabulary."""
+        return (
+            f"{readable(count_examples(prepared))} tokens to predict in {len(prepared.train):,} blocks of "
+            f"{prepared.max_length:,}: {len(prepared.tokenizer):,} tokens in the vocabulary"
+        )
+
+    def passes_line(self, run: Run, prepared: Prepared, rows_per_step: int, how: str = "") -> str:
+        """With the tokens of a step."""
+        tokens = readable(rows_per_step * mean_length(prepared))
+        return f"{super().passes_line(run, prepared, rows_per_step)}, {tokens} tokens"
+
+    def judge(self, run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
+        """The size alone: a corpus is seldom seen twice."""
+        return judge_generator_size(trainable, count_examples(prepared))

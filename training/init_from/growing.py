@@ -195,7 +195,7 @@ def _stage_of(config: Any) -> int | None:
 
 def _new_parameters(family: Family, from_stage: int | None, to_stage: int | None) -> tuple[str, ...]:
     """How the names of parameters begin that a checkpoint of an earlier stage does not have."""
-    if from_stage is None or to_stage is None or family.new_parameters is None:
+    if from_stage is None or to_stage is None:
         return ()
     return tuple(prefix for stage in range(from_stage + 1, to_stage + 1) for prefix in family.new_parameters(stage))
 

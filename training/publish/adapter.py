@@ -20,13 +20,14 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelInfo, met
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
+from eval.command import new_parser
 from training.common.addresses import checked_repo_id
 from training.common.errors import InputError
 from training.common.finite import broken_tensors
 from training.common.layout import ADAPTER_FOLDER, CARD_FILE
 from training.common.manifest import RUN_FILE
 from training.init_from.adapters import AdaptedFrom, adapter_card
-from training.publish.faults import HubError, naming_hub_faults, require_token
+from training.publish.faults import naming_hub_faults, require_token, run_hub_command
 
 _BASE = "base_model_name_or_path"
 _AUTO_CLASSES = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM"}
@@ -87,24 +88,16 @@ def publish_adapter(files: dict[str, bytes], repo_id: str, private: bool = False
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    huggingface_hub.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    try:
-        repo_id = checked_repo_id(arguments.repository, "repository")
-        files = prepare_adapter(arguments.adapter, repo_id, arguments.base)
-        for name, content in files.items():
-            print(f"{len(content):>13,}  {name}")
-        commit = publish_adapter(files, repo_id, arguments.private)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except HubError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_hub_command(_parser(), _publish, argv)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    repo_id = checked_repo_id(arguments.repository, "repository")
+    files = prepare_adapter(arguments.adapter, repo_id, arguments.base)
+    for name, content in files.items():
+        print(f"{len(content):>13,}  {name}")
+    commit = publish_adapter(files, repo_id, arguments.private)
     print(f"published: {huggingface_hub.constants.ENDPOINT}/{repo_id} (commit {commit[:8]})")
-    return 0
 
 
 def _refuse_other_content(there: ModelInfo, private: bool) -> None:
@@ -143,9 +136,7 @@ def _auto_class(config: dict) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.publish.adapter", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = new_parser("training.publish.adapter", __doc__)
     parser.add_argument("adapter", type=Path, help="folder of a run with --lora_rank, or an adapter's")
     parser.add_argument("repository", help="where to: OWNER/NAME; it is made where it is not there")
     parser.add_argument("--base", metavar="ID", help="the published model that it is for (default: the one it names)")

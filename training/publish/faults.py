@@ -1,6 +1,8 @@
 """What the Hub, its client and the network refuse, in one line that says what to do."""
 
-from collections.abc import Iterator
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import huggingface_hub
@@ -11,6 +13,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
+from eval.command import run_command
 from training.common.addresses import _short
 from training.common.errors import InputError
 
@@ -29,6 +32,23 @@ def require_token() -> str:
     if token is None:
         raise InputError(f"token: none found; {_LOG_IN}")
     return token
+
+
+def run_hub_command(
+    parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
+) -> int:
+    """As `run_command`; 1 where the Hub did not do what it was asked for, 130 where the command was interrupted."""
+    huggingface_hub.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+    try:
+        return run_command(parser, work, argv)
+    except HubError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
 
 
 @contextmanager

@@ -14,9 +14,6 @@ from typing import Any, NoReturn
 import yaml
 
 from training.common.errors import InputError
-from training.data.settings import (
-    TRAINED_TOKENIZERS,
-)
 from training.run.run import NO_RECIPE, Run, _has_stages, _validate
 from training.settings.recipes import DEFAULT_FAMILY, SETTINGS_SECTIONS, config_class_of, family_names, recipe_of
 from training.settings.schema import SECTIONS, Key, keys_of_config, keys_of_settings, shortened, suggestion, type_name
@@ -51,7 +48,7 @@ def parse_arguments(
         raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
     values = {**(_values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}), **flags}
-    _refuse_two_tokenizers(values)
+    recipe_of(recipe["family"]).training.refuse_given(values)
     return _make_run(recipe["family"], recipe_path or NO_RECIPE, values, universal, keys)
 
 
@@ -119,16 +116,6 @@ def _values_of_recipe(recipe: dict[str, Any], keys: dict[str, Key], path: Path) 
                 raise InputError(f"{name}: belongs in section `{keys[name].section}`, found in `{section}` of {path}")
             values[name] = keys[name].convert(value)
     return values
-
-
-def _refuse_two_tokenizers(values: dict[str, Any]) -> None:
-    """A tokenizer that is asked for is not silently replaced by the decoder's; by default it is."""
-    decoder, asked = values.get("pretrained_decoder"), values.get("tokenizer")
-    if decoder is not None and asked in TRAINED_TOKENIZERS:
-        raise InputError(
-            f"tokenizer: {asked} was asked for, and pretrained_decoder {decoder} says tokens of its own; leave it "
-            "out, and the decoder's is used"
-        )
 
 
 def _make_run(
@@ -222,7 +209,7 @@ def _make_parser(keys: dict[str, Key], program: str, purpose: str) -> _Parser:
 
 
 _UNIVERSAL = {
-    "output_dir": "run folder [outputs/RECIPE for text_jepa, outputs/FAMILY-RECIPE for the others]",
+    "output_dir": f"run folder [outputs/RECIPE for {DEFAULT_FAMILY}, outputs/FAMILY-RECIPE for the others]",
     "resume": "auto: go on where the run in output_dir stopped; never: start over; PATH: from this checkpoint [auto]",
     "init_from": "a checkpoint whose weights and tokenizer are the start of a new run",
     "stage": "stage to train, for families that grow by stages",

@@ -10,14 +10,6 @@ def count_examples(prepared: Prepared) -> int:
     return int(prepared.counts.sum())
 
 
-def unknown_size(run: Run) -> list[str]:
-    """The plan's line for a run whose corpus is streamed."""
-    if not run.data.streaming:
-        return []
-    sample = "            that is the sample of the stream; its whole size is not known, so size and steps "
-    return [f"{sample}are not judged"]
-
-
 def mean_length(prepared: Prepared) -> float:
     """Tokens per training row that can be holes."""
     return count_examples(prepared) / max(1, len(prepared.train))

@@ -7,17 +7,9 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from configuration_jepa import DialogueJepaConfig
 from training.common.addresses import checked_repo_id
 from training.common.errors import InputError
-from training.data.settings import (
-    DataSettings,
-    MaskingSettings,
-    NoMaskingSettings,
-    SourceSettings,
-    VideoDataSettings,
-    VideoMaskingSettings,
-)
+from training.data.settings import DataSettings, MaskingSettings
 from training.settings.common import EvaluationSettings, TrainingSettings
 from training.settings.recipes import SETTINGS_SECTIONS, config_class_of
 from training.settings.schema import shortened
@@ -30,15 +22,18 @@ NO_RECIPE = Path("plan.yaml")  # what a run without one is called
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run was asked to do. `model` and `loss` hold only what was set; the configuration has the rest."""
+    """Everything a run was asked to do. `model` and `loss` hold only what was set; the configuration has the rest.
+
+    The other sections are of the family's own classes, see `training.settings.recipes`.
+    """
 
     family: str
     recipe_path: Path
     output_dir: Path
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
-    data: SourceSettings | VideoDataSettings = field(default_factory=DataSettings)
-    masking: MaskingSettings | NoMaskingSettings | VideoMaskingSettings = field(default_factory=MaskingSettings)
+    data: Any = field(default_factory=DataSettings)
+    masking: Any = field(default_factory=MaskingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     resume: str = "auto"
@@ -94,10 +89,9 @@ def _validate(run: Run) -> None:
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
     _refuse_long_spans(run.masking, config.max_position_embeddings)
     if run.training.adapts_checkpoint and run.init_from is None:
-        decoder = ", or a pretrained_decoder" if run.family == DialogueJepaConfig.model_type else ""
         raise InputError(
-            f"lora_rank={run.training.lora_rank} adapts a model that is there: give its checkpoint with --init_from"
-            f"{decoder}, or leave lora_rank out"
+            f"lora_rank={run.training.lora_rank} adapts a model that is there: {run.training.adaptable}, or leave "
+            "lora_rank out"
         )
     if run.device not in DEVICES:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
@@ -113,7 +107,7 @@ def _validate(run: Run) -> None:
         raise InputError(f"output_dir: {str(run.output_dir)[:80]} is not possible ({error.strerror})") from None
 
 
-def _refuse_long_spans(masking: MaskingSettings | NoMaskingSettings | VideoMaskingSettings, max_length: int) -> None:
+def _refuse_long_spans(masking: Any, max_length: int) -> None:
     if not isinstance(masking, MaskingSettings) or masking.masking != "span":
         return
     if masking.max_span_length > max_length:

@@ -10,7 +10,6 @@ from training.data.settings import (
     GeneratorDataSettings,
     MaskingSettings,
     NoMaskingSettings,
-    SourceSettings,
     VideoDataSettings,
     VideoMaskingSettings,
 )
@@ -25,57 +24,45 @@ class FamilyRecipe:
     """What a recipe of a family may hold: `config_class` has the sections `model` and `loss`."""
 
     config_class: type[JepaConfig]
-    data: type[SourceSettings] | type[VideoDataSettings] = DataSettings
-    masking: type[MaskingSettings] | type[NoMaskingSettings] | type[VideoMaskingSettings] = MaskingSettings
+    data: type[Any] = DataSettings
+    masking: type[Any] = MaskingSettings
     training: type[TrainingSettings] = TrainingSettings
     evaluation: type[EvaluationSettings] = EvaluationSettings
 
     def settings_of(self, section: str) -> type[Any]:
         """The settings class of one of `SETTINGS_SECTIONS`."""
-        return {
-            "data": self.data,
-            "masking": self.masking,
-            "training": self.training,
-            "evaluation": self.evaluation,
-        }[section]
+        return vars(self)[section]
 
 
 SETTINGS_SECTIONS = ("data", "masking", "training", "evaluation")
 
-
-_GENERATOR = FamilyRecipe(
-    StagedGeneratorConfig,
-    GeneratorDataSettings,
-    NoMaskingSettings,
-    GeneratorTrainingSettings,
-    GeneratorEvaluationSettings,
-)
-
-
-_DIALOGUE = FamilyRecipe(
-    DialogueJepaConfig,
-    DialogueDataSettings,
-    NoMaskingSettings,
-    DialogueTrainingSettings,
-    DialogueEvaluationSettings,
-)
-
-
-_VIDEO = FamilyRecipe(
-    VideoJepaConfig,
-    VideoDataSettings,
-    VideoMaskingSettings,
-    VideoTrainingSettings,
-    VideoEvaluationSettings,
-)
-
-
 RECIPES: dict[str, FamilyRecipe] = {
-    recipe.config_class.model_type: recipe for recipe in (FamilyRecipe(TextJepaConfig), _GENERATOR, _DIALOGUE, _VIDEO)
+    "text_jepa": FamilyRecipe(TextJepaConfig),
+    "staged_generator": FamilyRecipe(
+        StagedGeneratorConfig,
+        GeneratorDataSettings,
+        NoMaskingSettings,
+        GeneratorTrainingSettings,
+        GeneratorEvaluationSettings,
+    ),
+    "dialogue_jepa": FamilyRecipe(
+        DialogueJepaConfig,
+        DialogueDataSettings,
+        NoMaskingSettings,
+        DialogueTrainingSettings,
+        DialogueEvaluationSettings,
+    ),
+    "video_jepa": FamilyRecipe(
+        VideoJepaConfig,
+        VideoDataSettings,
+        VideoMaskingSettings,
+        VideoTrainingSettings,
+        VideoEvaluationSettings,
+    ),
 }
 
 
-DEFAULT_FAMILY = TextJepaConfig.model_type
+DEFAULT_FAMILY = "text_jepa"
 
 
 def family_names() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from configuration_jepa import JepaConfig
 from training.common.errors import InputError
 
 SECTIONS = ("model", "data", "masking", "loss", "training", "evaluation")
@@ -53,7 +54,7 @@ def keys_of_settings(section: str, settings_class: type) -> list[Key]:
 def keys_of_config(config_class: type) -> list[Key]:
     """The keys of a family's configuration, in the sections `model` and `loss` (help from the docstrings)."""
     # The library's base has fields too, and they are no keys of a recipe.
-    own = [base for base in reversed(config_class.__mro__) if base.__module__.split(".")[0] == "configuration_jepa"]
+    own = [base for base in reversed(config_class.__mro__) if issubclass(base, JepaConfig)]
     hints = {name: hint for base in own for name, hint in inspect.get_annotations(base).items()}
     help_texts = {name: text for base in own for name, text in _documented_arguments(base).items()}
     defaults = {item.name: _default(item) for item in fields(config_class)}

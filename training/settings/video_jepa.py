@@ -1,44 +1,22 @@
 """What the recipes of the video model may hold beside what all families share. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
+from training.common.options import SHARE, Allowed, at_least, option
 from training.data.settings import HELD_OUT_CLIPS
-from training.settings.common import OPTIMIZERS, EvaluationSettings, TrainingSettings, require
-
-
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
+from training.settings.common import RATE, EvaluationSettings, OptimizerSettings
 
 
 @dataclass
-class VideoTrainingSettings(TrainingSettings):
+class VideoTrainingSettings(OptimizerSettings):
     """The `training` section of a recipe of the video model."""
 
-    per_device_train_batch_size: int = field(default=16, metadata=_help("clips per process and forward pass"))
-    learning_rate: float = field(default=3e-4, metadata=_help("peak rate; 3e-4 to 3e-3 are sensible"))
-    final_learning_rate: float = field(default=1e-6, metadata=_help("floor: where warm-up starts and the cosine ends"))
-    constant_share: float = field(
-        default=0.0, metadata=_help("share of the steps after warm-up that stay at the peak rate (0 to 1)")
-    )
-    weight_decay: float = field(
-        default=0.1, metadata=_help("decoupled decay of matrices and tables (not of norms and biases)")
-    )
-    adam_beta2: float = field(default=0.95, metadata=_help("AdamW's second momentum"))
-    group_by_length: bool = field(
-        default=False, metadata=_help("without effect: the clips of a step are equally long")
-    )
-    optimizer: str = field(
-        default="adamw",
-        metadata=_help("adamw, or muon: Muon for the matrices of the trunk, AdamW for tables, norms and the rest"),
-    )
-    muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
-
-    def validate(self) -> None:
-        """See `TrainingSettings.validate`."""
-        super().validate()
-        require(self, "optimizer", self.optimizer in OPTIMIZERS, "one of " + ", ".join(OPTIMIZERS))
-        require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
+    per_device_train_batch_size: int = option(16, "clips per process and forward pass", at_least(1))
+    learning_rate: float = option(3e-4, "peak rate; 3e-4 to 3e-3 are sensible", RATE)
+    final_learning_rate: float = option(1e-6, "floor: where warm-up starts and the cosine ends")
+    constant_share: float = option(0.0, "share of the steps after warm-up that stay at the peak rate (0 to 1)", SHARE)
+    group_by_length: bool = option(False, "without effect: the clips of a step are equally long")
 
 
 @dataclass
@@ -48,23 +26,16 @@ class VideoEvaluationSettings(EvaluationSettings):
     best_metrics: ClassVar[tuple[str, ...]] = ("mse", "future_loss", "future_accuracy")
     lower_is_better: ClassVar[tuple[str, ...]] = best_metrics[:2]
 
-    eval_rows: int = field(
-        default=100,
-        metadata=_help("held-out clips whose second half is predicted during training, a seeded subset"),
+    eval_rows: int = option(
+        100, "held-out clips whose second half is predicted during training, a seeded subset", at_least(1)
     )
-    best_metric: str = field(
-        default="mse", metadata=_help("decides which checkpoint is kept: " + ", ".join(best_metrics))
+    best_metric: str = option("mse", "decides which checkpoint is kept: " + ", ".join(best_metrics))
+    sample_phrases: list[str] = option(
+        ["0"],
+        "numbers of held-out clips, whose error by predicted frame is told at every milestone",
+        Allowed(
+            lambda numbers: all(number.isdecimal() and int(number) < HELD_OUT_CLIPS for number in numbers),
+            f"numbers of held-out clips, from 0 to {HELD_OUT_CLIPS - 1:,}",
+        ),
     )
-    sample_phrases: list[str] = field(
-        default_factory=lambda: ["0"],
-        metadata=_help("numbers of held-out clips, whose error by predicted frame is told at every milestone"),
-    )
-    score_rows: int | None = field(
-        default=1000, metadata=_help("test clips of that score, a seeded subset; null for all")
-    )
-
-    def validate(self) -> None:
-        """See `EvaluationSettings.validate`."""
-        super().validate()
-        known = all(number.isdecimal() and int(number) < HELD_OUT_CLIPS for number in self.sample_phrases)
-        require(self, "sample_phrases", known, f"numbers of held-out clips, from 0 to {HELD_OUT_CLIPS - 1:,}")
+    score_rows: int | None = option(1000, "test clips of that score, a seeded subset; null for all", at_least(1))

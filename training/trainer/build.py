@@ -30,7 +30,6 @@ from training.runtime.memory import TrimMemory
 from training.runtime.precision import settle_precision
 from training.runtime.processes import wants_cpu
 from training.runtime.signals import SignalWatch
-from training.settings.staged_generator import GeneratorEvaluationSettings
 from training.trainer.advice import Advise
 from training.trainer.callbacks import HeldOut, SamplePhrases, SaveOnSignal, ShowSamples, TeacherUpdate
 from training.trainer.diagnosing import Diagnose, never, refuse_sharded
@@ -71,14 +70,12 @@ def build_model(run: Run, family: Family, config: JepaConfig, prepared: Prepared
     model = family.model_class(config)
     token_counts = torch.as_tensor(prepared.counts)
     model.set_token_counts(token_counts)
-    if family.put_in is not None:
-        family.put_in(model, prepared)
+    family.put_in(model, prepared)
     if run.init_from is not None and own_start(run) is None:
         take_weights(model, family, run)
         # The counts are of this run's data, whatever the weights learnt from.
         model.token_counts.copy_(token_counts)
-    if family.start is not None:
-        family.start(model, run)
+    family.start(model, run)
     if run.training.adapts_checkpoint:
         from training.init_from.adapters import add_lora  # and with it peft, which takes a second
 
@@ -97,7 +94,8 @@ def build_trainer(
     """The trainer with everything that hangs on it. It does nothing before `train()`."""
     _refuse_too_few_rows(run, len(prepared.train))
     arguments = training_arguments(run)
-    parts = build_parts(run, family, prepared, model.config, arguments, _scorer(run, family, prepared))
+    score = partial(family.score_held_out, prepared=prepared, max_rows=run.evaluation.eval_rows)
+    parts = build_parts(run, family, prepared, model.config, arguments, score)
     parts = replace(parts, write_card=partial(write_checkpoint_card, run, family, sizes_of(model)))
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.make_sample(prepared), prepared.tokenizer)
     callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
@@ -105,7 +103,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)  # our progress says it
     trainer.add_callback(Advise(family.facts(run, model.config, prepared, trainer.rows_per_step), run_state))
     trainer.add_callback(TrimMemory())
-    if isinstance(run.evaluation, GeneratorEvaluationSettings) and run.evaluation.sample_steps is not None:
+    if run.evaluation.sample_steps is not None:
         trainer.add_callback(ShowSamples(run.evaluation.sample_steps, phrases, trainer.window.stop_clock))
     if run.data.streaming:
         trainer.add_callback(StreamReport(run_state))
@@ -148,9 +146,11 @@ def build_parts(
         save_total_limit=run.training.save_total_limit,
         lengths=lengths,
         on_non_finite=run.training.on_non_finite,
-        make_optimizer=None if family.make_optimizer is None else partial(family.make_optimizer, run=run),
-        credit=None if family.credit is None else family.credit(run),
+        make_optimizer=partial(family.make_optimizer, run=run),
+        credit=family.credit(run),
         adapters=_adapters(run, family) if run.training.lora_rank else None,
+        perplexity_of=family.perplexity_of,
+        count_tokens=family.count_tokens,
     )
 
 
@@ -254,15 +254,6 @@ def _refuse_too_few_rows(run: Run, rows: int) -> None:
             f"data: {run.data.data} gives {rows} training rows, fewer than one batch of {batch}; "
             "use more text, or a smaller per_device_train_batch_size"
         )
-
-
-def _scorer(run: Run, family: Family, prepared: Prepared) -> Callable[[PreTrainedModel], dict[str, Any]]:
-    """Model -> held-out figures on the same subset of the validation rows every time."""
-
-    def score(model: PreTrainedModel) -> dict[str, Any]:
-        return family.score_held_out(model, prepared, run.evaluation.eval_rows)
-
-    return score
 
 
 def _any_process(trainer: JepaTrainer) -> Callable[[bool], bool]:

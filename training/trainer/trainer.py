@@ -62,10 +62,12 @@ class TrainingParts:
         save_total_limit: newest checkpoints kept beside the best.
         lengths: (rows,) by which rows of like length share a batch; None to leave the order alone.
         on_non_finite: "stop" the run at a loss or gradient that is not finite, or "skip" that step.
-        make_optimizer: (model) -> the optimizer; None for the library's AdamW.
+        make_optimizer: (model) -> the optimizer; None, as what it gives, for the library's AdamW.
         credit: rules of credit assignment; the optimizer's groups must know their parts.
         adapters: how weights are saved and loaded of a model that has LoRA.
         write_card: (folder of a checkpoint, step, state of the run) -> its card is there.
+        perplexity_of: the part of the loss, in nats, whose exponential is logged as `perplexity`.
+        count_tokens: (masked batch) -> how many tokens the trunk reads, 0-d.
     """
 
     dataset: Dataset
@@ -75,10 +77,12 @@ class TrainingParts:
     save_total_limit: int
     lengths: np.ndarray | None = None
     on_non_finite: str = "stop"
-    make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer] | None = None
+    make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer | None] = lambda model: None
     credit: CreditRules | None = None
     adapters: "Adapters | None" = None
     write_card: Callable[[Path, int, RunState], None] | None = None
+    perplexity_of: str | None = None
+    count_tokens: Callable[[Batch], Tensor] = lambda inputs: inputs["attention_mask"].sum()
 
 
 class JepaTrainer(Trainer):
@@ -183,9 +187,9 @@ class JepaTrainer(Trainer):
         Raises:
             InputError: an engine holds the optimizer in pieces, and credit or Muon is asked for.
         """
-        if self.optimizer is not None or self.parts.make_optimizer is None:
+        own = None if self.optimizer is not None else self.parts.make_optimizer(self.model if model is None else model)
+        if own is None:
             return super().create_optimizer(model)
-        own = self.parts.make_optimizer(self.model if model is None else model)
         needs_own = self.parts.credit is not None or not isinstance(own, torch.optim.AdamW)
         if self._is_sharded:
             if needs_own:
@@ -213,7 +217,7 @@ class JepaTrainer(Trainer):
         self._step_loss += loss.detach()
         for name, pair in outputs["loss_parts"].items():
             self.window.add(name, pair)
-        self.window.add("tokens", torch.stack((_count_tokens(inputs), self._step_loss.new_ones(()))))
+        self.window.add("tokens", torch.stack((self.parts.count_tokens(inputs), self._step_loss.new_ones(()))))
         return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Tensor | float | None:
@@ -304,9 +308,8 @@ class JepaTrainer(Trainer):
         seconds = self.window.reset()
         tokens, _ = sums.pop("tokens", (0, 0))
         figures = {name: total / count for name, (total, count) in sums.items() if count}
-        nats = figures.get("cross_entropy", figures.get("reply"))
-        if nats is not None:  # at 700 nats the exponential is near the largest number there is
-            figures["perplexity"] = math.exp(min(nats, 700.0))
+        if self.parts.perplexity_of in figures:  # at 700 nats the exponential is near the largest number there is
+            figures["perplexity"] = math.exp(min(figures[self.parts.perplexity_of], 700.0))
         if "acc_neg" in figures:
             figures["acc_ema"] = self.run_state.update_acc_ema(figures["acc_neg"])
         figures["tokens_per_second"] = round(tokens / seconds, 1) if seconds else 0.0
@@ -437,14 +440,6 @@ class JepaTrainer(Trainer):
         wrong = sorted(missing | set(load_result.unexpected_keys))
         if wrong:
             raise InputError(f"resume: the checkpoint does not fit this version's model: {', '.join(wrong[:5])}")
-
-
-def _count_tokens(inputs: Batch) -> Tensor:
-    """What the trunk reads: tokens that are no padding, or of clips, which have none, all squares of all frames."""
-    if "attention_mask" in inputs:
-        return inputs["attention_mask"].sum()
-    codes = inputs["codes"]
-    return codes.new_tensor(codes[..., 0].numel())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 from eval.advice.patterns import look
 from eval.advice.run_log import RunFacts, RunLog
 
-FACTS = RunFacts(max_steps=2000, warmup_steps=50, hidden_size=256, table_head=False, answers=True)
+FACTS = RunFacts("dialogue_jepa", max_steps=2000, warmup_steps=50, hidden_size=256, table_head=False)
 STEPS = range(100, 1600, 100)
 
 

@@ -116,7 +116,7 @@ def named(log: RunLog, facts: RunFacts = FACTS) -> dict[str, Advice]:
 
 
 def test_every_pattern_has_a_planted_log() -> None:
-    assert set(CASES) == {pattern.__name__ for pattern in PATTERNS}
+    assert set(CASES) == {pattern.__name__ for pattern in PATTERNS["text_jepa"]}
 
 
 @pytest.mark.parametrize("name", CASES)

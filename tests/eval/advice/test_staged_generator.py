@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from eval.advice.patterns import GENERATOR_PATTERNS, look
+from eval.advice.patterns import PATTERNS, look
 from eval.advice.run_log import RunFacts, RunLog
 
-FACTS = RunFacts(max_steps=2000, warmup_steps=100, generates=True, stage=2, from_nothing=False, credit_rest=0.05)
+FACTS = RunFacts("staged_generator", 2000, warmup_steps=100, stage=2, from_nothing=False, credit_rest=0.05)
 SAMPLES = ["the people ... greedy: of the united states are free (real words 1.00)"]
 
 
@@ -88,9 +88,9 @@ def test_samples_in_a_loop_are_found() -> None:
 
 
 def test_stage_3_from_nothing_is_found_at_once() -> None:
-    facts = RunFacts(generates=True, stage=3, from_nothing=True)
+    facts = RunFacts("staged_generator", stage=3, from_nothing=True)
     assert found([{"step": 1, "loss": 8.0}], facts) == ["stage_3_from_nothing"]
 
 
 def test_every_pattern_has_a_place_here() -> None:
-    assert len(GENERATOR_PATTERNS) == 7
+    assert len(PATTERNS["staged_generator"]) == 7

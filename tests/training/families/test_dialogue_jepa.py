@@ -448,30 +448,6 @@ def test_a_killed_run_with_a_pretrained_decoder_goes_on_to_the_same_bits(
 # ---- bad input ----
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--optimizer", "sgd"], "optimizer='sgd' is not possible: it must be one of adamw, muon"),
-        (["--decoder_learning_rate", "0"], "decoder_learning_rate=0.0 is not possible"),
-        (["--decoder_latent", "both"], "decoder_latent='both' is not possible: it must be one of predicted, target"),
-        (["--context_access", "all"], "context_access='all' is not possible: it must be one of latent, both"),
-        (["--lora_rank", "2"], "lora_rank=2 adapts a model that is there: give its checkpoint with --init_from, or a"),
-        (["--freeze_decoder"], "freeze_decoder=true is for a pretrained decoder"),
-        (["--pretrained_decoder", "x", "--freeze_decoder", "--lora_rank", "2"], "exclude each other: keep one"),
-        (["--pretrained_decoder", "x", "--tokenizer", "bpe"], "tokenizer: bpe was asked for, and pretrained"),
-        (["--best_metric", "top1"], "best_metric='top1' is not possible: it must be one of perplexity"),
-        (["--decoder_config", "{}"], "unknown flag --decoder_config"),
-        (["--streaming"], "streaming: replies are not streamed"),
-        (["--stage", "1"], "stage: family dialogue_jepa has no stages"),
-    ],
-)
-def test_a_bad_flag_is_refused_in_one_line_that_names_it(recipe: Path, flags: list[str], said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        parse_arguments([str(recipe), *flags])
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def refused(recipe: Path, *flags: str) -> str:
     with pytest.raises(InputError) as caught:
         built(recipe, *flags)

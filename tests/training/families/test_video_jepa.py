@@ -13,7 +13,6 @@ from eval.advice.patterns import look
 from eval.advice.run_log import RunFacts, RunLog
 from eval.loading import open_tokenizer
 from tests.faults.harness import Ending, assert_same_run, before_step, die, import_everything, log_rows, train
-from training.common.errors import InputError
 from training.data.video_jepa.clips import as_frames
 from training.data.video_jepa.prepared import PreparedClips
 from training.families import load_family
@@ -257,7 +256,7 @@ def test_both_optimizers_train(recipe: Path, optimizer: str) -> None:
 
 # ---- advice ----
 
-FACTS = RunFacts(max_steps=1000, warmup_steps=50, learning_rate=3e-4, predicts_frames=True)
+FACTS = RunFacts("video_jepa", max_steps=1000, warmup_steps=50, learning_rate=3e-4)
 
 
 def healthy(**changed) -> RunLog:
@@ -307,9 +306,6 @@ def test_a_model_worse_than_the_mean_frame_is_given_half_of_its_steps() -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ("--sample_phrases cat", "sample_phrases"),
-        ("--optimizer sgd", "optimizer"),
-        ("--best_metric mrr", "best_metric"),
         ("--digits /no/such/place", "digits"),
         ("--curriculum_frames 2 4", "curriculum_frames"),
         ("--context_frames 6", "context_frames"),
@@ -320,8 +316,3 @@ def test_bad_input_ends_with_one_line_that_names_it(recipe: Path, tmp_path: Path
     assert ending.code == 2
     assert ending.last_line.startswith("error: ")
     assert named in ending.last_line
-
-
-def test_data_is_no_flag_of_the_video_model(recipe: Path) -> None:
-    with pytest.raises(InputError, match="unknown flag --data"):
-        parse_arguments([str(recipe), "--data", "builtin:digits"])

@@ -196,7 +196,7 @@ def test_gradient_checkpointing_reaches_the_adapters(recipe_of, tmp_path: Path) 
             "--lora_rank 2",
             "lora_rank=2 adapts a model that is there: give its checkpoint with --init_from",
         ),
-        ("text_jepa", "--lora_rank -1", "lora_rank=-1 is not possible: it must be at least 0"),
+        ("text_jepa", "--lora_rank -1", "lora_rank: got -1; use 0 or more"),
     ],
 )
 def test_adapters_of_nothing_are_one_line(family: str, flags: str, message: str, recipe_of, capsys) -> None:

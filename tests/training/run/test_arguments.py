@@ -55,37 +55,6 @@ def test_the_output_folder_is_named_after_the_recipe(tiny_recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--lerning_rate", "1"], "did you mean --learning_rate?"),
-        (["--max_step=3"], "did you mean --max_steps?"),
-        (["--max_steps", "many"], "max_steps: got 'many'; use a whole number"),
-        (["--max_steps", "1.5"], "max_steps: got '1.5'; use a whole number"),
-        (["--max_steps", "0"], "max_steps=0 is not possible"),
-        (["--bf16", "maybe"], "bf16: got 'maybe'; use true or false"),
-        (["--learning_rate", "nan"], "learning_rate: got nan; use a finite number"),
-        (["--learning_rate", "1e-6"], "final_learning_rate=1e-05 must lie between"),
-        (["--warmup_steps", "12"], "warmup_steps=12 must be below max_steps=12"),
-        (["--mask_rate", "0"], "mask_rate: got 0.0"),
-        (["--masking", "span", "--max_span_length", "99"], "max_span_length=99 is more than a phrase can hold"),
-        (["--mask_rate", "1"], "mask_rate: got 1.0"),
-        (["--num_attention_heads", "3"], "num_attention_heads=3"),
-        (["--temperature", "0"], "temperature"),
-        (["--head", "linear"], "head='linear' is not possible: it must be one of cosine, softmax"),
-        (["--best_metric", "loss"], "best_metric='loss' is not possible"),
-        (["--stage", "1"], "family text_jepa has no stages"),
-        (["--device", "tpu"], "device: got 'tpu'; use one of"),
-        (["--bf16", "--fp16"], "bf16=true and fp16=true exclude each other"),
-    ],
-)
-def test_a_bad_flag_is_refused_in_one_line_that_names_it(tiny_recipe: Path, flags: list[str], said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        parse(tiny_recipe, *flags)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("family: text_jepa\ntraning: {}\n", "unknown section 'traning'; did you mean training?"),

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from configuration_jepa import TextJepaConfig
 from eval.advice.run_log import RunFacts
-from training.families.text_jepa import run_facts
+from training.families import load_family
 from training.run.arguments import parse_arguments
 from training.run.state import RunState
 from training.trainer.advice import Advise
@@ -84,5 +86,6 @@ def test_a_run_gets_advice_of_its_own_data(train_tiny: Callable[..., int], tmp_p
 def test_a_stream_is_not_judged_by_its_sample(tiny_recipe: Path, streaming: str, known: int) -> None:
     run = parse_arguments([str(tiny_recipe), "--streaming", streaming])
     report = {"rows": {"kept": 20, "filtered": {"too short": 10}, "bad": {}}}
-    facts = run_facts(run, TextJepaConfig(vocab_size=97, num_negatives=8), report, 8, 3.0)
+    prepared = SimpleNamespace(reports={"train": report}, counts=np.array([60]), train=range(20))
+    facts = load_family("text_jepa").facts(run, TextJepaConfig(vocab_size=97), prepared, rows_per_step=8)
     assert facts.rows_read == known
