@@ -1,5 +1,6 @@
 """From what a user names to what is examined: which model, of which kind, with which text."""
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -25,9 +25,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from configuration_jepa import DialogueJepaConfig, VideoJepaConfig
 from eval.advice.record import TrainingRecord, read_record
-from eval.diagnose.report.report import FAIL, Finding
+from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.subject.families import traits_of
 from eval.diagnose.subject.sample import Sample
 from eval.diagnose.subject.subject import Limits, Subject
 from eval.loading import checked_name, choose_device
@@ -50,7 +50,6 @@ _AUTO_CLASSES = {
     "causal": AutoModelForCausalLM,
     "masked": AutoModelForMaskedLM,
     "seq2seq": AutoModelForSeq2SeqLM,
-    "video": AutoModel,
 }
 _SUFFIXES = {
     "ForCausalLM": "causal",
@@ -76,7 +75,8 @@ def open_checkpoint(
     where, target = checked_name(name), choose_device(device)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
-        auto_class = _AUTO_CLASSES[kind_of_config(config, name)]
+        traits = traits_of(config.model_type)
+        auto_class = traits.auto_class or _AUTO_CLASSES[kind_of_config(config, name)]
         model, info = auto_class.from_pretrained(
             where,
             config=config,
@@ -88,11 +88,12 @@ def open_checkpoint(
         raise
     except Exception as error:  # a configuration may be wrong in any way, and model code of others may raise anything
         raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
-    if model.config.model_type == VideoJepaConfig.model_type:
-        if tokenizer is not None:
-            raise InputError(f"tokenizer: got {tokenizer}; a video model has none, its codes stand in the checkpoint")
-        return model.to(target).eval(), None, [*missing_tensors(info), *unused_layers(model, info)]
-    opened = _open_tokenizer(tokenizer or where, required=tokenizer is not None, trust_remote_code=trust_remote_code)
+    if not traits.subject:
+        opened = _open_tokenizer(tokenizer or where, tokenizer is not None, trust_remote_code)
+    elif tokenizer is not None:
+        raise InputError(f"tokenizer: got {tokenizer}; a {traits.kind} model has none, leave it out")
+    else:
+        opened = None
     return model.to(target).eval(), opened, [*missing_tensors(info), *unused_layers(model, info)]
 
 
@@ -120,17 +121,17 @@ def make_subject(
         InputError: a source or folder that cannot be read, or a model that gives no logits over a vocabulary.
     """
     record = None if run is None else read_record(run)
-    if model.config.model_type == VideoJepaConfig.model_type:
-        from eval.diagnose.video.opening import make_video_subject
-
+    traits = traits_of(model.config.model_type)
+    if traits.subject:
         if text_column is not None:
-            raise InputError(f"text_column: got {text_column}; a video model reads no text, leave it out")
-        return make_video_subject(model, data, record, trainer, limits=limits, name=name)
+            raise InputError(f"text_column: got {text_column}; a {traits.kind} model reads no text, leave it out")
+        module, _, function = traits.subject.partition(":")
+        make_other = getattr(importlib.import_module(module), function)
+        return make_other(model, data, record, trainer, limits=limits, name=name)
     if isinstance(data, Tensor):
         raise InputError(f"data: got a tensor, and {type(model).__name__} reads text; hand over strings or a source")
     kind = kind_of_model(model, tokenizer)
-    answers = model.config.model_type == DialogueJepaConfig.model_type
-    parts, where = _find_texts(data, record, "dialogue" if answers else kind, text_column)
+    parts, where = _find_texts(data, record, "dialogue" if traits.dialogues else kind, text_column)
     if tokenizer is None:
         where = "random token ids, as there is no tokenizer"
     sample = _make_sample(model, tokenizer, kind, _held_out(parts))
@@ -153,8 +154,8 @@ def make_subject(
 
 def kind_of_config(config: PreTrainedConfig, name: str) -> str:
     """The kind that a checkpoint was saved as; raises InputError for one that is neither language nor video model."""
-    if config.model_type == VideoJepaConfig.model_type:
-        return "video"
+    if own := traits_of(config.model_type).kind:
+        return own
     for architecture in config.architectures or ():
         for suffix, kind in _SUFFIXES.items():
             if architecture.endswith(suffix):
@@ -194,15 +195,11 @@ def missing_tensors(info: Mapping[str, Any]) -> list[Finding]:
     """What loading could not place: such tensors are random numbers now."""
     fields = {"missing": "missing_keys", "unexpected": "unexpected_keys", "misshapen": "mismatched_keys"}
     found = {kind: sorted(map(str, info[field])) for kind, field in fields.items() if info[field]}
-    threshold = "every tensor of the model stands in the file, in its shape"
     if not found.keys() & {"missing", "misshapen"}:
         return []
     return [
-        Finding(
-            "parity.missing_tensors",
-            FAIL,
+        Rule("parity.missing_tensors", "every tensor of the model stands in the file, in its shape").failed(
             {**{kind: names[:5] for kind, names in found.items()}, **{f"num_{k}": len(n) for k, n in found.items()}},
-            threshold,
             "the file holds another model, or a part of it was not saved: what is missing was filled with random "
             "numbers when it was opened",
             "save the whole model with save_pretrained, or open it with the class and config that it was saved with",
@@ -219,11 +216,8 @@ def unused_layers(model: PreTrainedModel, info: Mapping[str, Any]) -> list[Findi
     if not left:
         return []
     return [
-        Finding(
-            "parity.unused_layers",
-            FAIL,
+        Rule("parity.unused_layers", "every layer in the file is built").failed(
             {"unused": left[:5], "num_unused": len(left)},
-            "every layer in the file is built",
             "the file holds more layers than the configuration builds: the model runs without them, and what follows "
             "them reads what it was never trained on",
             "set the number of layers in config.json to that of the file, or take the config that it was saved with",

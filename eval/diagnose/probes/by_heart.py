@@ -249,6 +249,6 @@ def _trainable(subject: Subject) -> PreTrainedModel:
 
 def _entropy(twin: Subject, batches: Sequence[Batch]) -> float:
     """Entropy of the true tokens of all batches in nats."""
-    truth = torch.cat([twin.truth(batch) for batch in batches])
+    truth = torch.cat([twin.places(batch)[1] for batch in batches])
     shares = torch.bincount(truth).double() / len(truth)
     return float(-(shares[shares > 0] * shares[shares > 0].log()).sum())
