@@ -58,6 +58,7 @@ _SUFFIXES = {
     "ForConditionalGeneration": "seq2seq",
     "MTModel": "seq2seq",
 }
+_PERMUTED = ("xlnet",)
 _DIGITS = re.compile(r"\d+")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 Texts = Sequence[str] | Mapping[str, Sequence[str]] | str
@@ -108,13 +109,9 @@ def make_subject(
     name: str | None = None,
     text_column: str | None = None,
 ) -> Subject:
-    """What `diagnose` examines.
+    """What `diagnose` examines, and its arguments.
 
     Args:
-        data: texts, texts by part, or a source (`builtin:NAME`, a file, a folder, `hub:ID`); None takes the run's own
-            text, and without a run a built-in sample. Of a video model frames `(B, T, 1, S, S)` from 0 to 1, or a
-            source of digits, as `--digits` of training; None as above.
-        run: a run folder, ours or of `transformers`' Trainer.
         text_column: of a source.
 
     Raises:
@@ -175,18 +172,26 @@ def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
     """The kind of a model by what it can do: two sides, continuing, filling a mask token.
 
     Raises:
-        InputError: it has no input table, or fills masks and has no mask token.
+        InputError: it has no input table, fills masks and has no mask token, or refuses a row of tokens.
     """
     if model.get_input_embeddings() is None:
         raise InputError(f"{type(model).__name__} has no table of tokens: the doctor examines language models")
     if model.config.is_encoder_decoder:
         return "seq2seq"
-    if model.can_generate():
+    if model.config.model_type in _PERMUTED:
+        raise InputError(
+            f"{type(model).__name__} reads tokens in permuted orders and predicts none from those before it alone: "
+            "the doctor examines causal, masked and sequence-to-sequence language models"
+        )
+    # Some classes are both, as XLM's: what such a model does tells.
+    name, known = type(model).__name__, MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(model.config.model_type)
+    fills_masks = name.endswith("ForMaskedLM") or name == known
+    if model.can_generate() and not fills_masks:
         return "causal"
     if tokenizer is None or tokenizer.mask_token_id is None:
-        if type(model).__name__.endswith("ForMaskedLM"):
+        if fills_masks and (not model.can_generate() or _looks_ahead(model)):
             lacks = "there is no tokenizer" if tokenizer is None else "its tokenizer has no mask token"
-            raise InputError(f"{type(model).__name__} fills masks, and {lacks}; give one that has it (--tokenizer)")
+            raise InputError(f"{name} fills masks, and {lacks}; give one that has it (--tokenizer)")
         return "causal"
     return "masked" if _looks_ahead(model) else "causal"
 
@@ -248,7 +253,10 @@ def _looks_ahead(model: PreTrainedModel) -> bool:
         other = ids.clone()
         other[0, place] = (ids[0, place] + 7) % model.config.vocab_size
         others.append(other)
-    first, later, earlier = (model(input_ids=each, return_dict=True).logits.float() for each in (ids, *others))
+    try:
+        first, later, earlier = (model(input_ids=each, return_dict=True).logits.float() for each in (ids, *others))
+    except Exception as error:  # model code of others may raise anything
+        raise InputError(f"{type(model).__name__} refuses a row of 8 tokens: {_one_line(error)}") from error
     if not first.isfinite().all():
         return True  # a broken one tells nothing; what continues text was told apart before
     same = 1e-4 * float(first.std())

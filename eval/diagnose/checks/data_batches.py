@@ -2,6 +2,7 @@
 and without one in what the model makes of padded rows.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -112,8 +113,10 @@ def _padding_of_model(subject: Subject, rule: Rule) -> Finding:
         "cross_entropy_with_more_padding": answers[1],
         "more_padding": limits.MORE_PADDING,
     }
-    if not all(map(_is_finite, (*own, *answers))) or moved <= 2 * answers_moved + limits.LOSS_ROUNDING * abs(own[0]):
-        return rule.passed({k: v if _is_finite(v) else None for k, v in evidence.items()})
+    if not all(map(math.isfinite, (*own, *answers))) or moved <= 2 * answers_moved + limits.LOSS_ROUNDING * abs(
+        own[0]
+    ):
+        return rule.passed({k: v if math.isfinite(v) else None for k, v in evidence.items()})
     return rule.failed(evidence, _COUNTED_CAUSE, _COUNTED_REMEDY)
 
 
@@ -151,7 +154,7 @@ def _padding_of_trainer(subject: Subject, rule: Rule) -> Finding:
             continue
         counted += int((batch["labels"][padding] != IGNORED).sum()) if "labels" in batch else 0
         before, changed = _loss_without(subject, batch, padding)
-        if _is_finite(before) and _is_finite(changed) and abs(changed - before) > moved_most * abs(before):
+        if math.isfinite(before) and math.isfinite(changed) and abs(changed - before) > moved_most * abs(before):
             moved_most = abs(changed - before) / max(abs(before), 1e-9)
             worst = {"loss": before, "loss_without_padding": changed}
     evidence = {"padded_positions": padded, "labels_at_padding": counted, "loss_moves_by": moved_most, **worst}
@@ -246,7 +249,3 @@ def _targets(batch: Inputs) -> Tensor:
     if labels.shape == batch["input_ids"].shape:
         labels = labels.masked_fill(_mask(batch) == 0, IGNORED)
     return labels[labels != IGNORED].flatten().cpu()
-
-
-def _is_finite(value: float) -> bool:
-    return bool(torch.isfinite(torch.tensor(value)))

@@ -4,7 +4,6 @@ Prompts and their replies are taken from the dialogues of the text at hand; with
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,26 +28,6 @@ PAIRS, FEWEST_PAIRS, BATCH = 240, 24, 32
 _HELD_OUT = ("test", "valid", "all", "train")
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What the model says of some pairs; see `PairAnswers`."""
-
-    pairs: Pairs
-    answers: PairAnswers
-
-    @property
-    def lost(self) -> np.ndarray:
-        """(pairs,) nats per token that another pair's latents cost more than their own."""
-        assert self.answers.swapped_nll is not None
-        return (self.answers.swapped_nll - self.answers.nll) / self.answers.tokens
-
-    @property
-    def usage_ratio(self) -> float:
-        """Perplexity with the latents of other pairs over that with their own."""
-        assert self.answers.swapped_nll is not None
-        return math.exp(float((self.answers.swapped_nll - self.answers.nll).sum()) / int(self.answers.tokens.sum()))
-
-
 @check(
     "collapse.latents",
     f"latents of two different replies, and of two predictions, have a cosine below {limit.SAME_LATENTS:g}",
@@ -60,7 +39,7 @@ def latents(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     found = _answered(subject, rule.check)
     if found is None:
         return []
-    predicted, target = found.answers.predicted.flatten(1).double(), found.answers.target.flatten(1).double()
+    predicted, target = found.predicted.flatten(1).double(), found.target.flatten(1).double()
     evidence: dict[str, Any] = {
         "effective_rank": effective_rank(predicted - predicted.mean(0)),
         "target_effective_rank": effective_rank(target - target.mean(0)),
@@ -99,14 +78,16 @@ def latent_ignored(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     found = _answered(subject, rule.check)
     if found is None:
         return []
-    lost = found.lost
+    assert found.swapped_nll is not None
+    dearer = found.swapped_nll - found.nll  # (pairs,) nats of a reply with the latents of another one
+    lost = dearer / found.tokens
     error = float(lost.std() / math.sqrt(len(lost)))
     sees_context = subject.model.config.context_access == "both"
     evidence: dict[str, Any] = {
-        "latent_usage_ratio": found.usage_ratio,
+        "latent_usage_ratio": math.exp(float(dearer.sum()) / int(found.tokens.sum())),
         "nats_lost_by_other_latents": float(lost.mean()),
         "standard_error": error,
-        "perplexity": math.exp(float(found.answers.nll.sum()) / int(found.answers.tokens.sum())),
+        "perplexity": math.exp(float(found.nll.sum()) / int(found.tokens.sum())),
         "decoder_sees_context": sees_context,
         "pairs": len(lost),
     }
@@ -138,17 +119,17 @@ def latent_ignored(subject: Subject, rule: Rule) -> Finding | list[Finding]:
 def finds_reply(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the predicted latent finds its reply among others."""
     found = _answered(subject, rule.check)
-    if found is None or found.answers.rank is None:
+    if found is None or found.rank is None:
         return []
-    hits = float((found.answers.rank == 1).mean())
+    hits = float((found.rank == 1).mean())
     chance = chance_above_negatives(CANDIDATES - 1)
-    error = math.sqrt(chance * (1 - chance) / len(found.answers.rank))
+    error = math.sqrt(chance * (1 - chance) / len(found.rank))
     evidence = {
         "hits_at_1": hits,
-        "mrr": float((1 / found.answers.rank).mean()),
+        "mrr": float((1 / found.rank).mean()),
         "chance": chance,
         "candidates": CANDIDATES,
-        "pairs": len(found.answers.rank),
+        "pairs": len(found.rank),
     }
     if hits > chance + 3 * error or _is_young(subject) or untouched(subject):
         return rule.passed(evidence)
@@ -176,20 +157,17 @@ CHECKS = {"collapse": (latents, latent_ignored, predictor_idle), "ranking": (fin
 # ---- pairs ----
 
 
-def _answered(subject: Subject, check: str) -> Answered | None:
+def _answered(subject: Subject, check: str) -> PairAnswers | None:
     """What the model says of the pairs, asked once; None without dialogues, or where its numbers are none."""
     if "answered" not in subject.kept:
         pairs = pairs_of(subject)
         finite = all(bool(p.isfinite().all()) for p in subject.model.parameters())
-        subject.kept["answered"] = (
-            Answered(pairs, answer_pairs(subject.model, subject.tokenizer, pairs, BATCH))  # type: ignore[arg-type]
-            if pairs is not None and finite
-            else None
-        )
-    found: Answered | None = subject.kept["answered"]
-    if found is None:
+        assert subject.tokenizer is not None
+        asked = pairs is not None and finite
+        subject.kept["answered"] = answer_pairs(subject.model, subject.tokenizer, pairs, BATCH) if asked else None
+    if subject.kept["answered"] is None:
         subject.notes.append(f"{check}: left out, as there are too few dialogues, or weights that are no numbers")
-    return found
+    return subject.kept["answered"]
 
 
 def pairs_of(subject: Subject) -> Pairs | None:

@@ -1,5 +1,6 @@
 """X3, gradient flow: what every part gets back from the loss, the first NaN, and the size of a step."""
 
+import math
 import statistics
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.checks.gradient_backward import Backward, look_at_blocks, look_back, loss_moves, parts_of, slope
-from eval.diagnose.probes.anatomy import first_tensor, learning_batch, trained_copy, untouched, watching
+from eval.diagnose.probes.anatomy import first_tensor, gradients_of, learning_batch, trained_copy, untouched, watching
 from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.subject import Subject
 
@@ -180,10 +181,7 @@ def non_finite(subject: Subject, rule: Rule) -> Finding:
     with torch.enable_grad(), watching(dict(subject.model.named_modules()), see):
         loss = subject.own_loss(subject.model, inputs)
     parameters = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
-    gradients: list[str] = []
-    if loss.requires_grad:
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        gradients = [name for name, g in zip(parameters, found, strict=True) if g is not None and _bad(g)]
+    gradients = [name for name, gradient in gradients_of(loss, parameters).items() if _bad(gradient)]
     loss_is_finite = bool(loss.isfinite())
     evidence = {
         "parameters": dict(list(held.items())[:SHOWN]),
@@ -285,11 +283,7 @@ def _after_steps(subject: Subject, seen: Backward, rate: float) -> float | None:
     """The lowest loss of a batch within some steps on it; None where it is no number."""
     _, losses = trained_copy(subject, seen.inputs, subject.update_steps, rate)
     lowest = min(losses[1:])
-    return lowest if all(map(_is_number, losses)) else None
-
-
-def _is_number(value: float) -> bool:
-    return value - value == 0
+    return lowest if all(map(math.isfinite, losses)) else None
 
 
 CHECKS = (non_finite, flow, update_ratio)

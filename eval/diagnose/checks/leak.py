@@ -1,11 +1,13 @@
 """Leaks (X1): whether a logit moves when something changes that it must not know, with a cache as without."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import LogitsProcessorList
 
 from eval.diagnose.checks.check import check
 from eval.diagnose.checks.leak_invariance import batch_mates, padding, position_ignored
@@ -152,7 +154,8 @@ def cache(subject: Subject, rule: Rule) -> Finding:
             "the model sees the future without a cache already, so what the cache adds cannot be judged",
             "see leak.future_tokens, mend that first, and run this again",
         )
-    plain = _in_pieces(subject, None, rows, [length])
+    singly = [length - _SINGLE] + [1] * _SINGLE
+    plain = torch.cat([clean(subject.logits(one)) for one in rows.split(1)])
     at_once = _in_pieces(subject, kind, rows, [length])
     leak_at_once = _later_moves(at_once, _in_pieces(subject, kind, others, [length]), later)
     evidence: dict[str, Any] = {
@@ -160,9 +163,11 @@ def cache(subject: Subject, rule: Rule) -> Finding:
         "logit_spread": bar.spread,
         "future_moves_in_first_piece": leak_at_once,
         "cached_against_uncached_at_once": _largest(at_once - plain),
-        **_token_by_token(subject, kind, row),
+        "token_by_token_against_uncached": _largest(_in_pieces(subject, kind, row, singly) - plain[:1]),
     }
     evidence |= _two_pieces(subject, kind, rows, others, later, plain)
+    if max(evidence["cached_against_uncached_at_once"], evidence["token_by_token_against_uncached"]) > bar.tolerance:
+        evidence |= _by_generate(subject, row)
     return _judged(rule, evidence, bar.tolerance)
 
 
@@ -176,6 +181,14 @@ def _judged(rule: Rule, evidence: dict[str, Any], tolerance: float) -> Finding:
             "and sees the places up to that",
         )
     differs = max(evidence["cached_against_uncached_at_once"], evidence["token_by_token_against_uncached"])
+    if differs > tolerance >= evidence.get("generate_against_uncached", math.inf):
+        return rule.noted(
+            {**evidence, "largest_change": differs},
+            "forward alone says something else with a cache, and generate(), which hands it the cache and the "
+            "positions, says the same",
+            "nothing where only generate() is used; a loop of your own takes its inputs from "
+            "prepare_inputs_for_generation",
+        )
     if differs > tolerance:
         return rule.failed(
             {**evidence, "largest_change": differs},
@@ -220,19 +233,38 @@ def _two_pieces(
     }
 
 
-def _token_by_token(subject: Subject, kind: str, row: Batch) -> dict[str, float]:
-    """The last tokens, each in a pass of its own after the cache."""
-    length = row.input_ids.shape[1]
-    told = _in_pieces(subject, kind, row, [length - _SINGLE] + [1] * _SINGLE)
-    return {"token_by_token_against_uncached": _largest(told - _in_pieces(subject, None, row, [length]))}
+def _by_generate(subject: Subject, row: Batch) -> dict[str, float]:
+    """The last tokens as generate() asks for them, each given to it whatever it chose; nothing where it cannot."""
+    if not subject.generates:
+        return {}
+    start = row.input_ids.shape[1] - _SINGLE
+
+    def given(said: Tensor, scores: Tensor) -> Tensor:
+        place = said.shape[1]
+        return torch.full_like(scores, -math.inf).scatter(1, row.input_ids[:, place : place + 1], 0.0)
+
+    try:
+        said = subject.model.generate(
+            **subject.inputs(shortened(row, start)),
+            max_new_tokens=_SINGLE,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            logits_processor=LogitsProcessorList([given]),
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+        return {}
+    told = clean(torch.stack(said.logits, 1).float())
+    plain = clean(subject.logits(row))[:, start - 1 :][:, : told.shape[1]]
+    return {"generate_against_uncached": _largest(told - plain)}
 
 
-def _in_pieces(subject: Subject, kind: str | None, batch: Batch, lengths: list[int]) -> Tensor:
-    """(rows, length, V): logits of pieces of these lengths, each after the cache of those before; without a `kind` of
-    cache, of the rows at once. Every row in passes of its own, so that none moves another.
+def _in_pieces(subject: Subject, kind: str, batch: Batch, lengths: list[int]) -> Tensor:
+    """(rows, length, V): logits of pieces of these lengths, each after the cache of those before. Every row in passes
+    of its own, so that none moves another.
     """
-    if kind is None:
-        return torch.cat([clean(subject.logits(row)) for row in batch.split(1)])
     return torch.cat([_row_in_pieces(subject, kind, row, lengths) for row in batch.split(1)])
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from eval.diagnose import thresholds
 from eval.diagnose.checks.check import check
 from eval.diagnose.checks.parity_reload import fits_twice
-from eval.diagnose.probes.exact import NotFiniteError, clean, joined, pieces
+from eval.diagnose.probes.exact import NotFiniteError, clean, joined
 from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import IGNORED, Subject
@@ -129,7 +129,7 @@ def _nats_by_offset(subject: Subject, model: PreTrainedModel, batch: Batch) -> d
     """Nats of the token at each offset from a position, at the same positions for all offsets: `(N,)` each."""
     offsets = _AROUND if subject.kind == "masked" else _AHEAD
     found: dict[int, list[Tensor]] = {key: [] for key in offsets}
-    for (piece,) in pieces(subject, batch):
+    for (piece,) in subject.pieces(batch):
         logits = clean(subject.ask(model, piece).logits)
         rows, places = _positions(subject, piece, offsets)
         truth = (

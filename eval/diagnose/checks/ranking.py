@@ -15,8 +15,7 @@ from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import check
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.families import Latent
-from eval.diagnose.subject.sample import Batch
-from eval.diagnose.subject.subject import IGNORED, Subject
+from eval.diagnose.subject.subject import Subject
 from eval.metrics.ranks import frequency_deciles, ranking_figures
 from eval.metrics.representation import effective_rank
 from eval.rules import chance_above_negatives, expected_acc_neg
@@ -105,18 +104,11 @@ def _ranks(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     pieces: list[tuple[Tensor, Tensor]] = []
     for seed in range(ROUNDS):
         holes = subject.holes(rows, HOLES_SHARE, seed)
-        for piece in _few_rows(subject, holes):
+        for (piece,) in subject.pieces(holes):
             logits, truth = subject.predictions(piece)
             pieces.append((pessimistic_ranks(logits, truth).cpu(), truth.cpu()))
     ranks, truth = (torch.cat(column).numpy() for column in zip(*pieces, strict=True))
     return ranks, truth
-
-
-def _few_rows(subject: Subject, batch: Batch) -> list[Batch]:
-    """Pieces whose logits at the holes stay within the limits."""
-    holes_per_row = max(1, int((batch.labels != IGNORED).sum(dim=1).max())) if batch.labels is not None else 1
-    per_row = 4 * subject.vocab_size * holes_per_row
-    return batch.split(max(1, subject.limits.max_logit_bytes // per_row))
 
 
 def _figures(subject: Subject, latent: Latent, ranks: np.ndarray, truth: np.ndarray) -> dict[str, Any]:

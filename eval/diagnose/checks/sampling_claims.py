@@ -6,8 +6,7 @@ answers of which all three are known; figures in a log are compared with what th
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +68,7 @@ class Scored:
     @classmethod
     def of(cls, subject: Subject, rows: int, length: int) -> "Scored":
         """Of the subject's sample, no more logits at once than its limits allow."""
-        at_once = max(1, subject.limits.max_logit_bytes // (4 * length * subject.vocab_size))
-        pieces = [subject.predictions(piece) for piece in subject.batch(rows, length).split(at_once)]
+        pieces = [subject.predictions(piece) for (piece,) in subject.pieces(subject.batch(rows, length))]
         counts = torch.tensor([float(len(truth)) for _, truth in pieces])
         found = [
             {**expected_accuracies(logits, truth), "loss": float(cross_entropy(logits, truth))}
@@ -181,18 +179,10 @@ def _ask(trainer: Trainer, logits: Tensor, labels: Tensor, seed: int) -> dict[st
     """What `compute_metrics` says, behind the Trainer's own preparation of logits."""
     compute: Callable[..., dict[str, Any]] | None = trainer.compute_metrics
     assert compute is not None
-    with _other_chance(seed):
-        prepare = trainer.preprocess_logits_for_metrics
-        predictions = logits.clone() if prepare is None else prepare(logits.clone(), labels.clone())
-        asked = EvalPrediction(predictions=predictions.numpy(), label_ids=labels.numpy().copy())
-        said = compute(asked, compute_result=True) if trainer.args.batch_eval_metrics else compute(asked)
+    for seeded in (torch.manual_seed, np.random.seed, random.seed):  # whoever runs the check puts the caller's back
+        seeded(seed)
+    prepare = trainer.preprocess_logits_for_metrics
+    predictions = logits.clone() if prepare is None else prepare(logits.clone(), labels.clone())
+    asked = EvalPrediction(predictions=predictions.numpy(), label_ids=labels.numpy().copy())
+    said = compute(asked, compute_result=True) if trainer.args.batch_eval_metrics else compute(asked)
     return {name: float(value) for name, value in said.items() if np.ndim(value) == 0}
-
-
-@contextmanager
-def _other_chance(seed: int) -> Iterator[None]:
-    """Other random numbers than before; whoever runs the check puts the caller's back."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-    yield

@@ -11,6 +11,7 @@ from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.probes.anatomy import (
     blocks,
+    gradients_of,
     in_rows,
     learning_batch,
     matrix_layers,
@@ -224,17 +225,10 @@ def _copies(layer: nn.Module) -> list[list[int]]:
 def _gradients(subject: Subject, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
     """(units, inputs) gradient of each layer's weights that has one."""
     weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
-    asked = {name: weight for name, weight in weights.items() if weight.requires_grad}
-    if not asked:
-        return {}
     with torch.enable_grad():
         loss = subject.own_loss(subject.model, learning_batch(subject))
-    found = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
-    return {
-        name: in_rows(layers[name], gradient)
-        for name, gradient in zip(asked, found, strict=True)
-        if gradient is not None
-    }
+    found = gradients_of(loss, {name: weight for name, weight in weights.items() if weight.requires_grad})
+    return {name: in_rows(layers[name], gradient) for name, gradient in found.items()}
 
 
 def _share_alike(gradient: Tensor, groups: list[list[int]]) -> float:

@@ -180,8 +180,7 @@ class _Course:
     @property
     def knows_all(self) -> bool:
         """Whether they are memorised now."""
-        memorised = self.above_floor(self.losses[-1]) < limits.MEMORISED_LOSS
-        return memorised and self.right[-1] >= limits.MEMORISED_RIGHT
+        return self.above_floor(self.losses[-1]) < limits.MEMORISED_LOSS and self.right[-1] >= limits.MEMORISED_RIGHT
 
     @property
     def stands_still(self) -> bool:

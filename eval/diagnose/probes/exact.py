@@ -4,7 +4,6 @@ The bar comes from the model itself: how far its logits reach, whether a pass re
 the shape of the batch is another one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +18,6 @@ from eval.diagnose.subject.subject import Subject
 EXACT = "1e-4 of the logits' spread"
 # Logits beyond this are masks ("never this token"), not opinions.
 _MASKED_LOGIT = 1e30
-_BYTES = 4
 
 
 class NotFiniteError(Exception):
@@ -92,16 +90,9 @@ def changes(subject: Subject, first: Batch, second: Batch, singly: bool = False)
     Args:
         singly: every row in a pass of its own, where no other row can matter.
     """
-    asked = zip(first.split(1), second.split(1), strict=True) if singly else pieces(subject, first, second)
+    asked = zip(first.split(1), second.split(1), strict=True) if singly else subject.pieces(first, second)
     found = [(clean(subject.logits(one)) - clean(subject.logits(other))).abs().amax(-1).cpu() for one, other in asked]
     return torch.cat(found)
-
-
-def pieces(subject: Subject, *batches: Batch) -> Iterator[tuple[Batch, ...]]:
-    """The same rows of several batches, so few that the logits of all stay within the limits."""
-    per_row = _BYTES * subject.vocab_size * sum(batch.input_ids.shape[1] for batch in batches)
-    rows = max(1, subject.limits.max_logit_bytes // per_row)
-    return zip(*(batch.split(rows) for batch in batches), strict=True)
 
 
 def clean(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ A check asks the subject for real text, predictions and losses, and never looks 
 import copy
 import inspect
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -194,7 +195,7 @@ class Subject:
         if self.kind == "masked" and batch.labels is None:
             batch = self.holes(batch)
         with torch.no_grad():
-            pieces = [self.answers(self.model, piece) for piece in self._slices(batch)]
+            pieces = [self.answers(self.model, piece) for (piece,) in self.pieces(batch)]
         return torch.cat([logits for logits, _ in pieces]), torch.cat([truth for _, truth in pieces])
 
     def learning_inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -308,11 +309,15 @@ class Subject:
         found = output.get("decoder_hidden_states") if self.kind == "seq2seq" else output.get("hidden_states")
         return None if found is None else tuple(found)
 
-    def _slices(self, batch: Batch) -> list[Batch]:
-        """Rows that together have no more logits than the limits allow."""
-        per_row = 4 * batch.input_ids.shape[1] * self.vocab_size
+    def pieces(self, *batches: Batch, each: int = 4) -> Iterator[tuple[Batch, ...]]:
+        """The same rows of several batches, so few that the logits of all stay within the limits.
+
+        Args:
+            each: bytes for a logit.
+        """
+        per_row = each * self.vocab_size * sum(batch.input_ids.shape[1] for batch in batches)
         rows = max(1, self.limits.max_logit_bytes // per_row)
-        return batch.split(rows)
+        return zip(*(batch.split(rows) for batch in batches), strict=True)
 
     def _moved(self, batch: Batch) -> Batch:
         moved = {name: value.to(self.device) for name, value in vars(batch).items() if value is not None}
