@@ -156,7 +156,7 @@ def test_a_masked_model_that_can_generate_is_not_taken_for_a_causal_one():
 def test_a_model_of_permuted_orders_is_refused_in_one_line():
     tokenizer = architectures.pieces_as_bert(TEXTS)
     model = XLNetLMHeadModel(XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=1, n_head=2, d_inner=16))
-    with pytest.raises(InputError, match="^XLNetLMHeadModel reads tokens in permuted orders"):
+    with pytest.raises(InputError, match=r"^XLNetLMHeadModel reads tokens in permuted orders"):
         make_subject(model, tokenizer, TEXTS)
 
 
