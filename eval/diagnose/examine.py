@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from eval.diagnose.checks.check import Check
-from eval.diagnose.report.report import Finding, Report, Rule, as_list
+from eval.diagnose.report.report import Finding, Report, Rule, as_list, said_by
 from eval.diagnose.subject.families import own_checks
 from eval.diagnose.subject.subject import Subject, TooLargeError
 from training.common.errors import InputError
@@ -135,9 +135,8 @@ def _run(subject: Subject, group: str, check: Check) -> list[Finding]:
 
 def _could_not_run(name: str, error: BaseException) -> Finding:
     """A note that holds the error, so that nothing is swallowed."""
-    message = " ".join(str(error).split())[:300]
     return Rule(name, "the check runs").noted(
-        {"error": f"{type(error).__name__}: {message}"},
+        {"error": said_by(error)},
         "it could not be run on this model",
         "read the error; if the model is an ordinary one, this is a fault of the doctor: please report it",
     )

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from eval.advice.record import TrainingRecord, read_record
-from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.report.report import Finding, Rule, said_by
 from eval.diagnose.subject.families import traits_of
 from eval.diagnose.subject.sample import Sample
 from eval.diagnose.subject.subject import Limits, Subject
@@ -386,6 +386,6 @@ def _cut_down(subject: Subject) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())[:300]
+    said = said_by(error)
     # Of a KeyError, the message is no more than the key.
-    return said if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {said}"
+    return said.partition(": ")[2] if isinstance(error, OSError | ValueError | RuntimeError) else said

@@ -285,3 +285,23 @@ def test_out_of_memory_is_one_line_and_code_2(
     monkeypatch.setattr("eval.diagnose.__main__.open_checkpoint", full)
     assert main([str(checkpoint)]) == 2
     assert capsys.readouterr().err == "error: out of memory while opening the model: no room\n"
+
+
+def test_no_family_is_named_outside_of_its_own_files_and_the_table_of_families() -> None:
+    folder = Path(examine.__file__).parent
+    own = {folder / "subject" / "families.py", folder / "checks" / "dialogue.py", *(folder / "video").glob("*.py")}
+    general = {path: path.read_text(encoding="utf-8") for path in set(folder.rglob("*.py")) - own}
+    named = {
+        path.name
+        for path, code in general.items()
+        if re.search(r"JepaConfig|diagnose\.video|VIDEO\b(?<!OF_VIDEO)", code)
+    }
+    assert named == set()
+
+
+def test_every_check_stands_once_under_its_name() -> None:
+    for kind in ("causal", "masked", "seq2seq", "video"):
+        names = [(group, check.name) for group in examine.GROUPS for check in examine.checks_of(group, kind)]
+        twice = {name for name in names if names.count(name) > 1}
+        assert twice <= {("collapse", "predictor_idle")}  # of a text model, and of a dialogue model
+        assert len(names) > 20

@@ -123,12 +123,21 @@ def learn_to_answer(model: torch.nn.Module, tokenizer: object, steps: int = 60) 
 _HYBRIDS = {
     RecurrentGemmaForCausalLM: {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16},
     BambaForCausalLM: {
-        "num_hidden_layers": 2, "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16,
-        "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8,
+        "num_hidden_layers": 2,
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 8,
     },
     MiniMaxForCausalLM: {
-        "num_hidden_layers": 2, "head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 1,
-        "layer_types": ["linear_attention", "full_attention"], "block_size": 8,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "layer_types": ["linear_attention", "full_attention"],
+        "block_size": 8,
     },
 }
 

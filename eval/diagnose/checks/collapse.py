@@ -16,12 +16,12 @@ from eval.diagnose.checks.collapse_teacher import teacher_frozen
 from eval.diagnose.probes.anatomy import trainable, trained_copy
 from eval.diagnose.probes.directions import PREDICTOR_RIGHT, judge_predictor
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
-from eval.diagnose.subject.sample import Batch
+from eval.diagnose.subject.sample import Batch, spread_over
 from eval.diagnose.subject.subject import Subject
 from eval.metrics.representation import effective_rank, mean_pairwise_cosine, uniformity
 
 ROWS, LENGTH = 16, 32
-SINGULAR_VALUES_SHOWN = 256
+SINGULAR_VALUES_SHOWN, LAYERS_SHOWN = 256, 8
 MOST_FREQUENT = 0.08  # of the sample: a token above it is left out where tokens are told apart
 ROWS_TO_TRAIN = 4
 MAX_VECTORS = 1024  # uniformity compares all pairs, and a singular value decomposition grows with the square
@@ -131,7 +131,8 @@ def _flat(layer: Tensor) -> Tensor:
 def _judge_representation(subject: Subject, rule: Rule, side: str, layers: list[Tensor], tokens: Tensor) -> Finding:
     figures = {"side": side, **representation_of(layers[-1], layers[0])}
     figures["tokens_told_apart"] = told_apart(layers[-1], tokens) / max(told_apart(layers[0], tokens), 1e-9)
-    figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in _some(layers)]
+    shown = [layers[place] for place in spread_over(len(layers), LAYERS_SHOWN)]
+    figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in shown]
     if _nearly_the_same(subject, figures):
         return _judge_the_same(subject, rule, side, figures)
     forgets = figures["tokens_told_apart"] < limit.TOKENS_TOLD_APART and figures["rank_kept"] < limit.RANK_KEPT_LATENT
@@ -203,13 +204,6 @@ def _standard(vectors: Tensor) -> Tensor:
     spread = vectors.std(dim=0, correction=0)
     noise = 1e-6 * vectors.square().mean().sqrt()
     return torch.where(spread > noise, (vectors - vectors.mean(dim=0)) / spread.clamp_min(1e-300), 0.0)
-
-
-def _some(layers: list[Tensor], most: int = 8) -> list[Tensor]:
-    """First, last, and a few between."""
-    if len(layers) <= most:
-        return layers
-    return [layers[number * (len(layers) - 1) // (most - 1)] for number in range(most)]
 
 
 _THE_SAME = (

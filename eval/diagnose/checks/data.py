@@ -12,6 +12,7 @@ from eval.diagnose.checks.check import check
 from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, visible_positions
 from eval.diagnose.probes.text_overlap import Words, repeated, standing_in
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
 
 _HELD_OUT = ("valid", "test")
@@ -26,8 +27,9 @@ def tokens(subject: Subject, rule: Rule) -> Finding:
     """How many tokens there are, and how many of them the tokenizer does not know."""
     tokenizer = subject.tokenizer
     assert tokenizer is not None
-    texts = _spread([text for part in subject.parts.values() for text in part], limits.TEXTS_TO_TOKENIZE)
-    texts = [text[: limits.CHARACTERS_TO_TOKENIZE] for text in texts]
+    given = [text for part in subject.parts.values() for text in part]
+    places = spread_over(len(given), limits.TEXTS_TO_TOKENIZE)
+    texts = [given[place][: limits.CHARACTERS_TO_TOKENIZE] for place in places]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     count = sum(map(len, encoded))
     words = sum(len(text.split()) for text in texts)
@@ -123,7 +125,7 @@ def _judge_repeated(rule: Rule, where: str, parts: dict[str, list[str]], worst: 
 
 def _judge_overlap(rule: Rule, name: str, texts: Sequence[str], train: Words, compared: float) -> Finding:
     """`compared` is the share of the training rows that was looked at."""
-    some = _spread(texts, limits.HELD_OUT_ROWS)
+    some = [texts[place] for place in spread_over(len(texts), limits.HELD_OUT_ROWS)]
     words = Words.of(some, limits.WORDS_TO_COMPARE)
     found = standing_in(words, train, limits.SHORTEST_ROW, limits.NGRAM, limits.NEAR_SHARE)
     share = min(found.near / compared, 1.0)
@@ -176,10 +178,3 @@ def _decoded(subject: Subject, rows: Any) -> list[str]:
     assert subject.tokenizer is not None
     count = min(len(rows), limits.ROWS_TO_DECODE)
     return subject.tokenizer.batch_decode([rows[at]["input_ids"] for at in range(count)], skip_special_tokens=True)
-
-
-def _spread(texts: Sequence[str], count: int) -> list[str]:
-    """At most so many, from all over."""
-    if len(texts) <= count:
-        return list(texts)
-    return [texts[number * len(texts) // count] for number in range(count)]

@@ -15,6 +15,7 @@ from eval.diagnose.checks.check import check
 from eval.diagnose.probes.anatomy import untouched
 from eval.diagnose.probes.directions import PREDICTOR_RIGHT, judge_predictor
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
 from eval.metrics.representation import effective_rank, mean_pairwise_cosine
 from eval.rules import chance_above_negatives
@@ -174,7 +175,7 @@ def pairs_of(subject: Subject) -> Pairs | None:
     """Contexts and replies of the held-out dialogues, from all over; None of fewer than `FEWEST_PAIRS`."""
     part = next((part for part in _HELD_OUT if part in subject.parts), None)
     texts = [] if part is None else [text for text in subject.parts[part] if BETWEEN_TURNS in text.strip()]
-    some = [texts[place] for place in np.unique(np.linspace(0, len(texts) - 1, PAIRS).astype(int))] if texts else []
+    some = [texts[place] for place in spread_over(len(texts), PAIRS)]
     config, turns_read = subject.model.config, _context_turns(subject)
     prompts, replies, contexts, labels = [], [], [], []
     for text in some:
@@ -189,7 +190,7 @@ def pairs_of(subject: Subject) -> Pairs | None:
             labels.append(frame_reply(ids[0], subject.tokenizer, length)[0].astype(np.int64))
     if len(replies) < FEWEST_PAIRS:
         return None
-    taken = np.unique(np.linspace(0, len(replies) - 1, PAIRS).astype(int))
+    taken = np.array(spread_over(len(replies), PAIRS))
 
     def chosen(column: list[Any]) -> list[Any]:
         return [column[place] for place in taken]

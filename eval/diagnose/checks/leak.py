@@ -21,7 +21,7 @@ from eval.diagnose.probes.exact import (
     with_tokens,
     yardstick,
 )
-from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.report.report import Finding, Rule, said_by
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import Subject
 
@@ -226,7 +226,7 @@ def _two_pieces(
     try:
         told, moved = (_in_pieces(subject, kind, batch, lengths) for batch in (rows, others))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        return {"two_pieces": f"refused: {type(error).__name__}: {' '.join(str(error).split())[:120]}"}
+        return {"two_pieces": f"refused: {said_by(error, 120)}"}
     return {
         "future_moves_in_second_piece": _later_moves(told, moved, later),
         "two_pieces_against_uncached": _largest(told - plain),

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from eval.diagnose import thresholds
 from eval.diagnose.checks.check import ANY, TEXT_KINDS, check
 from eval.diagnose.probes.exact import NotFiniteError, clean, yardstick
-from eval.diagnose.report.report import FAIL, Finding, Rule
+from eval.diagnose.report.report import FAIL, Finding, Rule, said_by
 from eval.diagnose.subject.subject import Subject
 
 _TIED = Rule(
@@ -123,9 +123,8 @@ def _reason(differ: list[str], missing: list[str], moved: bool) -> tuple[str, st
 
 
 def _refused(rule: Rule, what: str, error: Exception) -> Finding:
-    message = " ".join(str(error).split())[:300]
     return rule.failed(
-        {"error": f"{type(error).__name__}: {message}"},
+        {"error": said_by(error)},
         f"the model cannot be {what} by the library: tensors that share memory without saying so, settings that "
         "contradict each other, or a class that does not build from its configuration alone",
         "read the error; declare shared tensors in _tied_weights_keys, and try save_pretrained and from_pretrained "

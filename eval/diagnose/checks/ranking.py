@@ -15,6 +15,7 @@ from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import check
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.families import Latent
+from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
 from eval.metrics.ranks import frequency_deciles, ranking_figures
 from eval.metrics.representation import effective_rank
@@ -76,7 +77,7 @@ def crowding(subject: Subject, rule: Rule) -> Finding | list[Finding]:
         return []
     table = normalize(latent.table.float(), dim=-1)
     nearest = _nearest(table, tokens)
-    spread = _evenly(table, MAX_TABLE_ROWS)
+    spread = table[spread_over(len(table), MAX_TABLE_ROWS)]
     values = torch.linalg.svdvals(spread.double().cpu())
     subject.figures.setdefault("singular_values", {})["table"] = (values[:256] / values[0].clamp_min(1e-30)).tolist()
     figures = {
@@ -153,7 +154,7 @@ def _tokens_of(subject: Subject) -> Tensor:
     special = [] if subject.tokenizer is None else subject.tokenizer.all_special_ids
     tokens = rows.input_ids.unique()
     ordinary = tokens[~torch.isin(tokens, torch.tensor(special, dtype=tokens.dtype, device=tokens.device))]
-    return _evenly(ordinary, MAX_TOKENS)
+    return ordinary[spread_over(len(ordinary), MAX_TOKENS)]
 
 
 def _nearest(table: Tensor, tokens: Tensor) -> Tensor:
@@ -164,13 +165,6 @@ def _nearest(table: Tensor, tokens: Tensor) -> Tensor:
         cosines[torch.arange(len(some), device=some.device), some] = -1.0
         found.append(cosines.max(dim=1).values)
     return torch.cat(found)
-
-
-def _evenly(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows from all over."""
-    if len(rows) <= most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
 
 
 CHECKS = (full_rank, crowding)

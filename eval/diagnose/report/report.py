@@ -128,6 +128,11 @@ class Report:
         return {**asdict(self), "verdict": self.verdict, "findings": [asdict(finding) for finding in findings]}
 
 
+def said_by(error: BaseException, most: int = 300) -> str:
+    """An error in one line: `KeyError: 'name'`."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
 def as_list(found: Finding | Sequence[Finding]) -> list[Finding]:
     """What a check gave, as a list."""
     return [found] if isinstance(found, Finding) else list(found)

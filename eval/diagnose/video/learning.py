@@ -13,6 +13,7 @@ from eval.diagnose.probes.anatomy import check_room_to_train, watching
 from eval.diagnose.probes.by_heart import Lesson
 from eval.diagnose.probes.directions import variation
 from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.video.subject import VIDEO, VideoSubject
 from eval.metrics.representation import effective_rank, mean_pairwise_cosine
 from eval.rules import judge_video_size
@@ -90,10 +91,5 @@ def _states_and_queries(subject: VideoSubject, batch: Any) -> tuple[Tensor, Tens
     holes = batch.hidden
     states = output.last_hidden_state[holes.any(-1)]
     queries = scored[0][holes]
-    return _some(states), _some(queries)
-
-
-def _some(vectors: Tensor) -> Tensor:
-    """At most `MAX_VECTORS` of them, from all over."""
-    places = torch.linspace(0, len(vectors) - 1, min(len(vectors), MAX_VECTORS)).long()
-    return vectors[places.to(vectors.device)].double().cpu()
+    some = (vectors[spread_over(len(vectors), MAX_VECTORS)].double().cpu() for vectors in (states, queries))
+    return next(some), next(some)
