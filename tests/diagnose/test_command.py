@@ -296,8 +296,9 @@ def test_no_family_is_named_outside_of_its_own_files_and_the_table_of_families()
     assert named == set()
 
 
-def test_every_check_stands_once_under_its_name() -> None:
+def test_every_check_stands_once_under_its_name_and_in_its_group() -> None:
     for kind in ("causal", "masked", "seq2seq", "video"):
+        assert all(check.group == group for group in examine.GROUPS for check in examine.checks_of(group, kind))
         names = [(group, check.name) for group in examine.GROUPS for check in examine.checks_of(group, kind)]
         twice = {name for name in names if names.count(name) > 1}
         assert twice <= {("collapse", "predictor_idle")}  # of a text model, and of a dialogue model

@@ -23,12 +23,14 @@ class Check:
         needs: `record` (a run folder), `trainer`, `latent` (a model that predicts latents), `average` (one with a
             moving average), `dialogues` (a dialogue model and text), `texts` or `tokenizer`; without it the check is
             left out.
+        group: that it belongs to.
     """
 
     name: str
     run: Callable[[Any], Found]
     kinds: tuple[str, ...] = TEXT_KINDS
     needs: str = ""
+    group: str = ""
 
     def is_for(self, kind: str) -> bool:
         """Whether it can look at models of a kind."""
@@ -58,6 +60,7 @@ def check(
             except NotFiniteError:
                 return not_finite(subject, name)
 
-        return Check(name.partition(".")[2], run, kinds, needs)
+        group, _, short = name.partition(".")
+        return Check(short, run, kinds, needs, group)
 
     return made

@@ -164,7 +164,7 @@ def _sizes(seen: Backward, parts: dict[str, list[str]]) -> list[Finding]:
 # ---- numbers that are none ----
 
 
-@check("training.non_finite", "all parameters, outputs, losses and gradients are finite numbers", needs="record")
+@check("gradient.non_finite", "all parameters, outputs, losses and gradients are finite numbers", kinds=ANY)
 def non_finite(subject: Subject, rule: Rule) -> Finding:
     """Where the first NaN or infinity stands: in a parameter, a module's output, the loss or a gradient."""
     held = {name: _bad(parameter) for name, parameter in subject.model.named_parameters()}
