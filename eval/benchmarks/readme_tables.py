@@ -1,8 +1,9 @@
-"""The README's tables of results, from `model_cards/results/*.json`: no number in them is typed by hand.
+"""The tables of results on README.md and docs/results/*.md, from `model_cards/results/*.json`.
 
     python -m eval.benchmarks.readme_tables
 
-rewrites what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` in README.md.
+rewrites what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` on these pages: no number there is
+typed by hand.
 """
 
 import json
@@ -18,7 +19,7 @@ from eval.benchmarks.dialogue_twin import shown_difference
 from eval.benchmarks.generator_arms import shown_number, shown_ratio
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-README = CHECKOUT / "README.md"
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs" / "results").glob("*.md"))]
 RESULTS = CHECKOUT / "model_cards" / "results"
 _BLOCK = re.compile(r"(<!-- results:(?P<name>\w+) -->\n).*?(<!-- /results:(?P=name) -->)", re.DOTALL)
 _TWIN_NAMES = {
@@ -56,7 +57,8 @@ _PRETRAINED_NAMES = {
 
 def main() -> int:
     """Command line; see the module."""
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 
@@ -67,8 +69,53 @@ def filled(page: str) -> str:
 
 def render(name: str) -> str:
     """One block: a table, and the command that makes its JSON."""
-    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    if name == "headlines":
+        return f"{markdown(headline_rows())}\n"
+    record = _record(name)
     return f"{markdown(RENDERERS[name](record))}\n`{record['command']}`\n"
+
+
+def headline_rows() -> list[list[str]]:
+    """One figure per family and what stands beside it, each from the last step of its comparison."""
+    text, language, dialogue, video = map(_record, ("text_twin", "generator_twin", "dialogue_twin", "mnist_small"))
+
+    def top1(arm: str) -> str:
+        return f"{list(text['arms'][arm]['at'].values())[-1]['top1']['mean']:.3f}"
+
+    def perplexity(arm: str) -> str:
+        return f"{language['arms'][arm]['at'][str(language['steps'])]['perplexity']['mean']:.1f}"
+
+    def first_of_20(arm: str) -> str:
+        return f"{dialogue['arms'][arm]['figures']['hits_at_1']['mean']:.3f}"
+
+    overlap, guesses = dialogue["baselines"]["word_overlap"]["hits_at_1"], video["baselines"]
+    return [
+        ["family", "figure", "ours", "beside it"],
+        [
+            "`text_jepa`",
+            "share of WikiText-2 blanks whose word is named first",
+            top1("ours"),
+            f"{top1('bert')} BERT of this size, {top1('softmax')} the same network with a softmax head",
+        ],
+        [
+            "`staged_generator`",
+            "WikiText-2 test perplexity, lower is better",
+            perplexity("ours"),
+            f"{perplexity('llama')} Llama and {perplexity('gpt2')} GPT-2 of this size, both with AdamW",
+        ],
+        [
+            "`dialogue_jepa`",
+            "DailyDialog: share of true replies ranked first of 20",
+            first_of_20("ours"),
+            f"{first_of_20('bi_encoder')} a bi-encoder, {overlap:.3f} BM25",
+        ],
+        [
+            "`video_jepa`",
+            "moving MNIST digits: squared error of a predicted frame, lower is better",
+            f"{video['metrics']['mse']:.1f}",
+            f"{guesses['mean_frame']['mse']:.1f} the mean frame, {guesses['black']['mse']:.1f} a black one",
+        ],
+    ]
 
 
 def text_twin_rows(record: dict[str, Any]) -> list[list[str]]:
@@ -260,6 +307,10 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     "video_quickstart": video_score_rows,
     "video_training": video_objectives_rows,
 }
+
+
+def _record(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _language(figures: dict[str, dict[str, float | None]]) -> list[str]:
