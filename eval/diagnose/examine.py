@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from configuration_jepa import DialogueJepaConfig
 from eval.diagnose.checks.check import Check
-from eval.diagnose.report.report import NOTE, VIDEO, Finding, Report, as_list
+from eval.diagnose.report.report import Finding, Report, Rule, as_list, said_by
+from eval.diagnose.subject.families import own_checks
 from eval.diagnose.subject.subject import Subject, TooLargeError
 from training.common.errors import InputError
 from training.common.records import package_versions
@@ -81,10 +81,11 @@ def examine(
 
 
 def checks_of(group: str, kind: str = "") -> tuple[Check, ...]:
-    """The checks of a group, which is opened when it is needed; those of video models are others."""
-    if kind == VIDEO:
-        return importlib.import_module("eval.diagnose.video.checks").CHECKS[group]
-    return importlib.import_module(f"eval.diagnose.checks.{group}").CHECKS
+    """The checks of a group for models of a kind, opened when they are needed: those of all, then a family's own."""
+    found = [*importlib.import_module(f"eval.diagnose.checks.{group}").CHECKS]
+    for module in own_checks(kind):
+        found += importlib.import_module(module).CHECKS.get(group, ())
+    return tuple(check for check in found if not kind or check.is_for(kind))
 
 
 def _again(subject: Subject, group: str) -> str:
@@ -102,11 +103,11 @@ def _applies(check: Check, subject: Subject) -> bool:
         "trainer": subject.trainer is not None,
         "latent": subject.latent is not None,
         "average": subject.average is not None,
-        "dialogues": bool(subject.parts) and subject.model.config.model_type == DialogueJepaConfig.model_type,
+        "dialogues": bool(subject.parts) and subject.traits.dialogues,
         "texts": bool(subject.parts),
         "tokenizer": subject.tokenizer is not None,
     }
-    return subject.kind in check.kinds and has[check.needs]
+    return check.is_for(subject.kind) and has[check.needs]
 
 
 def _run(subject: Subject, group: str, check: Check) -> list[Finding]:
@@ -134,12 +135,8 @@ def _run(subject: Subject, group: str, check: Check) -> list[Finding]:
 
 def _could_not_run(name: str, error: BaseException) -> Finding:
     """A note that holds the error, so that nothing is swallowed."""
-    message = " ".join(str(error).split())[:300]
-    return Finding(
-        name,
-        NOTE,
-        {"error": f"{type(error).__name__}: {message}"},
-        "the check runs",
+    return Rule(name, "the check runs").noted(
+        {"error": said_by(error)},
         "it could not be run on this model",
         "read the error; if the model is an ordinary one, this is a fault of the doctor: please report it",
     )

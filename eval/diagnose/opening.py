@@ -1,5 +1,6 @@
 """From what a user names to what is examined: which model, of which kind, with which text."""
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -25,9 +25,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from configuration_jepa import DialogueJepaConfig, VideoJepaConfig
 from eval.advice.record import TrainingRecord, read_record
-from eval.diagnose.report.report import FAIL, Finding
+from eval.diagnose.report.report import Finding, Rule, said_by
+from eval.diagnose.subject.families import traits_of
 from eval.diagnose.subject.sample import Sample
 from eval.diagnose.subject.subject import Limits, Subject
 from eval.loading import checked_name, choose_device
@@ -50,7 +50,6 @@ _AUTO_CLASSES = {
     "causal": AutoModelForCausalLM,
     "masked": AutoModelForMaskedLM,
     "seq2seq": AutoModelForSeq2SeqLM,
-    "video": AutoModel,
 }
 _SUFFIXES = {
     "ForCausalLM": "causal",
@@ -59,6 +58,7 @@ _SUFFIXES = {
     "ForConditionalGeneration": "seq2seq",
     "MTModel": "seq2seq",
 }
+_PERMUTED = ("xlnet",)
 _DIGITS = re.compile(r"\d+")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 Texts = Sequence[str] | Mapping[str, Sequence[str]] | str
@@ -76,7 +76,8 @@ def open_checkpoint(
     where, target = checked_name(name), choose_device(device)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
-        auto_class = _AUTO_CLASSES[kind_of_config(config, name)]
+        traits = traits_of(config.model_type)
+        auto_class = traits.auto_class or _AUTO_CLASSES[kind_of_config(config, name)]
         model, info = auto_class.from_pretrained(
             where,
             config=config,
@@ -88,11 +89,12 @@ def open_checkpoint(
         raise
     except Exception as error:  # a configuration may be wrong in any way, and model code of others may raise anything
         raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
-    if model.config.model_type == VideoJepaConfig.model_type:
-        if tokenizer is not None:
-            raise InputError(f"tokenizer: got {tokenizer}; a video model has none, its codes stand in the checkpoint")
-        return model.to(target).eval(), None, [*missing_tensors(info), *unused_layers(model, info)]
-    opened = _open_tokenizer(tokenizer or where, required=tokenizer is not None, trust_remote_code=trust_remote_code)
+    if not traits.subject:
+        opened = _open_tokenizer(tokenizer or where, tokenizer is not None, trust_remote_code)
+    elif tokenizer is not None:
+        raise InputError(f"tokenizer: got {tokenizer}; a {traits.kind} model has none, leave it out")
+    else:
+        opened = None
     return model.to(target).eval(), opened, [*missing_tensors(info), *unused_layers(model, info)]
 
 
@@ -107,30 +109,26 @@ def make_subject(
     name: str | None = None,
     text_column: str | None = None,
 ) -> Subject:
-    """What `diagnose` examines.
+    """What `diagnose` examines, and its arguments.
 
     Args:
-        data: texts, texts by part, or a source (`builtin:NAME`, a file, a folder, `hub:ID`); None takes the run's own
-            text, and without a run a built-in sample. Of a video model frames `(B, T, 1, S, S)` from 0 to 1, or a
-            source of digits, as `--digits` of training; None as above.
-        run: a run folder, ours or of `transformers`' Trainer.
         text_column: of a source.
 
     Raises:
         InputError: a source or folder that cannot be read, or a model that gives no logits over a vocabulary.
     """
     record = None if run is None else read_record(run)
-    if model.config.model_type == VideoJepaConfig.model_type:
-        from eval.diagnose.video.opening import make_video_subject
-
+    traits = traits_of(model.config.model_type)
+    if traits.subject:
         if text_column is not None:
-            raise InputError(f"text_column: got {text_column}; a video model reads no text, leave it out")
-        return make_video_subject(model, data, record, trainer, limits=limits, name=name)
+            raise InputError(f"text_column: got {text_column}; a {traits.kind} model reads no text, leave it out")
+        module, _, function = traits.subject.partition(":")
+        make_other = getattr(importlib.import_module(module), function)
+        return make_other(model, data, record, trainer, limits=limits, name=name)
     if isinstance(data, Tensor):
         raise InputError(f"data: got a tensor, and {type(model).__name__} reads text; hand over strings or a source")
     kind = kind_of_model(model, tokenizer)
-    answers = model.config.model_type == DialogueJepaConfig.model_type
-    parts, where = _find_texts(data, record, "dialogue" if answers else kind, text_column)
+    parts, where = _find_texts(data, record, "dialogue" if traits.dialogues else kind, text_column)
     if tokenizer is None:
         where = "random token ids, as there is no tokenizer"
     sample = _make_sample(model, tokenizer, kind, _held_out(parts))
@@ -153,8 +151,8 @@ def make_subject(
 
 def kind_of_config(config: PreTrainedConfig, name: str) -> str:
     """The kind that a checkpoint was saved as; raises InputError for one that is neither language nor video model."""
-    if config.model_type == VideoJepaConfig.model_type:
-        return "video"
+    if own := traits_of(config.model_type).kind:
+        return own
     for architecture in config.architectures or ():
         for suffix, kind in _SUFFIXES.items():
             if architecture.endswith(suffix):
@@ -174,18 +172,26 @@ def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
     """The kind of a model by what it can do: two sides, continuing, filling a mask token.
 
     Raises:
-        InputError: it has no input table, or fills masks and has no mask token.
+        InputError: it has no input table, fills masks and has no mask token, or refuses a row of tokens.
     """
     if model.get_input_embeddings() is None:
         raise InputError(f"{type(model).__name__} has no table of tokens: the doctor examines language models")
     if model.config.is_encoder_decoder:
         return "seq2seq"
-    if model.can_generate():
+    if model.config.model_type in _PERMUTED:
+        raise InputError(
+            f"{type(model).__name__} reads tokens in permuted orders and predicts none from those before it alone: "
+            "the doctor examines causal, masked and sequence-to-sequence language models"
+        )
+    # Some classes are both, as XLM's: what such a model does tells.
+    name, known = type(model).__name__, MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(model.config.model_type)
+    fills_masks = name.endswith("ForMaskedLM") or name == known
+    if model.can_generate() and not fills_masks:
         return "causal"
     if tokenizer is None or tokenizer.mask_token_id is None:
-        if type(model).__name__.endswith("ForMaskedLM"):
+        if fills_masks and (not model.can_generate() or _looks_ahead(model)):
             lacks = "there is no tokenizer" if tokenizer is None else "its tokenizer has no mask token"
-            raise InputError(f"{type(model).__name__} fills masks, and {lacks}; give one that has it (--tokenizer)")
+            raise InputError(f"{name} fills masks, and {lacks}; give one that has it (--tokenizer)")
         return "causal"
     return "masked" if _looks_ahead(model) else "causal"
 
@@ -194,15 +200,11 @@ def missing_tensors(info: Mapping[str, Any]) -> list[Finding]:
     """What loading could not place: such tensors are random numbers now."""
     fields = {"missing": "missing_keys", "unexpected": "unexpected_keys", "misshapen": "mismatched_keys"}
     found = {kind: sorted(map(str, info[field])) for kind, field in fields.items() if info[field]}
-    threshold = "every tensor of the model stands in the file, in its shape"
     if not found.keys() & {"missing", "misshapen"}:
         return []
     return [
-        Finding(
-            "parity.missing_tensors",
-            FAIL,
+        Rule("parity.missing_tensors", "every tensor of the model stands in the file, in its shape").failed(
             {**{kind: names[:5] for kind, names in found.items()}, **{f"num_{k}": len(n) for k, n in found.items()}},
-            threshold,
             "the file holds another model, or a part of it was not saved: what is missing was filled with random "
             "numbers when it was opened",
             "save the whole model with save_pretrained, or open it with the class and config that it was saved with",
@@ -219,11 +221,8 @@ def unused_layers(model: PreTrainedModel, info: Mapping[str, Any]) -> list[Findi
     if not left:
         return []
     return [
-        Finding(
-            "parity.unused_layers",
-            FAIL,
+        Rule("parity.unused_layers", "every layer in the file is built").failed(
             {"unused": left[:5], "num_unused": len(left)},
-            "every layer in the file is built",
             "the file holds more layers than the configuration builds: the model runs without them, and what follows "
             "them reads what it was never trained on",
             "set the number of layers in config.json to that of the file, or take the config that it was saved with",
@@ -254,7 +253,10 @@ def _looks_ahead(model: PreTrainedModel) -> bool:
         other = ids.clone()
         other[0, place] = (ids[0, place] + 7) % model.config.vocab_size
         others.append(other)
-    first, later, earlier = (model(input_ids=each, return_dict=True).logits.float() for each in (ids, *others))
+    try:
+        first, later, earlier = (model(input_ids=each, return_dict=True).logits.float() for each in (ids, *others))
+    except Exception as error:  # model code of others may raise anything
+        raise InputError(f"{type(model).__name__} refuses a row of 8 tokens: {_one_line(error)}") from error
     if not first.isfinite().all():
         return True  # a broken one tells nothing; what continues text was told apart before
     same = 1e-4 * float(first.std())
@@ -384,6 +386,6 @@ def _cut_down(subject: Subject) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())[:300]
+    said = said_by(error)
     # Of a KeyError, the message is no more than the key.
-    return said if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {said}"
+    return said.partition(": ")[2] if isinstance(error, OSError | ValueError | RuntimeError) else said

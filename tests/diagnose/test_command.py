@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 from eval.diagnose.__main__ import main, newest_model
 from eval.diagnose.checks.check import Check
 from eval.diagnose.probes.anatomy import learning_batch, trained_copy
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding
 from eval.diagnose.subject.sample import turned
 from eval.diagnose.subject.subject import Subject
 from tests.diagnose.own_model import train_tokenizer
@@ -48,7 +48,7 @@ def look(subject: Subject) -> list[Finding]:
     subject.figures["loss_vs_lnv"] = {"loss": 5.0, "ln_v": 6.0, "unigram": float("nan")}
     subject.notes.append("one thing was cut down")
     return [
-        passed("fake.right", {"loss": 0.5}, "below 1"),
+        Finding("fake.right", PASS, {"loss": 0.5}, "below 1"),
         Finding("fake.odd", NOTE, {"shares": [0.25, 0.5]}, "above 0.9", "a <b>bold</b> guess", "look again"),
         Finding("fake.broken", FAIL, {"rank": np.int64(7), "nan": float("nan")}, "rank 1", "it is broken", "mend it"),
     ]
@@ -61,7 +61,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def set_checks(monkeypatch: pytest.MonkeyPatch, checks: Sequence[Check]) -> None:
-    monkeypatch.setitem(examine.GROUPS, "leak", "")
     monkeypatch.setattr(examine, "checks_of", lambda group, kind="": tuple(checks) if group == "leak" else ())
 
 
@@ -125,7 +124,7 @@ def test_the_folder_of_a_run_brings_its_log_and_its_newest_checkpoint(
 
     def remember(subject: Subject) -> Finding:
         seen.append(subject.record)
-        return passed("fake.run", {}, "none")
+        return Finding("fake.run", PASS, {}, "none")
 
     set_checks(monkeypatch, [Check("run", remember, needs="record")])
     assert newest_model(str(run)) == str(run / "checkpoint-10")
@@ -143,7 +142,7 @@ def test_another_seed_looks_at_other_passages(
 
     def remember(subject: Subject) -> Finding:
         seen.append(subject.batch(2, 16).input_ids.tolist())
-        return passed("fake.text", {}, "none")
+        return Finding("fake.text", PASS, {}, "none")
 
     set_checks(monkeypatch, [Check("text", remember)])
     for seed in ("0", "1", "1"):
@@ -246,7 +245,7 @@ def test_the_sample_is_of_the_held_out_text_that_a_folder_has_and_none_is_cut_fr
 
     def remember(subject: Subject) -> Finding:
         seen.append(subject)
-        return passed("fake.text", {}, "none")
+        return Finding("fake.text", PASS, {}, "none")
 
     set_checks(monkeypatch, [Check("text", remember)])
     assert main([str(checkpoint), "--data", str(tmp_path)]) == 0
@@ -261,7 +260,7 @@ def test_what_does_not_fit_into_memory_is_left_out_and_said(
 
     def train(subject: Subject) -> Finding:
         trained_copy(subject, learning_batch(subject), 1, 1e-3)
-        return passed("fake.trained", {}, "none")
+        return Finding("fake.trained", PASS, {}, "none")
 
     set_checks(monkeypatch, [Check("trained", train)])
     assert main([str(checkpoint), "--data", text, "--device", "cpu"]) == 0
@@ -286,3 +285,21 @@ def test_out_of_memory_is_one_line_and_code_2(
     monkeypatch.setattr("eval.diagnose.__main__.open_checkpoint", full)
     assert main([str(checkpoint)]) == 2
     assert capsys.readouterr().err == "error: out of memory while opening the model: no room\n"
+
+
+def test_no_family_is_named_outside_of_its_own_files_and_the_table_of_families() -> None:
+    folder = Path(examine.__file__).parent
+    own = {folder / "subject" / "families.py", folder / "checks" / "dialogue.py", *(folder / "video").glob("*.py")}
+    general = {path: path.read_text(encoding="utf-8") for path in set(folder.rglob("*.py")) - own}
+    family = re.compile(r"JepaConfig|diagnose\.video|\bVIDEO\b")
+    named = {path.name for path, code in general.items() if family.search(code)}
+    assert named == set()
+
+
+def test_every_check_stands_once_under_its_name_and_in_its_group() -> None:
+    for kind in ("causal", "masked", "seq2seq", "video"):
+        assert all(check.group == group for group in examine.GROUPS for check in examine.checks_of(group, kind))
+        names = [(group, check.name) for group in examine.GROUPS for check in examine.checks_of(group, kind)]
+        twice = {name for name in names if names.count(name) > 1}
+        assert twice <= {("collapse", "predictor_idle")}  # of a text model, and of a dialogue model
+        assert len(names) > 20

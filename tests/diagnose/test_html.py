@@ -10,7 +10,7 @@ import pytest
 
 from eval.diagnose.report.html import report_html
 from eval.diagnose.report.pictures import COLOURS, pictures
-from eval.diagnose.report.report import FAIL, NOTE, Finding, Report, passed
+from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding, Report
 
 FIGURES: dict[str, Any] = {
     "loss_vs_lnv": {"loss": 5.1, "ln_v": 8.3, "unigram": 6.2},
@@ -38,7 +38,7 @@ EMPTY: dict[str, Any] = {
 
 def report(**changes: Any) -> Report:
     findings = [
-        passed("parity.length", {"change": 1e-7}, "below 1e-4"),
+        Finding("parity.length", PASS, {"change": 1e-7}, "below 1e-4"),
         Finding("leak.future_tokens", FAIL, {"distance": 1}, "below 1e-4", "no mask", "mask it", "python -m x"),
         Finding("data.duplicates", NOTE, {"share": 0.5}, "below 0.1", "rows twice", "remove them"),
     ]
@@ -107,7 +107,7 @@ def test_light_and_dark_and_narrow_screens_are_served() -> None:
 
 def test_what_comes_from_outside_is_escaped() -> None:
     evil = "<script>alert(1)</script>&\"'"
-    findings = [Finding("a.b", FAIL, {evil: [evil]}, evil, evil, evil, evil), passed("a.c", {"x": evil}, evil)]
+    findings = [Finding("a.b", FAIL, {evil: [evil]}, evil, evil, evil, evil), Finding("a.c", PASS, {"x": evil}, evil)]
     figures = {"gradient_norms": [[evil, 1.0], ["$x", 1.0]], "singular_values": {evil: [1.0, 0.5], "_$": [1.0]}}
     page = Page(report_html(Report(evil, "causal", findings, 1, evil, [evil], figures=figures, versions={evil: evil})))
     assert "script" not in page.names

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
+from eval.diagnose import diagnose
 from eval.diagnose.checks import sampling
 from eval.diagnose.checks.sampling_claims import Scored, claims_of_record, expected_accuracies
 from eval.diagnose.opening import make_subject
@@ -225,3 +226,14 @@ def test_a_sharp_model_that_is_wrong_is_noted(gpt2, tokenizer):
     subject = subject_of(Wrong(gpt2.config).eval(), tokenizer)
     assert sampling.greedy_vs_topk(subject)[0].verdict == "note"
     assert sampling.greedy_vs_topk(subject_of(gpt2, tokenizer))[0].verdict == "pass"
+
+
+def test_weights_that_are_no_numbers_are_not_called_wrong_answers_or_a_fault_of_the_doctor(gpt2, tokenizer):
+    broken = GPT2LMHeadModel(gpt2.config).eval()
+    with torch.no_grad():
+        broken.transformer.ln_f.weight.fill_(float("nan"))
+    report = diagnose(broken, tokenizer, TEXTS, only=("sampling",))
+    (finding,) = report.of("note")
+    assert finding.cause == "the logits hold NaN or infinity, so nothing can be compared"
+    assert "see gradient.non_finite" in finding.remedy
+    assert report.fails() == set()

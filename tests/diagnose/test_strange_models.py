@@ -7,13 +7,27 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertForMaskedLM, PegasusForConditionalGeneration
+from transformers import (
+    BambaForCausalLM,
+    BertForMaskedLM,
+    MiniMaxForCausalLM,
+    NystromformerConfig,
+    NystromformerForMaskedLM,
+    PegasusForConditionalGeneration,
+    RecurrentGemmaForCausalLM,
+    XLMConfig,
+    XLMWithLMHeadModel,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 from eval.diagnose import Report, diagnose
+from eval.diagnose.__main__ import main
 from eval.diagnose.checks.parity_offset import offset
 from eval.diagnose.opening import make_subject
 from tests.diagnose import architectures
 from tests.diagnose.architectures import ARCHITECTURES
+from training.common.errors import InputError
 
 WORDS = (("people", "king", "army", "house"), ("Rome", "Spain"), ("saw", "made"), ("law", "road", "ship"))
 TEXTS = [f"the {noun} of {place} {verb} a {thing} in {place}" for noun, place, verb, thing in product(*WORDS)] * 3
@@ -104,3 +118,66 @@ def learn_to_answer(model: torch.nn.Module, tokenizer: object, steps: int = 60) 
         model(**collate(rows[8 * (step % 6) :][:8])).loss.backward()
         optimizer.step()
     model.eval()
+
+
+_HYBRIDS = {
+    RecurrentGemmaForCausalLM: {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16},
+    BambaForCausalLM: {
+        "num_hidden_layers": 2,
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 8,
+    },
+    MiniMaxForCausalLM: {
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "layer_types": ["linear_attention", "full_attention"],
+        "block_size": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("model_class", _HYBRIDS, ids=lambda made: made.__name__)
+def test_a_hybrid_that_generates_the_same_with_its_cache_does_not_fail_for_it(model_class):
+    tokenizer = architectures.bytes_with_begin(TEXTS)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    config = model_class.config_class(vocab_size=len(tokenizer), **sizes, **_HYBRIDS[model_class], **ids)
+    report = diagnose(model_class(config).eval(), tokenizer, TEXTS, only=("leak",))
+    assert named(report)["leak.cache"] in ("pass", "note")
+    assert report.fails() == set()
+
+
+def test_a_masked_model_that_can_generate_is_not_taken_for_a_causal_one():
+    tokenizer = architectures.pieces_as_bert(TEXTS)
+    torch.manual_seed(0)
+    config = XLMConfig(vocab_size=len(tokenizer), emb_dim=32, n_layers=1, n_heads=2, max_position_embeddings=64)
+    report = diagnose(XLMWithLMHeadModel(config).eval(), tokenizer, TEXTS, only=("leak",))
+    assert (report.kind, report.fails()) == ("masked", set())
+
+
+def test_a_model_of_permuted_orders_is_refused_in_one_line():
+    tokenizer = architectures.pieces_as_bert(TEXTS)
+    model = XLNetLMHeadModel(XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=1, n_head=2, d_inner=16))
+    with pytest.raises(InputError, match=r"^XLNetLMHeadModel reads tokens in permuted orders"):
+        make_subject(model, tokenizer, TEXTS)
+
+
+def test_a_model_that_refuses_the_rows_it_is_asked_about_is_bad_input_and_exit_code_2(tmp_path, capsys):
+    tokenizer = architectures.pieces_as_bert(TEXTS)
+    landmarks = {"num_landmarks": 8, "segment_means_seq_len": 64, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = NystromformerConfig(vocab_size=len(tokenizer), **sizes, **landmarks)
+    NystromformerForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    capsys.readouterr()
+    assert main([str(tmp_path), "--only", "leak", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: NystromformerForMaskedLM refuses a row of 8 tokens: ")
+    assert error.count("\n") == 1

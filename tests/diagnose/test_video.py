@@ -15,8 +15,8 @@ from eval.diagnose import diagnose
 from eval.diagnose.__main__ import main
 from eval.diagnose.examine import GROUPS
 from eval.diagnose.opening import make_subject
-from eval.diagnose.report.report import VIDEO
 from eval.diagnose.video.checks import CHECKS
+from eval.diagnose.video.subject import VIDEO
 from tests.diagnose import family_faults as faults
 from tests.diagnose.cases import Case
 from tests.diagnose.tiny_clips import ClipLesson, clips, learn_clips, trainer_of, untrained_video

@@ -31,7 +31,11 @@ WORDS = range(6, 33)  # of a sentence that is taken
 PARTS = {"train": 12_000, "valid": 400, "test": 400}
 ROOT = Path(__file__).resolve().parents[2]
 OWN_CODE = ("configuration_jepa", "modeling_jepa", "training", "eval")
-NO_PART_IN_TRAINING = ("eval/diagnose", "eval/benchmarks")
+# Nothing here is imported by `training/train.py` as these models are trained: without `--diagnose`.
+NO_PART_IN_TRAINING = (
+    *("eval/diagnose", "eval/benchmarks", "eval/demo", "eval/chat.py", "eval/retrieval.py"),
+    *("eval/advice/facts.py", "eval/advice/record.py", "training/cards/__main__.py", "training/publish"),
+)
 
 Rows = list[dict[str, Any]]
 Collator = Callable[[Rows], dict[str, torch.Tensor]]

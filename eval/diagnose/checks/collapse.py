@@ -8,39 +8,46 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import normalize
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import check
 from eval.diagnose.checks.collapse_teacher import teacher_frozen
-from eval.diagnose.checks.dialogue import COLLAPSE_CHECKS
 from eval.diagnose.probes.anatomy import trainable, trained_copy
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.subject.latent import Latent
-from eval.diagnose.subject.sample import Batch
+from eval.diagnose.probes.directions import PREDICTOR_RIGHT, judge_predictor
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.sample import Batch, spread_over
 from eval.diagnose.subject.subject import Subject
 from eval.metrics.representation import effective_rank, mean_pairwise_cosine, uniformity
 
 ROWS, LENGTH = 16, 32
-SINGULAR_VALUES_SHOWN = 256
+SINGULAR_VALUES_SHOWN, LAYERS_SHOWN = 256, 8
 MOST_FREQUENT = 0.08  # of the sample: a token above it is left out where tokens are told apart
 ROWS_TO_TRAIN = 4
 MAX_VECTORS = 1024  # uniformity compares all pairs, and a singular value decomposition grows with the square
 
 
-def representation(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "collapse.representation",
+    f"a typical dimension varies by more than {limit.SPREAD_COLLAPSED:g} of its size over different tokens, or "
+    f"comes to it within {limit.STEPS_TO_SPREAD} steps of training; more than {limit.RANK_KEPT:g} of the "
+    "directions of the embeddings are left; of a latent model, two vectors have a cosine below "
+    f"{limit.COSINE_COLLAPSED:g} in the mean, and those of the same token still find each other "
+    f"({limit.TOKENS_TOLD_APART:.2g} of what the embeddings do)",
+)
+def representation(subject: Subject, rule: Rule) -> Finding:
     """Whether the vectors of different tokens differ, and in how many directions."""
     batch = subject.batch(ROWS, LENGTH)
     sides = _layers(subject, batch)
     found = []
     for side, layers in sides.items():
         if len(layers[-1]) < limit.FEWEST_VECTORS or not all(torch.isfinite(layer).all() for layer in layers):
-            subject.notes.append(f"collapse.representation: the {side}'s vectors are too few or not finite")
+            subject.notes.append(f"{rule.check}: the {side}'s vectors are too few or not finite")
             continue
         tokens = (batch.source_ids if side == "encoder" else batch.input_ids).flatten()[:MAX_VECTORS].cpu()
-        found.append(_judge_representation(subject, side, layers, tokens))
+        found.append(_judge_representation(subject, rule, side, layers, tokens))
     if not sides:
-        subject.notes.append("collapse.representation: the model shows no hidden states")
+        subject.notes.append(f"{rule.check}: the model shows no hidden states")
     _keep_series(subject, sides)
     return max(found, key=lambda finding: (finding.verdict == FAIL, finding.verdict == NOTE)) if found else []
 
@@ -92,27 +99,18 @@ def told_apart(vectors: Tensor, tokens: Tensor) -> float:
     return float((tokens[cosines.argmax(dim=1)] == tokens)[counted].double().mean())
 
 
-def predictor_idle(subject: Subject) -> Finding:
+@check("collapse.predictor_idle", PREDICTOR_RIGHT, needs="latent")
+@torch.no_grad()
+def predictor_idle(subject: Subject, rule: Rule) -> Finding:
     """Whether the predictor of a latent model changes what it is given, and differently for different inputs."""
     latent = subject.latent
     assert latent is not None
-    figures = _predictor_figures(subject, latent)
-    threshold = (
-        f"a mean cosine of its output with its input below {limit.PREDICTOR_SAME:g}, and an output that varies with "
-        f"the input (more than {limit.PREDICTOR_CONSTANT:g} of its variation)"
+    given = latent.encode(subject.batch(ROWS, LENGTH)).flatten(0, -2)[:MAX_VECTORS]
+    hands_on = (
+        "the predictor hands its input on: encoder and target share one space, so nothing keeps the encoder's vectors "
+        "from becoming the targets (predictor_layers 0, or a predictor that is bypassed)"
     )
-    if figures["cosine_with_input"] > limit.PREDICTOR_SAME:
-        cause = (
-            "the predictor hands its input on: encoder and target share one space, so nothing keeps the encoder's "
-            "vectors from becoming the targets (predictor_layers 0, or a predictor that is bypassed)"
-        )
-        remedy = "give the predictor a hidden layer (predictor_layers 1), and see that forward calls it"
-        return Finding("collapse.predictor_idle", FAIL, figures, threshold, cause, remedy)
-    if figures["variation_kept"] < limit.PREDICTOR_CONSTANT:
-        cause = "the predictor says the same of every context: its input is lost on the way, or its weights are zero"
-        remedy = "see what reaches the predictor in forward; train it again from fresh weights with a lower rate"
-        return Finding("collapse.predictor_idle", FAIL, figures, threshold, cause, remedy)
-    return passed("collapse.predictor_idle", figures, threshold)
+    return judge_predictor(rule, given, latent.predictor(given), hands_on)
 
 
 def _layers(subject: Subject, batch: Batch) -> dict[str, list[Tensor]]:
@@ -130,23 +128,17 @@ def _flat(layer: Tensor) -> Tensor:
     return layer.flatten(0, 1)[:MAX_VECTORS].double().cpu()
 
 
-def _judge_representation(subject: Subject, side: str, layers: list[Tensor], tokens: Tensor) -> Finding:
+def _judge_representation(subject: Subject, rule: Rule, side: str, layers: list[Tensor], tokens: Tensor) -> Finding:
     figures = {"side": side, **representation_of(layers[-1], layers[0])}
     figures["tokens_told_apart"] = told_apart(layers[-1], tokens) / max(told_apart(layers[0], tokens), 1e-9)
-    figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in _some(layers)]
-    threshold = (
-        f"a typical dimension varies by more than {limit.SPREAD_COLLAPSED:g} of its size over different tokens, or "
-        f"comes to it within {limit.STEPS_TO_SPREAD} steps of training; more than {limit.RANK_KEPT:g} of the "
-        "directions of the embeddings are left; of a latent model, two vectors have a cosine below "
-        f"{limit.COSINE_COLLAPSED:g} in the mean, and those of the same token still find each other "
-        f"({limit.TOKENS_TOLD_APART:.2g} of what the embeddings do)"
-    )
+    shown = [layers[place] for place in spread_over(len(layers), LAYERS_SHOWN)]
+    figures["effective_rank_by_layer"] = [round(effective_rank(_standard(layer)), 1) for layer in shown]
     if _nearly_the_same(subject, figures):
-        return _judge_the_same(subject, side, figures, threshold)
+        return _judge_the_same(subject, rule, side, figures)
     forgets = figures["tokens_told_apart"] < limit.TOKENS_TOLD_APART and figures["rank_kept"] < limit.RANK_KEPT_LATENT
     if figures["rank_kept"] < limit.RANK_KEPT or (subject.latent is not None and forgets):
-        return _collapsed(side, figures, threshold, _FORGOTTEN)
-    return passed("collapse.representation", figures, threshold)
+        return _collapsed(rule, side, figures, _FORGOTTEN)
+    return rule.passed(figures)
 
 
 def _nearly_the_same(subject: Subject, figures: dict[str, Any]) -> bool:
@@ -155,7 +147,7 @@ def _nearly_the_same(subject: Subject, figures: dict[str, Any]) -> bool:
     return one_way or figures["spread_share"] < limit.SPREAD_COLLAPSED
 
 
-def _judge_the_same(subject: Subject, side: str, figures: dict[str, Any], threshold: str) -> Finding:
+def _judge_the_same(subject: Subject, rule: Rule, side: str, figures: dict[str, Any]) -> Finding:
     """Every model is nearly constant for a while when it learns how frequent tokens are: training tells the two apart.
 
     The loss of a healthy one asks its vectors to differ, and some steps on a copy spread them out. Where a constant
@@ -165,16 +157,13 @@ def _judge_the_same(subject: Subject, side: str, figures: dict[str, Any], thresh
         later = _spread_after_training(subject)
         figures |= {"spread_after_training": later, "steps_of_training": limit.STEPS_TO_SPREAD}
         if later is not None and later > limit.SPREAD_REGAINED:
-            return Finding(
-                "collapse.representation",
-                NOTE,
+            return rule.noted(
                 figures,
-                threshold,
                 "nearly all of every vector is the same for every token, and some steps of training spread them out: "
                 "a young model that knows how frequent tokens are, or one that a large step threw back to it",
                 "train on; if the loss does not fall below that of guessing by frequency, lower the learning rate",
             )
-    return _collapsed(side, figures, threshold, _THE_SAME)
+    return _collapsed(rule, side, figures, _THE_SAME)
 
 
 def _spread_after_training(subject: Subject) -> float | None:
@@ -194,11 +183,10 @@ def _spread_after_training(subject: Subject) -> float | None:
     return reached
 
 
-def _collapsed(side: str, figures: dict[str, Any], threshold: str, cause: str) -> Finding:
+def _collapsed(rule: Rule, side: str, figures: dict[str, Any], cause: str) -> Finding:
     if side == "encoder":  # of seq2seq: what its decoder does without shrinks, and the task may not need it
         cause += ", or the decoder learnt to do without its source"
-    verdict = NOTE if side == "encoder" else FAIL
-    return Finding("collapse.representation", verdict, figures, threshold, cause, _REMEDY)
+    return rule.found(NOTE if side == "encoder" else FAIL, figures, cause, _REMEDY)
 
 
 def _keep_series(subject: Subject, sides: dict[str, list[Tensor]]) -> None:
@@ -211,36 +199,11 @@ def _keep_series(subject: Subject, sides: dict[str, list[Tensor]]) -> None:
             subject.figures.setdefault("singular_values", {})[name] = shares.tolist()
 
 
-@torch.no_grad()
-def _predictor_figures(subject: Subject, latent: Latent) -> dict[str, Any]:
-    given = latent.encode(subject.batch(ROWS, LENGTH)).flatten(0, -2)[:MAX_VECTORS]
-    made = latent.predictor(given)
-    kept = _variation(made.double()) / max(_variation(given.double()), 1e-30)
-    return {
-        "cosine_with_input": float(cosine_similarity(given.double(), made.double(), dim=-1).mean()),
-        "variation_kept": kept,
-        "vectors": len(given),
-    }
-
-
-def _variation(vectors: Tensor) -> float:
-    """Mean square about the mean of unit vectors, 0 (all point one way) to 1."""
-    unit = normalize(vectors, dim=-1)
-    return float((unit - unit.mean(dim=0)).square().sum(dim=-1).mean())
-
-
 def _standard(vectors: Tensor) -> Tensor:
     """Each dimension at mean 0 and variance 1; one that does not vary beyond rounding at 0."""
     spread = vectors.std(dim=0, correction=0)
     noise = 1e-6 * vectors.square().mean().sqrt()
     return torch.where(spread > noise, (vectors - vectors.mean(dim=0)) / spread.clamp_min(1e-300), 0.0)
-
-
-def _some(layers: list[Tensor], most: int = 8) -> list[Tensor]:
-    """First, last, and a few between."""
-    if len(layers) <= most:
-        return layers
-    return [layers[number * (len(layers) - 1) // (most - 1)] for number in range(most)]
 
 
 _THE_SAME = (
@@ -256,9 +219,4 @@ _REMEDY = (
     "vicreg or sigreg, or take the online or ema table as target"
 )
 
-CHECKS: tuple[Check, ...] = (
-    Check("representation", representation),
-    Check("predictor_idle", predictor_idle, needs="latent"),
-    Check("teacher_frozen", teacher_frozen, needs="average"),
-    *COLLAPSE_CHECKS,
-)
+CHECKS = (representation, predictor_idle, teacher_frozen)

@@ -12,17 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from eval.diagnose import thresholds as limit
+from eval.diagnose.checks.check import check
 from eval.diagnose.probes.anatomy import untouched
-from eval.diagnose.report.report import FAIL, Finding, passed
-from eval.diagnose.subject.latent import Average
+from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.subject.families import Average
 from eval.diagnose.subject.subject import Subject
 from modeling_jepa.teacher import STEPS_BEFORE_A_WARNING, MovingAverageTeacher
 
 WEIGHTS = "model.safetensors"
-_RIGHT = (
-    f"a teacher that is updated at every step, goes more than {limit.TEACHER_MOVED:g} of its way to the student in "
-    f"{limit.TEACHER_STEPS} steps, and learns what the student learns"
-)
 _REMEDY = (
     "call update_teacher() after each optimizer step, or give a Trainer of the library callbacks=[TeacherCallback()] "
     "(from modeling_jepa; this package's Trainer does it by itself), with a momentum whose "
@@ -30,16 +27,20 @@ _REMEDY = (
 )
 
 
-def teacher_frozen(subject: Subject) -> list[Finding] | Finding:
+@check(
+    "collapse.teacher_frozen",
+    f"a teacher that is updated at every step, goes more than {limit.TEACHER_MOVED:g} of its way to the student in "
+    f"{limit.TEACHER_STEPS} steps, and learns what the student learns",
+    needs="average",
+)
+def teacher_frozen(subject: Subject, rule: Rule) -> list[Finding] | Finding:
     """Whether the teacher moved from where it began; nothing of a model without one."""
     average = subject.average
     if average is None:
         return []
     figures = _figures(subject, average)
     cause = _cause(figures, is_trained=not untouched(subject))
-    if cause is None:
-        return passed("collapse.teacher_frozen", figures, _RIGHT)
-    return Finding("collapse.teacher_frozen", FAIL, figures, _RIGHT, cause, _REMEDY)
+    return rule.passed(figures) if cause is None else rule.failed(figures, cause, _REMEDY)
 
 
 def above_random(weight: Tensor) -> float:

@@ -3,28 +3,33 @@ Trainer's batches, what its loss counts.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import datasets
 
-from configuration_jepa import DialogueJepaConfig
 from eval.diagnose import thresholds as limits
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import check
 from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, visible_positions
 from eval.diagnose.probes.text_overlap import Words, repeated, standing_in
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
 
 _HELD_OUT = ("valid", "test")
 
 
-def tokens(subject: Subject) -> Finding:
+@check(
+    "data.tokens",
+    f"under {limits.UNKNOWN_NOTE:.0%} unknown tokens, and at most {limits.TOKENS_PER_WORD:g} tokens for a word",
+    needs="texts",
+)
+def tokens(subject: Subject, rule: Rule) -> Finding:
     """How many tokens there are, and how many of them the tokenizer does not know."""
     tokenizer = subject.tokenizer
     assert tokenizer is not None
-    texts = _spread([text for part in subject.parts.values() for text in part], limits.TEXTS_TO_TOKENIZE)
-    texts = [text[: limits.CHARACTERS_TO_TOKENIZE] for text in texts]
+    given = [text for part in subject.parts.values() for text in part]
+    places = spread_over(len(given), limits.TEXTS_TO_TOKENIZE)
+    texts = [given[place][: limits.CHARACTERS_TO_TOKENIZE] for place in places]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     count = sum(map(len, encoded))
     words = sum(len(text.split()) for text in texts)
@@ -38,50 +43,50 @@ def tokens(subject: Subject) -> Finding:
         "tokens_per_word": count / words if words else None,
         "unknown_share": share,
     }
-    threshold = (
-        f"under {limits.UNKNOWN_NOTE:.0%} unknown tokens, and at most {limits.TOKENS_PER_WORD:g} tokens for a word"
-    )
     if words and not count:
-        return Finding(
-            "data.tokens",
-            FAIL,
+        return rule.failed(
             evidence,
-            threshold,
             "the tokenizer makes no token of the text: it drops what it does not know, as one without an unknown "
             "token does, and was made for other text",
             "take the tokenizer that the model was trained with, or train one on this text",
         )
     if share > limits.UNKNOWN_NOTE:
-        return Finding(
-            "data.tokens",
+        return rule.found(
             FAIL if share > limits.UNKNOWN_FAIL else NOTE,
             evidence,
-            threshold,
             f"{share:.0%} of the tokens are unknown to the tokenizer: it was made for other text (language, letter "
             "case, marks), or its vocabulary is too small",
             "take the tokenizer that the model was trained with, train one on this text, or enlarge its vocabulary",
         )
     if words and count / words > limits.TOKENS_PER_WORD:
-        return Finding(
-            "data.tokens",
-            NOTE,
+        return rule.noted(
             evidence,
-            threshold,
             "words fall into many pieces: the tokenizer works by letters or bytes, or was made for another language",
             "train a tokenizer on this text if that is not intended: rows hold few words, and learning is slow",
         )
-    return passed("data.tokens", evidence, threshold)
+    return rule.passed(evidence)
 
 
-def duplicates(subject: Subject) -> list[Finding]:
+@check(
+    "data.duplicates",
+    f"under {limits.REPEATED_NOTE:.0%} of the words stand in rows that were there before (rows of "
+    f"{limits.SHORTEST_ROW} words or more)",
+    needs="texts",
+)
+def duplicates(subject: Subject, rule: Rule) -> list[Finding]:
     """Rows that stand more than once in the part that the model learns from."""
-    found = [_judge_repeated(where, parts) for where, parts in _sources(subject).items()]
     # People say the same to each other again and again, and the corpora keep it: a thing to know, and no fault.
-    by_nature = subject.model.config.model_type == DialogueJepaConfig.model_type
-    return [replace(one, verdict=NOTE) if by_nature and one.verdict == FAIL else one for one in found]
+    worst = NOTE if subject.traits.dialogues else FAIL
+    return [_judge_repeated(rule, where, parts, worst) for where, parts in _sources(subject).items()]
 
 
-def overlap(subject: Subject) -> list[Finding]:
+@check(
+    "data.overlap",
+    f"under {limits.OVERLAP_NOTE:.0%} of the held-out words stand in rows of the training part, with the same words "
+    f"or with {limits.NEAR_SHARE:.0%} of their {limits.NGRAM}-grams",
+    needs="texts",
+)
+def overlap(subject: Subject, rule: Rule) -> list[Finding]:
     """Held-out rows that the model was trained on."""
     findings: list[Finding] = []
     for where, parts in _sources(subject).items():
@@ -89,31 +94,14 @@ def overlap(subject: Subject) -> list[Finding]:
         if "train" in parts and held_out:
             train = Words.of(parts["train"], limits.WORDS_TO_COMPARE)
             compared = len(train.ends) / len(parts["train"])
-            findings += [_judge_overlap(f"{name} of {where}", parts[name], train, compared) for name in held_out]
-    return findings or [passed("data.overlap", {"compared": "no training part with a held-out one"}, _OVERLAP)]
+            findings += [_judge_overlap(rule, f"{name} of {where}", parts[name], train, compared) for name in held_out]
+    return findings or [rule.passed({"compared": "no training part with a held-out one"})]
 
 
-CHECKS = (
-    Check("tokens", run=tokens, needs="texts"),
-    Check("duplicates", run=duplicates, needs="texts"),
-    Check("overlap", run=overlap, needs="texts"),
-    Check("padding_in_loss", run=padding_in_loss),
-    Check("visible_positions", run=visible_positions, kinds=("masked",), needs="trainer"),
-    Check("special_targets", run=special_targets, needs="trainer"),
-)
+CHECKS = (tokens, duplicates, overlap, padding_in_loss, visible_positions, special_targets)
 
 
-_REPEATED = (
-    f"under {limits.REPEATED_NOTE:.0%} of the words stand in rows that were there before (rows of "
-    f"{limits.SHORTEST_ROW} words or more)"
-)
-_OVERLAP = (
-    f"under {limits.OVERLAP_NOTE:.0%} of the held-out words stand in rows of the training part, with the same words "
-    f"or with {limits.NEAR_SHARE:.0%} of their {limits.NGRAM}-grams"
-)
-
-
-def _judge_repeated(where: str, parts: dict[str, list[str]]) -> Finding:
+def _judge_repeated(rule: Rule, where: str, parts: dict[str, list[str]], worst: str) -> Finding:
     name = next((name for name in ("train", "all") if name in parts), next(iter(parts)))
     texts = parts[name]
     found = repeated(Words.of(texts, limits.WORDS_TO_COMPARE), limits.SHORTEST_ROW)
@@ -125,21 +113,19 @@ def _judge_repeated(where: str, parts: dict[str, list[str]]) -> Finding:
         "example": None if found.example is None else texts[found.example][:80],
     }
     if found.exact < limits.REPEATED_NOTE:
-        return passed("data.duplicates", evidence, _REPEATED)
-    return Finding(
-        "data.duplicates",
-        FAIL if found.exact >= limits.REPEATED_FAIL else NOTE,
+        return rule.passed(evidence)
+    return rule.found(
+        worst if found.exact >= limits.REPEATED_FAIL else NOTE,
         evidence,
-        _REPEATED,
         f"{found.exact:.0%} of the words stand in rows that are there more than once: a file read twice, or a source "
         "that repeats itself; the model learns these rows by heart, and a split by rows puts them on both sides",
         "keep one of each row before splitting the data (datasets: hash the text and filter), and look at the source",
     )
 
 
-def _judge_overlap(name: str, texts: Sequence[str], train: Words, compared: float) -> Finding:
+def _judge_overlap(rule: Rule, name: str, texts: Sequence[str], train: Words, compared: float) -> Finding:
     """`compared` is the share of the training rows that was looked at."""
-    some = _spread(texts, limits.HELD_OUT_ROWS)
+    some = [texts[place] for place in spread_over(len(texts), limits.HELD_OUT_ROWS)]
     words = Words.of(some, limits.WORDS_TO_COMPARE)
     found = standing_in(words, train, limits.SHORTEST_ROW, limits.NGRAM, limits.NEAR_SHARE)
     share = min(found.near / compared, 1.0)
@@ -153,12 +139,10 @@ def _judge_overlap(name: str, texts: Sequence[str], train: Words, compared: floa
         "example": None if found.example is None else some[found.example][:80],
     }
     if share < limits.OVERLAP_NOTE or found.hits < limits.OVERLAPPING_ROWS:
-        return passed("data.overlap", evidence, _OVERLAP)
-    return Finding(
-        "data.overlap",
+        return rule.passed(evidence)
+    return rule.found(
         FAIL if share >= limits.OVERLAP_FAIL else NOTE,
         evidence,
-        _OVERLAP,
         f"{share:.0%} of the words of the {name} stand in rows of the training part: its figures tell what was learnt "
         "by heart, not what was understood",
         "split by document and not by row, drop repeated rows before the split, and score again",
@@ -194,10 +178,3 @@ def _decoded(subject: Subject, rows: Any) -> list[str]:
     assert subject.tokenizer is not None
     count = min(len(rows), limits.ROWS_TO_DECODE)
     return subject.tokenizer.batch_decode([rows[at]["input_ids"] for at in range(count)], skip_special_tokens=True)
-
-
-def _spread(texts: Sequence[str], count: int) -> list[str]:
-    """At most so many, from all over."""
-    if len(texts) <= count:
-        return list(texts)
-    return [texts[number * len(texts) // count] for number in range(count)]

@@ -2,6 +2,7 @@
 and without one in what the model makes of padded rows.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from eval.diagnose import thresholds as limits
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.checks.check import check
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.onlooker import Inputs, training_batches, training_loss
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import IGNORED, Subject
 
-_PADDING = f"padding has no part in the loss: it moves by less than {limits.LOSS_ROUNDING:g} of itself"
 _COUNTED_CAUSE = "padding is counted in the loss: its labels are not -100, or the loss does not leave them out"
 _COUNTED_REMEDY = (
     "set labels to -100 wherever attention_mask is 0 (also where the pad token is the end token), and average the "
@@ -22,15 +23,25 @@ _COUNTED_REMEDY = (
 )
 
 
-def padding_in_loss(subject: Subject) -> list[Finding]:
+@check(
+    "data.padding_in_loss",
+    f"padding has no part in the loss: it moves by less than {limits.LOSS_ROUNDING:g} of itself",
+)
+def padding_in_loss(subject: Subject, rule: Rule) -> list[Finding]:
     """Whether padding moves the loss: of the model itself, and of the Trainer on its own batches."""
-    findings = [_padding_of_model(subject)]
-    if subject.trainer is not None:
-        findings.append(_padding_of_trainer(subject))
-    return findings
+    return [
+        _padding_of_model(subject, rule),
+        *([] if subject.trainer is None else [_padding_of_trainer(subject, rule)]),
+    ]
 
 
-def visible_positions(subject: Subject) -> Finding:
+@check(
+    "data.visible_positions",
+    f"under {limits.VISIBLE_NOTE:.0%} of the labelled positions show their token (the library leaves 10 %)",
+    kinds=("masked",),
+    needs="trainer",
+)
+def visible_positions(subject: Subject, rule: Rule) -> Finding:
     """Masked models: the share of labelled positions whose token stands in the input, for all to see."""
     assert subject.trainer is not None
     labelled = visible = 0
@@ -41,21 +52,23 @@ def visible_positions(subject: Subject) -> Finding:
             visible += int((real & (batch["labels"] == batch["input_ids"])).sum())
     share = visible / labelled if labelled else 0.0
     evidence = {"labels": labelled, "visible": visible, "visible_share": share}
-    threshold = f"under {limits.VISIBLE_NOTE:.0%} of the labelled positions show their token (the library leaves 10 %)"
     if share < limits.VISIBLE_NOTE or labelled < limits.FEWEST_LABELS:
-        return passed("data.visible_positions", evidence, threshold)
-    return Finding(
-        "data.visible_positions",
+        return rule.passed(evidence)
+    return rule.found(
         FAIL if share >= limits.VISIBLE_FAIL else NOTE,
         evidence,
-        threshold,
         f"at {share:.0%} of the positions that the loss counts the token was never hidden: copying it is enough, and "
         "the loss looks better than the model is",
         "set labels to -100 wherever nothing was masked (DataCollatorForLanguageModeling does)",
     )
 
 
-def special_targets(subject: Subject) -> Finding:
+@check(
+    "data.special_targets",
+    f"no label is the padding or mask token, and under {limits.UNKNOWN_TARGETS:.0%} are the unknown one",
+    needs="trainer",
+)
+def special_targets(subject: Subject, rule: Rule) -> Finding:
     """Tokens among the labels that nobody wants to hear: padding, the mask token, many unknown ones."""
     assert subject.trainer is not None
     tokenizer = subject.tokenizer
@@ -68,16 +81,12 @@ def special_targets(subject: Subject) -> Finding:
         ids.pop("unknown")
     shares = {name: int((labels == token).sum()) / total for name, token in ids.items() if token is not None}
     evidence = {"labels": len(labels), **{f"{name}_share": share for name, share in shares.items()}}
-    threshold = f"no label is the padding or mask token, and under {limits.UNKNOWN_TARGETS:.0%} are the unknown one"
     allowed = {"mask": 0.0, "padding": 0.0, "unknown": limits.UNKNOWN_TARGETS}
     wrong = [f"{share:.0%} {name}" for name, share in shares.items() if share > allowed[name]]
     if not wrong:
-        return passed("data.special_targets", evidence, threshold)
-    return Finding(
-        "data.special_targets",
-        NOTE,
+        return rule.passed(evidence)
+    return rule.noted(
         evidence,
-        threshold,
         f"special tokens are among what the model learns to say: {', '.join(wrong)}",
         "set their labels to -100; for unknown tokens enlarge the vocabulary, or take byte-level BPE",
     )
@@ -86,7 +95,7 @@ def special_targets(subject: Subject) -> Finding:
 # ---- the model by itself ----
 
 
-def _padding_of_model(subject: Subject) -> Finding:
+def _padding_of_model(subject: Subject, rule: Rule) -> Finding:
     """The same rows with more padding: the loss must move no further than that of its own answers does."""
     room = max(3, subject.context - limits.MORE_PADDING - 1)
     rows = [row[:room] for row in subject.sentences(4, subject.limits.length // 2)]
@@ -104,9 +113,11 @@ def _padding_of_model(subject: Subject) -> Finding:
         "cross_entropy_with_more_padding": answers[1],
         "more_padding": limits.MORE_PADDING,
     }
-    if not all(map(_is_finite, (*own, *answers))) or moved <= 2 * answers_moved + limits.LOSS_ROUNDING * abs(own[0]):
-        return passed("data.padding_in_loss", {k: v if _is_finite(v) else None for k, v in evidence.items()}, _PADDING)
-    return Finding("data.padding_in_loss", FAIL, evidence, _PADDING, _COUNTED_CAUSE, _COUNTED_REMEDY)
+    if not all(map(math.isfinite, (*own, *answers))) or moved <= 2 * answers_moved + limits.LOSS_ROUNDING * abs(
+        own[0]
+    ):
+        return rule.passed({k: v if math.isfinite(v) else None for k, v in evidence.items()})
+    return rule.failed(evidence, _COUNTED_CAUSE, _COUNTED_REMEDY)
 
 
 @torch.no_grad()
@@ -129,7 +140,7 @@ def _same_holes(subject: Subject, short: Batch, batch: Batch) -> Batch:
 # ---- a Trainer's batches ----
 
 
-def _padding_of_trainer(subject: Subject) -> Finding:
+def _padding_of_trainer(subject: Subject, rule: Rule) -> Finding:
     """Whether labels at padding are counted, and whether what stands there moves the Trainer's loss."""
     trainer = subject.trainer
     assert trainer is not None
@@ -143,13 +154,13 @@ def _padding_of_trainer(subject: Subject) -> Finding:
             continue
         counted += int((batch["labels"][padding] != IGNORED).sum()) if "labels" in batch else 0
         before, changed = _loss_without(subject, batch, padding)
-        if _is_finite(before) and _is_finite(changed) and abs(changed - before) > moved_most * abs(before):
+        if math.isfinite(before) and math.isfinite(changed) and abs(changed - before) > moved_most * abs(before):
             moved_most = abs(changed - before) / max(abs(before), 1e-9)
             worst = {"loss": before, "loss_without_padding": changed}
     evidence = {"padded_positions": padded, "labels_at_padding": counted, "loss_moves_by": moved_most, **worst}
     if moved_most <= limits.LOSS_ROUNDING:
-        return passed("data.padding_in_loss", evidence, f"{_PADDING}, on the Trainer's own batches")
-    return Finding("data.padding_in_loss", FAIL, evidence, _PADDING, _COUNTED_CAUSE, _COUNTED_REMEDY)
+        return rule.but(f"{rule.threshold}, on the Trainer's own batches").passed(evidence)
+    return rule.failed(evidence, _COUNTED_CAUSE, _COUNTED_REMEDY)
 
 
 def _loss_without(subject: Subject, batch: Inputs, padding: Tensor) -> tuple[float, float]:
@@ -238,7 +249,3 @@ def _targets(batch: Inputs) -> Tensor:
     if labels.shape == batch["input_ids"].shape:
         labels = labels.masked_fill(_mask(batch) == 0, IGNORED)
     return labels[labels != IGNORED].flatten().cpu()
-
-
-def _is_finite(value: float) -> bool:
-    return bool(torch.isfinite(torch.tensor(value)))

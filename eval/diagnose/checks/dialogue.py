@@ -4,18 +4,18 @@ Prompts and their replies are taken from the dialogues of the text at hand; with
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import check
 from eval.diagnose.probes.anatomy import untouched
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.probes.directions import PREDICTOR_RIGHT, judge_predictor
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
 from eval.metrics.representation import effective_rank, mean_pairwise_cosine
 from eval.rules import chance_above_negatives
@@ -29,32 +29,18 @@ PAIRS, FEWEST_PAIRS, BATCH = 240, 24, 32
 _HELD_OUT = ("test", "valid", "all", "train")
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What the model says of some pairs; see `PairAnswers`."""
-
-    pairs: Pairs
-    answers: PairAnswers
-
-    @property
-    def lost(self) -> np.ndarray:
-        """(pairs,) nats per token that another pair's latents cost more than their own."""
-        assert self.answers.swapped_nll is not None
-        return (self.answers.swapped_nll - self.answers.nll) / self.answers.tokens
-
-    @property
-    def usage_ratio(self) -> float:
-        """Perplexity with the latents of other pairs over that with their own."""
-        assert self.answers.swapped_nll is not None
-        return math.exp(float((self.answers.swapped_nll - self.answers.nll).sum()) / int(self.answers.tokens.sum()))
-
-
-def latents(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "collapse.latents",
+    f"latents of two different replies, and of two predictions, have a cosine below {limit.SAME_LATENTS:g}",
+    kinds=("seq2seq",),
+    needs="dialogues",
+)
+def latents(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the latents of different replies, and the predicted ones, differ."""
-    found = _answered(subject, "collapse.latents")
+    found = _answered(subject, rule.check)
     if found is None:
         return []
-    predicted, target = found.answers.predicted.flatten(1).double(), found.answers.target.flatten(1).double()
+    predicted, target = found.predicted.flatten(1).double(), found.target.flatten(1).double()
     evidence: dict[str, Any] = {
         "effective_rank": effective_rank(predicted - predicted.mean(0)),
         "target_effective_rank": effective_rank(target - target.mean(0)),
@@ -62,10 +48,9 @@ def latents(subject: Subject) -> Finding | list[Finding]:
         "target_mean_pairwise_cosine": mean_pairwise_cosine(target),
         "pairs": len(predicted),
     }
-    threshold = f"latents of two different replies, and of two predictions, have a cosine below {limit.SAME_LATENTS:g}"
     of_replies = evidence["target_mean_pairwise_cosine"] >= limit.SAME_LATENTS
     if untouched(subject) or not (of_replies or evidence["mean_pairwise_cosine"] >= limit.SAME_LATENTS):
-        return passed("collapse.latents", evidence, threshold)
+        return rule.passed(evidence)
     young = not of_replies and _is_young(subject)
     cause = (
         "the latents of different replies are all alike: the reader has collapsed, as latents that are all the same "
@@ -73,40 +58,43 @@ def latents(subject: Subject) -> Finding | list[Finding]:
         if of_replies
         else "the predicted latents are all alike, whatever the context: the predictor gives the mean of all replies"
     )
-    return Finding(
-        "collapse.latents",
+    return rule.found(
         NOTE if young else FAIL,
         evidence,
-        threshold,
         cause + (", as every young model does" if young else ""),
         "train on, if it is young; else train again with collapse_protection vicreg or sigreg, ranking_weight above 0 "
         "and a smaller alignment_weight",
     )
 
 
-def latent_ignored(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "collapse.latent_ignored",
+    f"replies cost {limit.LATENT_WORTH:g} nats per token more, and {limit.INFORMED_ERRORS:.0f} standard errors, "
+    "with the latents of other contexts",
+    kinds=("seq2seq",),
+    needs="dialogues",
+)
+def latent_ignored(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether a reply costs more with the latents of another context than with its own."""
-    found = _answered(subject, "collapse.latent_ignored")
+    found = _answered(subject, rule.check)
     if found is None:
         return []
-    lost = found.lost
+    assert found.swapped_nll is not None
+    dearer = found.swapped_nll - found.nll  # (pairs,) nats of a reply with the latents of another one
+    lost = dearer / found.tokens
     error = float(lost.std() / math.sqrt(len(lost)))
     sees_context = subject.model.config.context_access == "both"
     evidence: dict[str, Any] = {
-        "latent_usage_ratio": found.usage_ratio,
+        "latent_usage_ratio": math.exp(float(dearer.sum()) / int(found.tokens.sum())),
         "nats_lost_by_other_latents": float(lost.mean()),
         "standard_error": error,
-        "perplexity": math.exp(float(found.answers.nll.sum()) / int(found.answers.tokens.sum())),
+        "perplexity": math.exp(float(found.nll.sum()) / int(found.tokens.sum())),
         "decoder_sees_context": sees_context,
         "pairs": len(lost),
     }
-    threshold = (
-        f"replies cost {limit.LATENT_WORTH:g} nats per token more, and {limit.INFORMED_ERRORS:.0f} standard errors, "
-        "with the latents of other contexts"
-    )
     used = float(lost.mean()) > max(limit.LATENT_WORTH, limit.INFORMED_ERRORS * error)
     if used or untouched(subject):
-        return passed("collapse.latent_ignored", evidence, threshold)
+        return rule.passed(evidence)
     young = _is_young(subject)
     nothing = float(np.abs(lost).max()) < limit.SAME_LOGITS
     some = float(lost.mean()) > limit.INFORMED_ERRORS * error
@@ -114,105 +102,80 @@ def latent_ignored(subject: Subject) -> Finding | list[Finding]:
     cause = "the latents do not reach the decoder at all: what carries them is zero, cut off or bypassed"
     if not nothing:
         cause = "the decoder hardly listens to the latents: it says what is said often, whatever it is told"
-    return Finding(
-        "collapse.latent_ignored",
+    return rule.found(
         verdict,
         {**evidence, "steps": None if subject.record is None else subject.record.steps},
-        threshold,
         cause + (", as in every young model" if young and not nothing else ""),
         "see gradient.flow for what carries latents into the decoder; train longer, raise num_latents (4 to 8), lower "
         "alignment_weight, keep decoder_gradient on" + (", and use context_access: latent" if sees_context else ""),
     )
 
 
-def finds_reply(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "ranking.replies",
+    f"the right reply of {CANDIDATES} comes first more often than by chance, by three standard errors",
+    kinds=("seq2seq",),
+    needs="dialogues",
+)
+def finds_reply(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the predicted latent finds its reply among others."""
-    found = _answered(subject, "ranking.replies")
-    if found is None or found.answers.rank is None:
+    found = _answered(subject, rule.check)
+    if found is None or found.rank is None:
         return []
-    hits = float((found.answers.rank == 1).mean())
+    hits = float((found.rank == 1).mean())
     chance = chance_above_negatives(CANDIDATES - 1)
-    error = math.sqrt(chance * (1 - chance) / len(found.answers.rank))
+    error = math.sqrt(chance * (1 - chance) / len(found.rank))
     evidence = {
         "hits_at_1": hits,
-        "mrr": float((1 / found.answers.rank).mean()),
+        "mrr": float((1 / found.rank).mean()),
         "chance": chance,
         "candidates": CANDIDATES,
-        "pairs": len(found.answers.rank),
+        "pairs": len(found.rank),
     }
-    threshold = f"the right reply of {CANDIDATES} comes first more often than by chance, by three standard errors"
     if hits > chance + 3 * error or _is_young(subject) or untouched(subject):
-        return passed("ranking.replies", evidence, threshold)
-    return Finding(
-        "ranking.replies",
-        NOTE,
+        return rule.passed(evidence)
+    return rule.noted(
         evidence,
-        threshold,
         "predicted latents find their own reply no better than chance: nothing was learnt of what answers what, or "
         "these dialogues are on other topics than those of its training",
         "give dialogues like those of its training (--data); train longer, with ranking_weight 1",
     )
 
 
-def predictor_idle(subject: Subject) -> Finding | list[Finding]:
+@check("collapse.predictor_idle", PREDICTOR_RIGHT, kinds=("seq2seq",), needs="dialogues")
+def predictor_idle(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the predictor turns the context's latents into something else, and differently for different ones."""
     pairs = pairs_of(subject)
     if pairs is None:
         return []
-    given, made = _through_predictor(subject, pairs)
-    figures = {
-        "cosine_with_input": float(cosine_similarity(given, made, dim=-1).mean()),
-        "variation_kept": _variation(made) / max(_variation(given), 1e-30),
-        "vectors": len(given),
-    }
-    threshold = (
-        f"a mean cosine of its output with its input below {limit.PREDICTOR_SAME:g}, and an output that varies with "
-        f"it (more than {limit.PREDICTOR_CONSTANT:g} of its variation)"
-    )
-    if figures["cosine_with_input"] > limit.PREDICTOR_SAME:
-        cause = "the predictor hands its input on: a context's latents are taken for those of its reply"
-        remedy = "give it a hidden layer (predictor_layers 1), and see that forward calls it"
-    elif figures["variation_kept"] < limit.PREDICTOR_CONSTANT:
-        cause = "the predictor says the same of every context: its input is lost on the way, or its weights are zero"
-        remedy = "see what reaches the predictor in forward; train it again from fresh weights with a lower rate"
-    else:
-        return passed("collapse.predictor_idle", figures, threshold)
-    return Finding("collapse.predictor_idle", FAIL, figures, threshold, cause, remedy)
+    hands_on = "the predictor hands its input on: a context's latents are taken for those of its reply"
+    return judge_predictor(rule, *_through_predictor(subject, pairs), hands_on)
 
 
-_SEQ2SEQ = ("seq2seq",)
-COLLAPSE_CHECKS: tuple[Check, ...] = (
-    Check("latents", latents, kinds=_SEQ2SEQ, needs="dialogues"),
-    Check("latent_ignored", latent_ignored, kinds=_SEQ2SEQ, needs="dialogues"),
-    Check("replies_predictor", predictor_idle, kinds=_SEQ2SEQ, needs="dialogues"),
-)
-RANKING_CHECKS: tuple[Check, ...] = (Check("replies", finds_reply, kinds=_SEQ2SEQ, needs="dialogues"),)
+CHECKS = {"collapse": (latents, latent_ignored, predictor_idle), "ranking": (finds_reply,)}
 
 
 # ---- pairs ----
 
 
-def _answered(subject: Subject, check: str) -> Answered | None:
+def _answered(subject: Subject, check: str) -> PairAnswers | None:
     """What the model says of the pairs, asked once; None without dialogues, or where its numbers are none."""
     if "answered" not in subject.kept:
         pairs = pairs_of(subject)
         finite = all(bool(p.isfinite().all()) for p in subject.model.parameters())
-        subject.kept["answered"] = (
-            Answered(pairs, answer_pairs(subject.model, subject.tokenizer, pairs, BATCH))  # type: ignore[arg-type]
-            if pairs is not None and finite
-            else None
-        )
-    found: Answered | None = subject.kept["answered"]
-    if found is None:
+        assert subject.tokenizer is not None
+        asked = pairs is not None and finite
+        subject.kept["answered"] = answer_pairs(subject.model, subject.tokenizer, pairs, BATCH) if asked else None
+    if subject.kept["answered"] is None:
         subject.notes.append(f"{check}: left out, as there are too few dialogues, or weights that are no numbers")
-    return found
+    return subject.kept["answered"]
 
 
 def pairs_of(subject: Subject) -> Pairs | None:
     """Contexts and replies of the held-out dialogues, from all over; None of fewer than `FEWEST_PAIRS`."""
     part = next((part for part in _HELD_OUT if part in subject.parts), None)
     texts = [] if part is None else [text for text in subject.parts[part] if BETWEEN_TURNS in text.strip()]
-    some = [texts[place] for place in np.unique(np.linspace(0, len(texts) - 1, PAIRS).astype(int))] if texts else []
+    some = [texts[place] for place in spread_over(len(texts), PAIRS)]
     config, turns_read = subject.model.config, _context_turns(subject)
     prompts, replies, contexts, labels = [], [], [], []
     for text in some:
@@ -227,7 +190,7 @@ def pairs_of(subject: Subject) -> Pairs | None:
             labels.append(frame_reply(ids[0], subject.tokenizer, length)[0].astype(np.int64))
     if len(replies) < FEWEST_PAIRS:
         return None
-    taken = np.unique(np.linspace(0, len(replies) - 1, PAIRS).astype(int))
+    taken = np.array(spread_over(len(replies), PAIRS))
 
     def chosen(column: list[Any]) -> list[Any]:
         return [column[place] for place in taken]
@@ -257,9 +220,3 @@ def _through_predictor(subject: Subject, pairs: Pairs) -> tuple[Tensor, Tensor]:
         given.append(read.context_latents.flatten(0, 1).double().cpu())
         made.append(read.predicted_latents.flatten(0, 1).double().cpu())
     return torch.cat(given), torch.cat(made)
-
-
-def _variation(vectors: Tensor) -> float:
-    """Mean square about the mean of unit vectors, 0 (all point one way) to 1."""
-    unit = torch.nn.functional.normalize(vectors, dim=-1)
-    return float((unit - unit.mean(0)).square().sum(-1).mean())

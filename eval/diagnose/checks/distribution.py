@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import check
 from eval.diagnose.probes.anatomy import untouched
 from eval.diagnose.probes.predictions import Predictions, look_at_predictions
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.subject import Subject
 
 BINS = 10
@@ -22,17 +22,32 @@ RIGHT = (
     f"the context is worth more than {limit.INFORMED_SHARE:.0%} of ln V and {limit.INFORMED_ERRORS:.0f} standard "
     f"errors, and the best temperature lies between {limit.LOGITS_TOO_SMALL:g} and {limit.LOGITS_TOO_LARGE:g}"
 )
+_CALIBRATION = Rule("distribution.calibration", f"an expected calibration error below {limit.CALIBRATION_NOTE:g}")
+Said = dict[str, tuple[str, str]]  # what predictions are like -> cause and remedy
 
 
-def shape(subject: Subject) -> list[Finding]:
+@check("distribution.shape", RIGHT)
+def shape(subject: Subject, rule: Rule) -> list[Finding]:
     """One finding named after what the predictions are like, and one of their calibration."""
+    return judge_shape(subject, rule, _SAID)
+
+
+def judge_shape(subject: Subject, rule: Rule, said: Said, early: tuple[str, ...] = ("unigram_only",)) -> list[Finding]:
+    """The same in the words of a family.
+
+    Args:
+        said: of what is not possible there, nothing.
+        early: what every model is like in its first hundreds of steps.
+    """
     seen = look_at_predictions(subject)
     if seen is None:
-        return [_not_numbers()]
-    keep_series(subject, seen)
-    found = _shape(subject, seen)
+        cause = "some logits are NaN or infinite, so nothing can be said of the predictions"
+        remedy = "see gradient.non_finite, which says where they begin"
+        return [rule.but("logits that are numbers").noted({"finite": False}, cause, remedy)]
+    _keep_series(subject, seen)
+    found = _shape(subject, seen, rule, said, early)
     # Where nothing can be said of the predictions, nothing can be of how sure they are.
-    return [found] if found.check == "distribution.shape" else [found, calibration(seen)]
+    return [found] if found.check == rule.check else [found, _calibration(seen)]
 
 
 def name_of(seen: Predictions, is_untouched: bool | None) -> str:
@@ -57,19 +72,15 @@ def name_of(seen: Predictions, is_untouched: bool | None) -> str:
     return "unigram_only" if known > limit.UNIGRAM_SHARE else "flat"
 
 
-def calibration(seen: Predictions) -> Finding:
+def _calibration(seen: Predictions) -> Finding:
     """Whether what is predicted with mass p comes true in a share p of the cases (Guo et al., ICML 2017, eq. 3)."""
     error, _ = calibration_error(seen.top_masses, seen.right)
     evidence = {"calibration_error": error, "confidence": seen.top_mass, "accuracy": seen.accuracy}
-    threshold = f"an expected calibration error below {limit.CALIBRATION_NOTE:g}"
     if error < limit.CALIBRATION_NOTE or seen.count < limit.FEWEST_POSITIONS:
-        return passed("distribution.calibration", evidence, threshold)
+        return _CALIBRATION.passed(evidence)
     sure = "surer" if seen.top_mass > seen.accuracy else "less sure"
-    return Finding(
-        "distribution.calibration",
-        NOTE,
+    return _CALIBRATION.noted(
         {**evidence, "best_temperature": seen.best_temperature},
-        threshold,
         f"the model is {sure} than it is right: other text than it was trained on, learnt by heart, or a wrong scale",
         f"generate with a temperature near {seen.best_temperature:g}; train on more text, or add dropout",
     )
@@ -92,21 +103,22 @@ def calibration_error(confidence: Tensor, right: Tensor) -> tuple[float, dict[st
     return error, {name: values.tolist() for name, values in named.items()}
 
 
-def _shape(subject: Subject, seen: Predictions) -> Finding:
-    name, evidence = name_of(seen, untouched(subject)), evidence_of(seen)
+def _shape(subject: Subject, seen: Predictions, rule: Rule, said: Said, early: tuple[str, ...]) -> Finding:
+    name, evidence = name_of(seen, untouched(subject)), _evidence_of(seen)
+    named = rule.named(f"distribution.{name}")
     if name == "healthy":
-        return passed("distribution.healthy", evidence, RIGHT)
+        return named.passed(evidence)
     if name == "too_few":
-        return Finding("distribution.shape", NOTE, evidence, RIGHT, *_SAID[name])
+        return rule.noted(evidence, *said[name])
     steps = None if subject.record is None else subject.record.steps
-    if name == "unigram_only" and steps is not None and steps < limit.YOUNG_STEPS:
-        return Finding("distribution.unigram_only", NOTE, {**evidence, "steps": steps}, RIGHT, *_SAID["young"])
+    if name in early and steps is not None and steps < limit.YOUNG_STEPS:
+        return named.noted({**evidence, "steps": steps}, *said["young"])
     if subject.kind == "seq2seq" and not _is_informed(seen) and name != "untrained":
-        return Finding(f"distribution.{name}", NOTE, evidence, RIGHT, *_SAID["another_task"])
-    if subject.tokenizer is None and name in ("flat", "unigram_only"):
-        return Finding("distribution.shape", NOTE, evidence, RIGHT, *_SAID["random_ids"])
-    kind = "exploded" if name == "flat" and seen.entropy < limit.FLAT_ENTROPY * seen.ln_v else name
-    return Finding(f"distribution.{name}", FAIL, evidence, RIGHT, *_SAID[kind])
+        return named.noted(evidence, *said["another_task"])
+    if "random_ids" in said and subject.tokenizer is None and name in ("flat", "unigram_only"):
+        return rule.noted(evidence, *said["random_ids"])
+    exploded = name == "flat" and seen.entropy < limit.FLAT_ENTROPY * seen.ln_v and "exploded" in said
+    return named.failed(evidence, *said["exploded" if exploded else name])
 
 
 def _is_informed(seen: Predictions) -> bool:
@@ -117,7 +129,7 @@ def _is_informed(seen: Predictions) -> bool:
     return seen.context > max(limit.INFORMED_SHARE * seen.ln_v, limit.INFORMED_ERRORS * seen.context_error)
 
 
-def evidence_of(seen: Predictions) -> dict[str, Any]:
+def _evidence_of(seen: Predictions) -> dict[str, Any]:
     """The figures of a finding."""
     return {
         "loss": seen.loss,
@@ -138,7 +150,7 @@ def evidence_of(seen: Predictions) -> dict[str, Any]:
     }
 
 
-def keep_series(subject: Subject, seen: Predictions) -> None:
+def _keep_series(subject: Subject, seen: Predictions) -> None:
     """What the plots show."""
     subject.figures["loss_vs_lnv"] = {"loss": seen.loss, "ln_v": seen.ln_v, "unigram": seen.unigram}
     _, subject.figures["calibration"] = calibration_error(seen.top_masses, seen.right)
@@ -152,19 +164,7 @@ def _histogram(values: Tensor, highest: float) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _not_numbers() -> Finding:
-    return Finding(
-        "distribution.shape",
-        NOTE,
-        {"finite": False},
-        "logits that are numbers",
-        "some logits are NaN or infinite, so nothing can be said of the predictions",
-        "see gradient.non_finite, which says where they begin",
-    )
-
-
-# Cause and remedy.
-_SAID = {
+_SAID: Said = {
     "untrained": (
         "untrained: the weights are those that a model begins with, and the predictions know nothing of the text",
         "train it; if it was trained, the wrong folder was saved or opened, or the learning rate was 0",
@@ -208,4 +208,4 @@ _SAID = {
     "too_few": ("too few positions to tell", "give more text with --data"),
 }
 
-CHECKS: tuple[Check, ...] = (Check("shape", run=shape),)
+CHECKS = (shape,)

@@ -1,5 +1,6 @@
 """X3, gradient flow: what every part gets back from the loss, the first NaN, and the size of a step."""
 
+import math
 import statistics
 from typing import Any
 
@@ -7,36 +8,38 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.checks.gradient_backward import Backward, look_at_blocks, look_back, loss_moves, parts_of, slope
-from eval.diagnose.probes.anatomy import first_tensor, learning_batch, trained_copy, untouched, watching
-from eval.diagnose.report.report import FAIL, NOTE, VIDEO, Finding, passed
+from eval.diagnose.probes.anatomy import first_tensor, gradients_of, learning_batch, trained_copy, untouched, watching
+from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.subject import Subject
 
 SHOWN = 5
 MOST_SLOPES = 12
 USUAL_RATE = 1e-3
 ADAM_EPSILON = 1e-8
-FLOWS = (
+_FLOW = Rule(
+    "gradient.flow",
     "every layer changes what it reads, every matrix gets the gradient that the loss really has, and no layer's "
-    f"gradient per weight is more than {limit.GRADIENT_RATIO_NOTE:g} times another's"
+    f"gradient per weight is more than {limit.GRADIENT_RATIO_NOTE:g} times another's",
 )
 
 # ---- flow ----
 
 
-def flow(subject: Subject) -> list[Finding]:
+@check(_FLOW.check, _FLOW.threshold, kinds=ANY)
+def flow(subject: Subject, rule: Rule) -> list[Finding]:
     """Layers that do nothing, parts that the gradient does not reach or reaches wrongly, and its size by layer."""
     seen = look_back(subject)
     if not seen.parameters:
-        return [_noted({"trainable": 0}, "every parameter is frozen", "set requires_grad to train it")]
+        return [_FLOW.noted({"trainable": 0}, "every parameter is frozen", "set requires_grad to train it")]
     if not seen.finite:
-        return [_noted({"finite": False}, "the loss or a gradient is NaN or infinite", "see gradient.non_finite")]
+        return [_FLOW.noted({"finite": False}, "the loss or a gradient is NaN or infinite", "see gradient.non_finite")]
     parts = parts_of(subject, seen.parameters)
     subject.figures["gradient_norms"] = [[part, seen.norm(names)] for part, names in parts.items()]
     found = [*_idle_layers(subject), *_cut_off(subject, seen, parts), *_sizes(seen, parts)]
     evidence = {"loss": seen.loss, "gradient_norm": seen.norm(list(seen.parameters)), "parts": len(parts)}
-    return found or [passed("gradient.flow", evidence, FLOWS)]
+    return found or [rule.passed(evidence)]
 
 
 def _idle_layers(subject: Subject) -> list[Finding]:
@@ -54,7 +57,7 @@ def _idle_layers(subject: Subject) -> list[Finding]:
     }
     layers, why = ", ".join(list(idle)[:SHOWN]), next(iter(idle.values()))
     return [
-        _failed(
+        _FLOW.failed(
             evidence,
             f"{layers}: {why}, so the layer does nothing: its weights were zeroed or not saved, its branches are not "
             "added, or weights that exploded saturate it",
@@ -91,7 +94,7 @@ def _detached(detached: dict[str, list[str]], moves: dict[str, float], subject: 
         "detached": {part: names[:SHOWN] for part, names in list(detached.items())[:SHOWN]},
         "loss_moves_by": {part: moves[part] for part in list(detached)[:SHOWN]},
     }
-    return _failed(
+    return _FLOW.failed(
         evidence,
         f"the loss hangs on {names[0]}{' and others' if len(names) > 1 else ''} in {part}, and no gradient reaches "
         "it: a branch is detached (.detach(), torch.no_grad(), .data, .item()) on the way to the loss",
@@ -109,7 +112,7 @@ def _never_reached(subject: Subject, seen: Backward, waiting: list[str]) -> list
     if not same:
         return []
     return [
-        _noted(
+        _FLOW.noted(
             {"unused": same[:SHOWN], "num_unused": len(same), "steps": limit.STEPS_TO_COME_ALIVE},
             f"{same[0]}{' and others' if len(same) > 1 else ''} never got a gradient, and the loss does not hang on "
             "it: a head or an expert that this loss does not use, or a part behind one that is zero",
@@ -129,7 +132,7 @@ def _wrong_slopes(subject: Subject, seen: Backward, parts: dict[str, list[str]])
     if not wrong:
         return []
     return [
-        _failed(
+        _FLOW.failed(
             {"true_slope_over_gradient": dict(list(wrong.items())[:SHOWN]), "parts_tried": len(taken)},
             f"in {next(iter(wrong))} the loss falls {next(iter(wrong.values())):.2f} times as steeply as the gradient "
             "says: something between it and the loss is detached, or has a backward pass of its own that is wrong",
@@ -154,14 +157,15 @@ def _sizes(seen: Backward, parts: dict[str, list[str]]) -> list[Finding]:
         cause = f"all gradients together have a length of {total:,.0f}: they explode, or the loss is far from learnt"
     remedy = "use residual branches and a norm before each; start with smaller weights; clip gradients at 1"
     if ratio > limit.GRADIENT_RATIO_FAIL:
-        return [_failed(evidence, cause, remedy)]
-    return [_noted(evidence, cause, remedy)]
+        return [_FLOW.failed(evidence, cause, remedy)]
+    return [_FLOW.noted(evidence, cause, remedy)]
 
 
 # ---- numbers that are none ----
 
 
-def non_finite(subject: Subject) -> Finding:
+@check("gradient.non_finite", "all parameters, outputs, losses and gradients are finite numbers", kinds=ANY)
+def non_finite(subject: Subject, rule: Rule) -> Finding:
     """Where the first NaN or infinity stands: in a parameter, a module's output, the loss or a gradient."""
     held = {name: _bad(parameter) for name, parameter in subject.model.named_parameters()}
     held = {name: number for name, number in held.items() if number}
@@ -177,10 +181,7 @@ def non_finite(subject: Subject) -> Finding:
     with torch.enable_grad(), watching(dict(subject.model.named_modules()), see):
         loss = subject.own_loss(subject.model, inputs)
     parameters = {name: p for name, p in subject.model.named_parameters() if p.requires_grad}
-    gradients: list[str] = []
-    if loss.requires_grad:
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        gradients = [name for name, g in zip(parameters, found, strict=True) if g is not None and _bad(g)]
+    gradients = [name for name, gradient in gradients_of(loss, parameters).items() if _bad(gradient)]
     loss_is_finite = bool(loss.isfinite())
     evidence = {
         "parameters": dict(list(held.items())[:SHOWN]),
@@ -188,10 +189,9 @@ def non_finite(subject: Subject) -> Finding:
         "loss_is_finite": loss_is_finite,
         "gradients": len(gradients),
     }
-    threshold = "all parameters, outputs, losses and gradients are finite numbers"
     if not held and not ran and loss_is_finite and not gradients:
-        return passed("gradient.non_finite", evidence, threshold)
-    return Finding("gradient.non_finite", FAIL, evidence, threshold, *_where(held, ran, loss_is_finite, gradients))
+        return rule.passed(evidence)
+    return rule.failed(evidence, *_where(held, ran, loss_is_finite, gradients))
 
 
 def _where(held: dict[str, int], ran: list[str], loss_is_finite: bool, gradients: list[str]) -> tuple[str, str]:
@@ -218,31 +218,34 @@ def _bad(values: Tensor) -> int:
 # ---- the size of a step ----
 
 
-def update_ratio(subject: Subject) -> Finding:
+@check(
+    "gradient.update_ratio",
+    f"a step of {limit.UPDATE_RATIO_TOO_SMALL:g} to {limit.UPDATE_RATIO_FAIL:g} of the weights' size, that brings the "
+    "loss of its own batch down",
+    kinds=ANY,
+)
+def update_ratio(subject: Subject, rule: Rule) -> Finding:
     """An AdamW step at the rate of the training against the weights, and what some such steps do to the loss."""
     rate = _rate(subject)
     seen = look_back(subject)
-    allowed = f"{limit.UPDATE_RATIO_TOO_SMALL:g} to {limit.UPDATE_RATIO_FAIL:g}"
-    threshold = f"a step of {allowed} of the weights' size, that brings the loss of its own batch down"
     if not seen.finite:
-        evidence = {"finite": False}
-        return _step(NOTE, evidence, threshold, "a gradient is no number", "see gradient.non_finite")
+        return rule.noted({"finite": False}, "a gradient is no number", "see gradient.non_finite")
     ratios = _ratios(seen, USUAL_RATE if rate is None else rate)
     subject.figures["update_ratios"] = [[name, ratio] for name, ratio in ratios.items()]
     middle = statistics.median(ratios.values()) if ratios else 0.0
     evidence = {"learning_rate": rate, "median_update_over_weight": middle, "loss": seen.loss}
     if rate is None:
         evidence["judged"] = f"no: the rate of the training is not known; the ratio is that of {USUAL_RATE:g}"
-        return passed("gradient.update_ratio", evidence, threshold)
+        return rule.passed(evidence)
     if rate == 0:
         cause = "the learning rate is 0: no step changes a weight"
-        return _step(FAIL, evidence, threshold, cause, "set learning_rate (1e-3 or 3e-4), look at the schedule")
+        return rule.failed(evidence, cause, "set learning_rate (1e-3 or 3e-4), look at the schedule")
     losses = {share: _after_steps(subject, seen, share * rate) for share in (1.0, limit.SMALLER_RATE)}
     evidence |= {"loss_after_steps": losses[1.0], "loss_after_smaller_steps": losses[limit.SMALLER_RATE]}
-    return _judge_step(rate, middle, evidence, threshold)
+    return _judge_step(rule, rate, middle, evidence)
 
 
-def _judge_step(rate: float, middle: float, evidence: dict[str, Any], threshold: str) -> Finding:
+def _judge_step(rule: Rule, rate: float, middle: float, evidence: dict[str, Any]) -> Finding:
     start, after, smaller = (evidence[n] for n in ("loss", "loss_after_steps", "loss_after_smaller_steps"))
     thrown = after is None or (after > start and smaller is not None and smaller < start)
     if middle > limit.UPDATE_RATIO_FAIL or thrown:
@@ -251,11 +254,11 @@ def _judge_step(rate: float, middle: float, evidence: dict[str, Any], threshold:
             f"their own batch from {start:.2f} to {'NaN' if after is None else f'{after:.2f}'}: the rate is too large"
         )
         remedy = f"take about {rate * limit.SMALLER_RATE:.1g} to {rate / 10:.1g}, with a warm-up"
-        return _step(FAIL, evidence, threshold, cause, remedy)
+        return rule.failed(evidence, cause, remedy)
     if middle < limit.UPDATE_RATIO_TOO_SMALL:
         cause = f"a step at {rate:g} changes the weights by {middle:.1g} of their size: nothing is learnt in any time"
-        return _step(NOTE, evidence, threshold, cause, "raise learning_rate (1e-3 or 3e-4)")
-    return passed("gradient.update_ratio", evidence, threshold)
+        return rule.noted(evidence, cause, "raise learning_rate (1e-3 or 3e-4)")
+    return rule.passed(evidence)
 
 
 def _rate(subject: Subject) -> float | None:
@@ -278,30 +281,9 @@ def _ratios(seen: Backward, rate: float) -> dict[str, float]:
 
 def _after_steps(subject: Subject, seen: Backward, rate: float) -> float | None:
     """The lowest loss of a batch within some steps on it; None where it is no number."""
-    steps = limit.UPDATE_STEPS_OF_VIDEO if subject.kind == VIDEO else limit.UPDATE_STEPS
-    _, losses = trained_copy(subject, seen.inputs, steps, rate)
+    _, losses = trained_copy(subject, seen.inputs, subject.update_steps, rate)
     lowest = min(losses[1:])
-    return lowest if all(map(_is_number, losses)) else None
+    return lowest if all(map(math.isfinite, losses)) else None
 
 
-def _is_number(value: float) -> bool:
-    return value - value == 0
-
-
-def _step(verdict: str, evidence: dict[str, Any], threshold: str, cause: str, remedy: str) -> Finding:
-    return Finding("gradient.update_ratio", verdict, evidence, threshold, cause, remedy)
-
-
-def _failed(evidence: dict[str, Any], cause: str, remedy: str) -> Finding:
-    return Finding("gradient.flow", FAIL, evidence, FLOWS, cause, remedy)
-
-
-def _noted(evidence: dict[str, Any], cause: str, remedy: str) -> Finding:
-    return Finding("gradient.flow", NOTE, evidence, FLOWS, cause, remedy)
-
-
-CHECKS: tuple[Check, ...] = (
-    Check("non_finite", run=non_finite),
-    Check("flow", run=flow),
-    Check("update_ratio", run=update_ratio),
-)
+CHECKS = (non_finite, flow, update_ratio)

@@ -12,6 +12,7 @@ from eval.diagnose.probes.anatomy import (
     Named,
     blocks,
     first_tensor,
+    gradients_of,
     learning_batch,
     remembered,
     share_of_zeros,
@@ -93,12 +94,8 @@ def look_back(subject: Subject) -> Backward:
     inputs, parameters = learning_batch(subject), trainable(subject)
     with torch.enable_grad():
         loss = subject.own_loss(subject.model, inputs)
-        found: tuple[Tensor | None, ...] = tuple(None for _ in parameters)
-        if loss.requires_grad and parameters:
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    gradients = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
     noise = abs(_loss(subject, inputs) - loss.item())
-    return Backward(inputs, loss.item(), noise, parameters, gradients)
+    return Backward(inputs, loss.item(), noise, parameters, gradients_of(loss, parameters))
 
 
 def parts_of(subject: Subject, parameters: dict[str, nn.Parameter]) -> dict[str, list[str]]:

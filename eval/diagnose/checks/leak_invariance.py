@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds
+from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.probes.exact import (
+    EXACT,
+    NotFiniteError,
     Yardstick,
     changes,
     clean,
-    fitting_length,
-    not_finite,
-    other_tokens,
+    joined,
+    repeated,
     with_tokens,
     yardstick,
 )
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import Subject
 
@@ -29,26 +31,20 @@ _EXTRA = 5
 _ORDERS = 4
 
 
-def batch_mates(subject: Subject) -> Finding | list[Finding]:
+@check("leak.batch_mates", f"other rows move no logit of a row beyond rounding, {EXACT}", kinds=ANY)
+def batch_mates(subject: Subject, rule: Rule) -> Finding:
     """A row says the same whoever stands beside it."""
-    name = "leak.batch_mates"
-    batch = subject.batch(_MATES, fitting_length(subject, _LENGTH, rows=2 * _MATES))
+    batch = subject.batch(_MATES, subject.fitting_length(_LENGTH, rows=2 * _MATES))
+    batch = batch if len(batch.input_ids) > 1 else repeated(batch, 2)
     bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, name)
-    others = _other_mates(subject, batch)
-    by_content = float(changes(subject, batch, others)[0].max())
     alone = clean(subject.logits(batch.take([0])))
     by_presence = float((clean(subject.logits(batch))[0] - alone[0]).abs().max())
+    by_content = _moved_by_mates(subject, batch)
     evidence = {**bar.evidence(max(by_content, by_presence)), "others": by_content, "alone": by_presence}
-    threshold = "other rows move no logit of a row beyond rounding, 1e-4 of the logits' spread"
-    if max(by_content, by_presence) <= bar.tolerance:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
+    if by_content <= bar.tolerance and by_presence <= bar.between_shapes:
+        return rule.passed(evidence)
+    return rule.failed(
         evidence,
-        threshold,
         "something is computed over the batch: a norm or mean over rows, a reshape that mixes them, or one row's mask "
         "used for all",
         "compute everything within a row; a norm over the batch has no place in a language model, as a prompt stands "
@@ -56,14 +52,14 @@ def batch_mates(subject: Subject) -> Finding | list[Finding]:
     )
 
 
-def padding(subject: Subject) -> Finding | list[Finding]:
+@check("leak.padding", f"padding moves no logit at a token beyond rounding, {EXACT}")
+def padding(subject: Subject, rule: Rule) -> Finding:
     """Rows of different lengths say in a batch what each says alone, padded on either side."""
-    name = "leak.padding"
-    rows = subject.sentences(_PADDED_ROWS, fitting_length(subject, _LENGTH, rows=2 * _PADDED_ROWS) - _EXTRA)
+    rows = subject.sentences(_PADDED_ROWS, subject.fitting_length(_LENGTH, rows=2 * _PADDED_ROWS) - _EXTRA)
     alone = [clean(subject.logits(_padded(subject, [row], number, "right", None))) for number, row in enumerate(rows)]
     bar = yardstick(subject, _padded(subject, rows[:1], 0, "right", None))
-    if bar is None or not all(logits.isfinite().all() for logits in alone):
-        return not_finite(subject, name)
+    if not all(logits.isfinite().all() for logits in alone):
+        raise NotFiniteError
     length = max(map(len, rows)) + _EXTRA
     right, left = (_padded(subject, rows, 0, side, length) for side in ("right", "left"))
     evidence: dict[str, Any] = {
@@ -78,44 +74,53 @@ def padding(subject: Subject) -> Finding | list[Finding]:
     if min(evidence["left"], evidence.get("left_with_position_ids", evidence["left"])) > bar.tolerance:
         evidence["left_content"] = _moved_by_padding(subject, left)
     if _mates_move(subject, evidence, rows, alone, length, bar):
-        return _mates_instead(name, evidence)
-    return _padding_judged(subject, name, evidence, bar)
+        return rule.but("padding moves no logit at a token").noted(
+            evidence,
+            "other rows of the batch move a row, so what padding does in a batch cannot be seen; in a row alone it "
+            "does nothing",
+            "see leak.batch_mates, mend that first, and run this again",
+        )
+    return _padding_judged(subject, rule, evidence, bar)
 
 
-def position_ignored(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "leak.position_ignored",
+    f"another order of the tokens moves what is computed by more than {thresholds.ORDER_MATTERS:.0e} of its spread",
+)
+def position_ignored(subject: Subject, rule: Rule) -> Finding:
     """The order of the tokens counts."""
-    name = "leak.position_ignored"
-    batch = subject.batch(_ORDERS, fitting_length(subject, 24, rows=2 * _ORDERS))
+    batch = subject.batch(_ORDERS, subject.fitting_length(24, rows=2 * _ORDERS))
     bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, name)
     limit = thresholds.ORDER_MATTERS
     if bar.repeat > bar.exact:
-        return _chance_hides(name)
+        return rule.but("another order of the tokens moves what is computed").noted(
+            {"random_in_evaluation": True},
+            "the model says something else in every pass, so what order does cannot be seen",
+            "see parity.random_in_evaluation, mend that first, and run this again",
+        )
     evidence: dict[str, Any] = {"limit": limit}
-    if subject.kind == "masked":
-        evidence["moved_by_order"] = _order_moves_hole(subject, batch)
-    else:
-        evidence["moved_by_order"] = _order_moves_last(subject, batch)
+    order_moves = _order_moves_hole if subject.kind == "masked" else _order_moves_last
+    evidence["moved_by_order"] = order_moves(subject, batch)
     if evidence["moved_by_order"] is None:
-        return _reads_no_past(name, evidence)
+        return rule.but("other earlier tokens move what is said at the last one").noted(
+            evidence,
+            "nothing that came before reaches the output: attention that begins at zero and was not trained yet, or "
+            "was cut off",
+            "nothing before training; after it, see gradient.flow for a layer that does nothing or gets no gradient",
+        )
     if evidence["moved_by_order"] <= limit and subject.kind != "masked":
         evidence |= _positions_given(subject, batch, bar)
     if subject.kind == "seq2seq":
         evidence |= _order_moves_answer(subject, batch, bar)
-    threshold = f"another order of the tokens moves what is computed by more than {limit:.0e} of its spread"
     counts = max(evidence["moved_by_order"], evidence.get("moved_by_position_ids", 0.0)) > limit
     blind = [] if counts else ["the decoder" if subject.kind == "seq2seq" else "the model"]
     reads = evidence.get("moved_by_other_source", 0.0) > thresholds.READS
     if reads and evidence["moved_by_order_of_source"] <= limit:
         blind.append("the encoder")
     if not blind:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
+        return rule.passed(evidence)
+    return rule.failed(
         evidence,
-        threshold,
         f"{' and '.join(blind)} cannot tell the order of tokens: positions are not added, all the same, or not given "
         "to the attention",
         "check that position embeddings (or rotary angles, or biases) differ between positions and reach every layer; "
@@ -126,15 +131,10 @@ def position_ignored(subject: Subject) -> Finding | list[Finding]:
 # ---- batch-mates ----
 
 
-def _other_mates(subject: Subject, batch: Batch) -> Batch:
-    """The first row as it is, all others with other tokens, on both sides."""
-    ids = other_tokens(subject, batch.input_ids)
-    ids[0] = batch.input_ids[0]
-    source = batch.source_ids
-    if source is not None:
-        source = other_tokens(subject, source, seed=1)
-        source[0] = batch.source_ids[0]
-    return replace(batch, input_ids=ids, source_ids=source)
+def _moved_by_mates(subject: Subject, batch: Batch) -> float:
+    """Largest change of a logit of the first row when all others are."""
+    others = joined([batch.take([0]), subject.changed(batch).take(slice(1, None))])
+    return float(changes(subject, batch, others)[0].max())
 
 
 # ---- padding ----
@@ -168,10 +168,10 @@ def _against_alone(subject: Subject, batch: Batch, alone: list[Tensor], **extra:
 def _moved_by_padding(subject: Subject, batch: Batch) -> float:
     """Largest change of a logit at a token when what stands in the padding is changed."""
     if batch.source_ids is None:
-        ids = torch.where(batch.attention_mask.bool(), batch.input_ids, other_tokens(subject, batch.input_ids))
+        ids = torch.where(batch.attention_mask.bool(), batch.input_ids, subject.other_tokens(batch.input_ids))
         other = with_tokens(batch, ids)
     else:
-        ids = torch.where(batch.source_mask.bool(), batch.source_ids, other_tokens(subject, batch.source_ids))
+        ids = torch.where(batch.source_mask.bool(), batch.source_ids, subject.other_tokens(batch.source_ids))
         other = replace(batch, source_ids=ids)
     return float(changes(subject, batch, other).masked_fill(batch.attention_mask.cpu() == 0, 0.0).max())
 
@@ -182,8 +182,8 @@ def _mates_move(
     """Whether it is the other rows, and not the padding, that move a padded row: alone it is right, padded or not."""
     if evidence["right"] <= bar.tolerance:
         return False
-    batch = subject.batch(_MATES, fitting_length(subject, _LENGTH, rows=2 * _MATES))
-    if float(changes(subject, batch, _other_mates(subject, batch))[0].max()) <= bar.tolerance:
+    batch = subject.batch(_MATES, subject.fitting_length(_LENGTH, rows=2 * _MATES))
+    if _moved_by_mates(subject, batch) <= bar.tolerance:
         return False
     singly = [_padded(subject, [row], number, "right", length) for number, row in enumerate(rows)]
     return all(
@@ -191,39 +191,20 @@ def _mates_move(
     )
 
 
-def _mates_instead(name: str, evidence: dict[str, Any]) -> Finding:
-    return Finding(
-        name,
-        NOTE,
-        evidence,
-        "padding moves no logit at a token",
-        "other rows of the batch move a row, so what padding does in a batch cannot be seen; in a row alone it does "
-        "nothing",
-        "see leak.batch_mates, mend that first, and run this again",
-    )
-
-
-def _padding_judged(subject: Subject, name: str, evidence: dict[str, Any], bar: Yardstick) -> Finding:
-    threshold = "padding moves no logit at a token beyond rounding, 1e-4 of the logits' spread"
+def _padding_judged(subject: Subject, rule: Rule, evidence: dict[str, Any], bar: Yardstick) -> Finding:
     left = min(evidence["left"], evidence.get("left_with_position_ids", evidence["left"]))
     seen = evidence.get("left_content", 0.0) > bar.tolerance
     if evidence["right"] > bar.tolerance or (seen and subject.accepts("attention_mask")):
-        return Finding(
-            name,
-            FAIL,
+        return rule.failed(
             evidence,
-            threshold,
             "padding is attended to, or counted in a mean or norm: the attention mask does not reach every layer",
             "hand attention_mask on to every attention (a custom attention needs its mask registered with the "
             "library), and leave padding out of every mean",
         )
     if left <= bar.tolerance:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        NOTE,
+        return rule.passed(evidence)
+    return rule.noted(
         evidence,
-        threshold,
         "the model takes padding on the right only: on the left it moves the places that positions are counted from"
         if not seen
         else "the model takes no attention_mask, so padding on the left is read as text",
@@ -249,7 +230,7 @@ def _order_moves_hole(subject: Subject, batch: Batch) -> float | None:
     ids = batch.input_ids.clone()
     ids[:, -1] = subject.sample.mask_id
     mixed = ids.gather(1, _orders(ids.shape[1], len(ids), ids.device))
-    other = other_tokens(subject, ids)
+    other = subject.other_tokens(ids)
     other[:, -1] = ids[:, -1]
     first, second, third = (clean(subject.logits(with_tokens(batch, each)))[:, -1] for each in (ids, mixed, other))
     return _share(first, second) if _share(first, third) > thresholds.READS else None
@@ -262,7 +243,7 @@ def _order_moves_last(subject: Subject, batch: Batch) -> float | None:
     Where the model shows no layers: of the logits.
     """
     ids = batch.input_ids
-    other = other_tokens(subject, ids)
+    other = subject.other_tokens(ids)
     other[:, -1] = ids[:, -1]
     mixed = ids.gather(1, _orders(ids.shape[1], len(ids), ids.device))
     plain, replaced, shuffled = (_last_of_layers(subject, with_tokens(batch, each)) for each in (ids, other, mixed))
@@ -298,7 +279,7 @@ def _order_moves_answer(subject: Subject, batch: Batch, bar: Yardstick) -> dict[
     assert batch.source_ids is not None
     order = _orders(batch.source_ids.shape[1], len(batch.source_ids), batch.source_ids.device)
     sources = {
-        "moved_by_other_source": other_tokens(subject, batch.source_ids),
+        "moved_by_other_source": subject.other_tokens(batch.source_ids),
         "moved_by_order_of_source": batch.source_ids.gather(1, order),
     }
     spread = max(bar.spread, 1e-30)
@@ -306,29 +287,6 @@ def _order_moves_answer(subject: Subject, batch: Batch, bar: Yardstick) -> dict[
         name: float(changes(subject, batch, replace(batch, source_ids=ids)).max()) / spread
         for name, ids in sources.items()
     }
-
-
-def _chance_hides(name: str) -> Finding:
-    return Finding(
-        name,
-        NOTE,
-        {"random_in_evaluation": True},
-        "another order of the tokens moves what is computed",
-        "the model says something else in every pass, so what order does cannot be seen",
-        "see parity.random_in_evaluation, mend that first, and run this again",
-    )
-
-
-def _reads_no_past(name: str, evidence: dict[str, Any]) -> Finding:
-    return Finding(
-        name,
-        NOTE,
-        evidence,
-        "other earlier tokens move what is said at the last one",
-        "nothing that came before reaches the output: attention that begins at zero and was not trained yet, or was "
-        "cut off",
-        "nothing before training; after it, see gradient.flow for a layer that does nothing or gets no gradient",
-    )
 
 
 def _share(first: Tensor, second: Tensor) -> float:

@@ -9,22 +9,21 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eval.diagnose import thresholds
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.checks.parity_offset import offset, own_loss
 from eval.diagnose.checks.parity_reload import fits_twice, reload
 from eval.diagnose.probes.exact import (
+    EXACT,
+    NotFiniteError,
     Yardstick,
     changes,
     clean,
-    fitting_length,
-    not_finite,
-    other_tokens,
     repeated,
     shortened,
     with_tokens,
     yardstick,
 )
-from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding, passed
+from eval.diagnose.report.report import PASS, Finding, Rule
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import Subject
 
@@ -32,87 +31,85 @@ _ROWS = 4
 _LENGTH = 32
 
 
-def train_eval(subject: Subject) -> list[Finding]:
+@check(
+    "parity.train_eval",
+    "training mode with dropout off gives the logits of evaluation mode, up to 1e-4 of their spread",
+    kinds=ANY,
+)
+def train_eval(subject: Subject, rule: Rule) -> list[Finding]:
     """Two passes in evaluation mode are equal, and training mode without dropout equals them."""
-    batch = subject.batch(_ROWS, fitting_length(subject, _LENGTH, rows=4 * _ROWS))
+    batch = subject.batch(_ROWS, subject.fitting_length(_LENGTH, rows=4 * _ROWS))
     bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, "parity.train_eval")
     steady = _repeats(subject, batch, bar)
     if steady.verdict != PASS or not fits_twice(subject, "parity.train_eval"):
         return [steady]
-    return [steady, _training_mode(subject, batch)]
+    return [steady, _training_mode(subject, rule, batch)]
 
 
-def length(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "parity.length",
+    f"what follows a prefix moves none of its logits beyond rounding, {EXACT}",
+    kinds=("causal", "seq2seq"),
+)
+def length(subject: Subject, rule: Rule) -> Finding:
     """The first half of a row says the same alone as before the other half."""
-    name = "parity.length"
-    row = subject.batch(1, fitting_length(subject, 2 * _LENGTH))
+    row = subject.batch(1, subject.fitting_length(2 * _LENGTH))
     bar = yardstick(subject, row)
-    if bar is None:
-        return not_finite(subject, name)
     half = row.input_ids.shape[1] // 2
     whole = clean(subject.logits(row))[:, :half]
     change = float((clean(subject.logits(shortened(row, half))) - whole).abs().max())
     evidence = {**bar.evidence(change), "lengths": [half, row.input_ids.shape[1]]}
-    threshold = "what follows a prefix moves none of its logits beyond rounding, 1e-4 of the logits' spread"
     if change <= bar.tolerance:
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     if _content_moves(subject, row, half) > bar.tolerance:
-        return Finding(
-            name,
-            NOTE,
+        return rule.noted(
             evidence,
-            threshold,
             "the prefix sees what follows it, so its length cannot be judged apart from that",
             "see leak.future_tokens, mend that first, and run this again",
         )
-    return Finding(
-        name,
-        FAIL,
+    return rule.failed(
         evidence,
-        threshold,
         "logits depend on how long the row is, whatever stands in it: positions counted from the end, a scale or a "
         "norm by the row's length",
         "count positions from the start of the row and scale by what a position has seen, not by the row's length",
     )
 
 
-def dtype(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "parity.dtype",
+    f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32",
+    kinds=ANY,
+)
+def dtype(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """In bfloat16 the loss is nearly the same."""
-    name = "parity.dtype"
-    if not fits_twice(subject, name):
+    if not fits_twice(subject, rule.check):
         return []
-    batch = subject.batch(_ROWS, fitting_length(subject, _LENGTH, rows=4 * _ROWS))
+    batch = subject.batch(_ROWS, subject.fitting_length(_LENGTH, rows=4 * _ROWS))
     batch = subject.holes(batch) if subject.kind == "masked" else batch
     twin = subject.copy()
     with torch.no_grad():
         full = clean(subject.ask(twin, batch).logits)
         if not full.isfinite().all():
-            return not_finite(subject, name)
+            raise NotFiniteError
         half = clean(subject.ask(twin.to(torch.bfloat16), batch).logits)
-    threshold = f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32"
     finite = bool(half.isfinite().all())
     evidence: dict[str, Any] = {"finite_in_bfloat16": finite}
     if finite:
         losses = [float(_loss(subject, logits, batch)) for logits in (full, half)]
         agreement = (full.argmax(-1) == half.argmax(-1)).float().mean()
         evidence |= {"float32_nats": losses[0], "bfloat16_nats": losses[1], "same_best_token": float(agreement)}
-        if abs(losses[1] - losses[0]) <= thresholds.BFLOAT16_LOSS * losses[0]:
-            return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        NOTE,
+        if abs(losses[1] - losses[0]) <= thresholds.BFLOAT16_LOSS * max(losses[0], thresholds.MEMORISED_LOSS):
+            return rule.passed(evidence)
+    return rule.noted(
         evidence,
-        threshold,
         "some values are too large or too finely graded for bfloat16: exploded weights, or a sum that needs float32",
         "train and serve in float32, or compute the norm, softmax and loss that lose the digits in float32",
     )
 
 
-def tokenizer_size(subject: Subject) -> Finding:
+@check("parity.tokenizer_size", "every token id is below the number of rows of the table", needs="tokenizer")
+def tokenizer_size(subject: Subject, rule: Rule) -> Finding:
     """Every id that the tokenizer or the config can give has a row in the table."""
-    name = "parity.tokenizer_size"
     assert subject.tokenizer is not None
     ids = set(subject.tokenizer.get_vocab().values())
     rows = subject.vocab_size
@@ -129,25 +126,18 @@ def tokenizer_size(subject: Subject) -> Finding:
         "tokens_without_a_row": len(beyond),
         **({"special_ids_without_a_row": lost} if lost else {}),
     }
-    threshold = "every token id is below the number of rows of the table"
     # A masked model never asks for the ids that begin and end a text: they may be left at their defaults.
     if not beyond and (not lost or subject.kind == "masked"):
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     if not beyond:
-        return Finding(
-            name,
-            NOTE,
+        return rule.noted(
             evidence,
-            threshold,
             f"the configuration names ids that are in no table: {', '.join(lost)}",
             "set them to the tokenizer's, as generate() ends and pads with them",
         )
     shown = [str(subject.tokenizer.convert_ids_to_tokens(identity)) for identity in beyond[:5]]
-    return Finding(
-        name,
-        FAIL,
+    return rule.failed(
         {**evidence, "such_as": shown},
-        threshold,
         "tokens were added to the tokenizer after the model was built, or the tokenizer belongs to another model",
         f"model.resize_token_embeddings({max(ids) + 1}) and train on, or open the model with its own tokenizer",
     )
@@ -158,56 +148,58 @@ def tokenizer_size(subject: Subject) -> Finding:
 
 def _repeats(subject: Subject, batch: Batch, bar: Yardstick) -> Finding:
     """Two passes over the same rows, and one more after other rows."""
-    name = "parity.random_in_evaluation"
+    rule = Rule(
+        "parity.random_in_evaluation",
+        "in evaluation mode the same rows give the same logits, up to 1e-4 of their spread",
+    )
     first, second = clean(subject.logits(batch)), clean(subject.logits(batch))
-    subject.logits(with_tokens(batch, other_tokens(subject, batch.input_ids)))
+    subject.logits(subject.changed(batch))
     third = clean(subject.logits(batch))
     again, after = float((first - second).abs().max()), float((first - third).abs().max())
     limit = bar.exact
     evidence = {"again": again, "after_other_rows": after, "limit": limit, "logit_spread": bar.spread}
-    threshold = "in evaluation mode the same rows give the same logits, up to 1e-4 of their spread"
     if max(again, after) <= limit:
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     if again <= limit:
         cause = "the model keeps something of the rows before: a buffer or cache that a forward pass changes"
         remedy = "keep nothing between passes: a cache is handed out and handed back, and statistics stand still"
     else:
         cause = "chance in evaluation mode: dropout that does not ask whether the model is training, or noise"
         remedy = "use nn.Dropout, or dropout(..., training=self.training), and draw nothing in evaluation mode"
-    return Finding(name, FAIL, evidence, threshold, cause, remedy)
+    return rule.failed(evidence, cause, remedy)
 
 
 @torch.no_grad()
-def _training_mode(subject: Subject, batch: Batch) -> Finding:
-    name = "parity.train_eval"
+def _training_mode(subject: Subject, rule: Rule, batch: Batch) -> Finding:
     twin = subject.copy()
     calm = clean(subject.ask(twin, batch).logits)
-    without_dropout(twin).train()
+    _without_dropout(twin).train()
     busy, again = (clean(subject.ask(twin, batch).logits) for _ in range(2))
     spread = float(calm.std(-1).mean())
     digit = float(calm.abs().max()) * torch.finfo(torch.float32).eps
     limit = max(thresholds.SAME_LOGITS * spread, thresholds.SURE_ROUNDING * digit)
     change, chance = float((busy - calm).abs().max()), float((busy - again).abs().max())
-    evidence: dict[str, Any] = {"largest_change": change, "tolerance": limit, "logit_spread": spread}
-    evidence |= {f"nats_in_{mode}": float(_loss(subject, each, batch)) for mode, each in _modes(calm, busy)}
-    threshold = "training mode with dropout off gives the logits of evaluation mode, up to 1e-4 of their spread"
+    evidence: dict[str, Any] = {
+        "largest_change": change,
+        "tolerance": limit,
+        "logit_spread": spread,
+        "nats_in_evaluation": float(_loss(subject, calm, batch)),
+        "nats_in_training": float(_loss(subject, busy, batch)),
+    }
     if change <= limit:
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     if chance > limit:
-        subject.notes.append(f"{name}: training mode has chance beside dropout, so it was not compared")
-        return passed(name, {**evidence, "chance_in_training": chance}, threshold)
-    return Finding(
-        name,
-        FAIL,
+        subject.notes.append(f"{rule.check}: training mode has chance beside dropout, so it was not compared")
+        return rule.passed({**evidence, "chance_in_training": chance})
+    return rule.failed(
         evidence,
-        threshold,
         "the model takes another road in training than in evaluation (another mask, a batch norm, a branch that asks "
         "self.training), so what was trained is not what is used",
         "compute the same in both modes, dropout aside; replace a norm over the batch by one within the token",
     )
 
 
-def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """The model with every rate of dropout set to 0, wherever it is kept."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -224,21 +216,15 @@ def _silence(values: dict[str, Any]) -> None:
             values[key] = 0.0
 
 
-def _modes(calm: Tensor, busy: Tensor) -> list[tuple[str, Tensor]]:
-    return [("evaluation", calm), ("training", busy)]
-
-
 def _loss(subject: Subject, logits: Tensor, batch: Batch) -> Tensor:
     """Nats per predicted token; of a masked batch without holes those of the tokens themselves."""
-    if subject.kind == "masked":
-        labels = batch.input_ids if batch.labels is None else batch.labels
-        return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.input_ids[:, 1:].flatten())
+    places, truth = subject.places(batch)
+    return functional.cross_entropy(logits[places], truth)
 
 
 def _content_moves(subject: Subject, row: Batch, half: int) -> float:
     """Largest change of the first half's logits by what stands in the second, at the same length."""
-    ids = torch.cat([row.input_ids[:, :half], other_tokens(subject, row.input_ids[:, half:])], 1)
+    ids = torch.cat([row.input_ids[:, :half], subject.other_tokens(row.input_ids[:, half:])], 1)
     return float(changes(subject, row, with_tokens(repeated(row, 1), ids))[:, :half].max())
 
 
@@ -248,12 +234,4 @@ def _special_ids(subject: Subject) -> dict[str, int]:
     return {key: value for key, value in said.items() if key.endswith("_token_id") and isinstance(value, int)}
 
 
-CHECKS: tuple[Check, ...] = (
-    Check("train_eval", train_eval),
-    Check("length", length, kinds=("causal", "seq2seq")),
-    Check("reload", reload),
-    Check("dtype", dtype),
-    Check("tokenizer_size", tokenizer_size, needs="tokenizer"),
-    Check("offset", offset),
-    Check("own_loss", own_loss),
-)
+CHECKS = (train_eval, length, reload, dtype, tokenizer_size, offset, own_loss)

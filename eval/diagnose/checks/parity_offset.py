@@ -9,9 +9,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eval.diagnose import thresholds
+from eval.diagnose.checks.check import check
 from eval.diagnose.checks.parity_reload import fits_twice
-from eval.diagnose.probes.exact import clean, not_finite, pieces
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.probes.exact import NotFiniteError, clean, joined
+from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import IGNORED, Subject
 
@@ -19,18 +20,19 @@ _ROWS = 6
 _LENGTH = 32
 _DRAWS = 4
 _MORE = 4
-# Offsets that are asked, and the one that is right.
+# Offsets that are asked; the right one, and what stands there.
+_NAMES = {0: "the hidden token itself", 1: "the next token"}
 _AHEAD = (0, 1, 2, 3)
 _AROUND = (-1, 0, 1)
 
 
-def offset(subject: Subject) -> Finding | list[Finding]:
+@check("parity.offset", "of all offsets, a trained model gives the least loss to the right one")
+def offset(subject: Subject, rule: Rule) -> Finding:
     """The token that the logits know best is the one that they should give: the next one, or the hole's own."""
-    name = "parity.offset"
     right = _right(subject)
     nats = _nats_by_offset(subject, subject.model, _offset_batch(subject))
     if not all(values.isfinite().all() for values in nats.values()):
-        return not_finite(subject, name)
+        raise NotFiniteError
     if (best := _best(nats)) != right and not _clearly_better(nats[right], nats[best]):
         # Few tokens leave it open; more of them tell a young model's habit from chance.
         nats = _nats_by_offset(subject, subject.model, _offset_batch(subject, _MORE * subject.limits.rows))
@@ -41,52 +43,64 @@ def offset(subject: Subject) -> Finding | list[Finding]:
         "best_offset": best,
         "tokens": len(nats[right]),
     }
-    threshold = f"of all offsets, a trained model gives the least loss to {right}: {_described(right, right)}"
+    rule = rule.but(f"of all offsets, a trained model gives the least loss to {right}: {_NAMES[right]}")
     if best == right or not _clearly_better(nats[right], nats[best]):
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     evidence |= _learned(subject, best, means[best])
     if not evidence["learned"]:
         # What tied tables give by themselves may hide what was learnt beside it.
         best = _best({key: values for key, values in nats.items() if key != best})
         if not evidence.get("trained", True) or best == right or not _clearly_better(nats[right], nats[best]):
-            return passed(name, evidence, threshold)
+            return rule.passed(evidence)
         evidence |= {"best_offset": best, "learned": True}
-    return Finding(name, FAIL, evidence, threshold, *_offset_reason(best, right))
+    return rule.failed(evidence, *_offset_reason(best, right))
 
 
-def own_loss(subject: Subject) -> Finding | list[Finding]:
+@check("parity.own_loss", "the model's own loss is the cross entropy of its logits at the right offset")
+def own_loss(subject: Subject, rule: Rule) -> Finding:
     """The loss that the model gives itself is the cross entropy of its logits at the right offset."""
-    name, right = "parity.own_loss", _right(subject)
+    right = _right(subject)
     batch = subject.batch(_ROWS, _LENGTH)
     batch = subject.holes(batch, share=0.25) if subject.kind == "masked" else batch
     rows = batch.split(1)
     own = [_asked_loss(subject, row) for row in rows]
     expected = _cross_entropies(subject, rows)
     if not torch.tensor([own, *expected.values()]).isfinite().all():
-        return not_finite(subject, name)
+        raise NotFiniteError
     evidence: dict[str, Any] = {
         "own_loss": sum(own) / len(own),
         "cross_entropy_by_offset": {str(key): sum(values) / len(values) for key, values in expected.items()},
     }
-    threshold = f"the model's own loss is the cross entropy of its logits at offset {right}, up to 1e-4 of it"
+    rule = rule.but(f"the model's own loss is the cross entropy of its logits at offset {right}, up to 1e-4 of it")
     if subject.latent is not None or subject.average is not None:
-        return passed(name, {**evidence, "own_parts": True}, "a latent model's loss has parts of its own")
+        return rule.but("a latent model's loss has parts of its own").passed({**evidence, "own_parts": True})
     factors = {key: _factor(own, values) for key, values in expected.items()}
     exact = [key for key, found in factors.items() if found is not None and abs(found - 1) <= thresholds.SAME_LOSS]
     scaled = [key for key, found in factors.items() if found is not None]
     if right in exact:
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     if exact or (scaled and right not in scaled):
         at = (exact or scaled)[0]
         evidence |= {"offset_of_own_loss": at, "factor": factors[at]}
-        return Finding(name, FAIL, evidence, threshold, *_offset_reason(at, right, inside=True))
+        return rule.failed(evidence, *_offset_reason(at, right, inside=True))
     counts = [_predicted_tokens(subject, row) for row in rows]
     summed = _factor(own, [mean * count for mean, count in zip(expected[right], counts, strict=True)])
     if summed is not None and max(counts) > 1 and abs(summed - 1) <= thresholds.SAME_LOSS:
-        return _sum(name, {**evidence, "predicted_tokens": counts}, threshold)
+        return rule.failed(
+            {**evidence, "predicted_tokens": counts},
+            "the loss is the sum over the predicted tokens, not their mean: longer rows and larger batches give "
+            "larger losses and gradients",
+            "divide by the number of predicted tokens (reduction='mean'; under a Trainer by num_items_in_batch)",
+        )
     if right in scaled and not _added(own, expected[right]):
-        return _scaled(name, {**evidence, "factor": factors[right]}, threshold)
-    return _unlike(name, evidence, threshold, own, expected, right)
+        return rule.noted(
+            {**evidence, "factor": factors[right]},
+            f"the loss is {factors[right]:.4g} times the mean cross entropy: a weight, or divided by another count "
+            "than that of the predicted tokens",
+            "learning rates and clipping are chosen for a mean in nats: divide by the number of predicted tokens, or "
+            "leave it if the weight is meant",
+        )
+    return _unlike(rule, evidence, own, expected, right)
 
 
 # ---- offset ----
@@ -107,8 +121,7 @@ def _offset_batch(subject: Subject, rows: int | None = None) -> Batch:
     if subject.kind != "masked":
         return batch
     drawn = [subject.holes(batch, share=0.1, seed=seed) for seed in range(_DRAWS)]
-    together = {key: torch.cat([vars(one)[key] for one in drawn]) for key in ("input_ids", "attention_mask", "labels")}
-    return Batch(**together)
+    return joined(drawn)
 
 
 @torch.no_grad()
@@ -116,7 +129,7 @@ def _nats_by_offset(subject: Subject, model: PreTrainedModel, batch: Batch) -> d
     """Nats of the token at each offset from a position, at the same positions for all offsets: `(N,)` each."""
     offsets = _AROUND if subject.kind == "masked" else _AHEAD
     found: dict[int, list[Tensor]] = {key: [] for key in offsets}
-    for (piece,) in pieces(subject, batch):
+    for (piece,) in subject.pieces(batch):
         logits = clean(subject.ask(model, piece).logits)
         rows, places = _positions(subject, piece, offsets)
         truth = (
@@ -226,54 +239,19 @@ def _predicted_tokens(subject: Subject, row: Batch) -> int:
     return int((labels[:, 1:] if subject.kind == "causal" else labels).ne(IGNORED).sum())
 
 
-def _sum(name: str, evidence: dict[str, Any], threshold: str) -> Finding:
-    return Finding(
-        name,
-        FAIL,
-        evidence,
-        threshold,
-        "the loss is the sum over the predicted tokens, not their mean: longer rows and larger batches give larger "
-        "losses and gradients",
-        "divide by the number of predicted tokens (reduction='mean'; under a Trainer by num_items_in_batch)",
-    )
-
-
-def _scaled(name: str, evidence: dict[str, Any], threshold: str) -> Finding:
-    return Finding(
-        name,
-        NOTE,
-        evidence,
-        threshold,
-        f"the loss is {evidence['factor']:.4g} times the mean cross entropy: a weight, or divided by another count "
-        "than that of the predicted tokens",
-        "learning rates and clipping are chosen for a mean in nats: divide by the number of predicted tokens, or "
-        "leave it if the weight is meant",
-    )
-
-
 def _unlike(
-    name: str,
-    evidence: dict[str, Any],
-    threshold: str,
-    own: list[float],
-    expected: dict[int, list[float]],
-    right: int,
+    rule: Rule, evidence: dict[str, Any], own: list[float], expected: dict[int, list[float]], right: int
 ) -> Finding:
     """The loss is no cross entropy alone: it follows the right one, another one, or none."""
     follows = {key: _correlation(own, values) for key, values in expected.items()}
     best = max(follows, key=lambda key: follows[key])
     evidence = {**evidence, "correlation_by_offset": {str(key): value for key, value in follows.items()}}
     if follows[right] >= thresholds.FOLLOWS_LOSS:
-        return passed(name, {**evidence, "other_parts": True}, threshold)
+        return rule.passed({**evidence, "other_parts": True})
     if follows[best] >= thresholds.FOLLOWS_LOSS:
-        return Finding(
-            name, FAIL, {**evidence, "offset_of_own_loss": best}, threshold, *_offset_reason(best, right, True)
-        )
-    return Finding(
-        name,
-        NOTE,
+        return rule.failed({**evidence, "offset_of_own_loss": best}, *_offset_reason(best, right, True))
+    return rule.noted(
         evidence,
-        threshold,
         "the model's own loss is not the cross entropy of its logits at any offset: another objective, or labels that "
         "are changed inside forward",
         "if plain cross entropy is meant, compare model(**inputs, labels=labels).loss with the cross entropy of "
@@ -287,12 +265,6 @@ def _correlation(first: list[float], second: list[float]) -> float:
 
 
 # ---- words ----
-
-
-def _described(key: int, right: int) -> str:
-    if right == 0:
-        return {0: "the hidden token itself", -1: "the token before the hole", 1: "the token after the hole"}[key]
-    return {-1: "the token before", 0: "the token itself", 1: "the next token"}.get(key, f"the token {key} places on")
 
 
 def _offset_reason(found: int, right: int, inside: bool = False) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +13,49 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from eval.diagnose import thresholds
-from eval.diagnose.probes.exact import Yardstick, clean, fitting_length, yardstick
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.subject.sample import Batch
+from eval.diagnose.checks.check import ANY, TEXT_KINDS, check
+from eval.diagnose.probes.exact import NotFiniteError, clean, yardstick
+from eval.diagnose.report.report import FAIL, Finding, Rule, said_by
 from eval.diagnose.subject.subject import Subject
 
-_NAME = "parity.reload"
-_TIED = "parity.tied_weights"
-_THRESHOLD = "saved and opened again, every tensor is the same and no logit moves beyond rounding"
-_TIED_THRESHOLD = "tables that are one tensor, or that the configuration calls tied, are equal now and after reloading"
+_TIED = Rule(
+    "parity.tied_weights",
+    "tables that are one tensor, or that the configuration calls tied, are equal now and after reloading",
+)
 _SHOWN = 5
 
 
-def reload(subject: Subject) -> list[Finding]:
+@check(
+    "parity.reload", "saved and opened again, every tensor is the same and no logit moves beyond rounding", kinds=ANY
+)
+def reload(subject: Subject, rule: Rule) -> list[Finding]:
     """Save the model as a user would, open it again, and compare tensors, logits and tied tables."""
-    now = _tied_now(subject)
-    if not fits_twice(subject, _NAME):
-        return [now]
-    found, again = opened_again(subject, subject.batch(2, fitting_length(subject, 32, rows=4)))
+    now = [_tied_now(subject)] if subject.kind in TEXT_KINDS else []
+    if not fits_twice(subject, rule.check):
+        return now
+    found, again = _opened_again(subject, rule)
     if again is None:
-        return [now, *found]
-    return [*found, now if now.verdict == FAIL else _tied_after(subject, again, now)]
+        return [*now, *found]
+    return [*found, *(one if one.verdict == FAIL else _tied_after(subject, again, one) for one in now)]
 
 
-def opened_again(subject: Subject, batch: Batch) -> tuple[list[Finding], PreTrainedModel | None]:
+def _opened_again(subject: Subject, rule: Rule) -> tuple[list[Finding], PreTrainedModel | None]:
     """The model saved and opened, compared with itself on a batch; None in its place where that was not possible."""
-    bar = yardstick(subject, batch)
+    what = "saved"
     with tempfile.TemporaryDirectory() as folder, _quietly():
         if shutil.disk_usage(folder).free < 2 * _bytes(subject.model):
-            subject.notes.append(f"{_NAME}: left out, as there is too little room in {folder}")
+            subject.notes.append(f"{rule.check}: left out, as there is too little room in {folder}")
             return [], None
         try:
             subject.model.save_pretrained(folder)
-        except (RuntimeError, ValueError, TypeError, OSError, AttributeError, KeyError) as error:
-            return [_refused("saved", error)], None
-        try:
+            what = "opened again"
             again, info = type(subject.model).from_pretrained(
                 Path(folder), output_loading_info=True, dtype=subject.model.dtype
             )
         except (RuntimeError, ValueError, TypeError, OSError, AttributeError, KeyError) as error:
-            return [_refused("opened again", error)], None
+            return [_refused(rule, what, error)], None
     again = again.to(subject.device).eval()
-    return [_compared(subject, again, info, batch, bar)], again
+    return [_compared(subject, rule, again, info)], again
 
 
 def fits_twice(subject: Subject, check: str) -> bool:
@@ -65,35 +66,32 @@ def fits_twice(subject: Subject, check: str) -> bool:
     return fits
 
 
-def _compared(
-    subject: Subject, again: PreTrainedModel, info: dict[str, Any], batch: Batch, bar: Yardstick | None
-) -> Finding:
+def _compared(subject: Subject, rule: Rule, again: PreTrainedModel, info: dict[str, Any]) -> Finding:
     differ = _differing(subject.model, again)
     missing = sorted(map(str, info["missing_keys"]))
     evidence: dict[str, Any] = {"tensors_that_differ": differ[:_SHOWN], "number_that_differ": len(differ)}
     if missing:
         evidence["not_in_the_file"] = missing[:_SHOWN]
     moved = False
-    if bar is not None:
+    batch = subject.batch(2, subject.fitting_length(32, rows=4))
+    with suppress(NotFiniteError):  # then the tensors tell
+        bar = yardstick(subject, batch)
         with torch.no_grad():
             told = clean(subject.ask(again, batch).logits)
         change = float((told - clean(subject.logits(batch))).abs().max().nan_to_num(nan=torch.finfo(told.dtype).max))
         evidence |= bar.evidence(change)
         moved = change > bar.tolerance
     if not differ and not moved:
-        return passed(_NAME, evidence, _THRESHOLD)
+        return rule.passed(evidence)
     changed = _other_parts(subject.model, again)
     if not differ and changed:
-        return Finding(
-            _NAME,
-            NOTE,
+        return rule.noted(
             {**evidence, "parts_of_another_class": changed[:_SHOWN]},
-            _THRESHOLD,
             f"parts of this object are not what its class builds, and so are not there after opening: "
             f"{', '.join(changed[:_SHOWN])}",
             "build such parts in __init__ of the model's own class, from its configuration",
         )
-    return Finding(_NAME, FAIL, evidence, _THRESHOLD, *_reason(differ, missing, moved))
+    return rule.failed(evidence, *_reason(differ, missing, moved))
 
 
 def _other_parts(model: PreTrainedModel, again: PreTrainedModel) -> list[str]:
@@ -124,13 +122,9 @@ def _reason(differ: list[str], missing: list[str], moved: bool) -> tuple[str, st
     )
 
 
-def _refused(what: str, error: Exception) -> Finding:
-    message = " ".join(str(error).split())[:300]
-    return Finding(
-        _NAME,
-        FAIL,
-        {"error": f"{type(error).__name__}: {message}"},
-        _THRESHOLD,
+def _refused(rule: Rule, what: str, error: Exception) -> Finding:
+    return rule.failed(
+        {"error": said_by(error)},
         f"the model cannot be {what} by the library: tensors that share memory without saying so, settings that "
         "contradict each other, or a class that does not build from its configuration alone",
         "read the error; declare shared tensors in _tied_weights_keys, and try save_pretrained and from_pretrained "
@@ -144,16 +138,13 @@ def _refused(what: str, error: Exception) -> Finding:
 def _tied_now(subject: Subject) -> Finding:
     says, tables = _says_tied(subject.model), _tables(subject.model)
     if tables is None:
-        return passed(_TIED, {"tables": "one of them does not exist, or they have other shapes"}, _TIED_THRESHOLD)
+        return _TIED.passed({"tables": "one of them does not exist, or they have other shapes"})
     equal, shared = torch.equal(*_comparable(tables)), tables[0].data_ptr() == tables[1].data_ptr()
     evidence = {"configuration_says_tied": says, "equal": equal, "one_tensor": shared}
     if equal or not says:
-        return passed(_TIED, evidence, _TIED_THRESHOLD)
-    return Finding(
-        _TIED,
-        FAIL,
+        return _TIED.passed(evidence)
+    return _TIED.failed(
         {**evidence, "largest_difference": _largest_difference(tables)},
-        _TIED_THRESHOLD,
         "the configuration says that input and output table are one, and they are two: they were untied by a copy, a "
         "wrapper or loading, and went apart",
         "call model.tie_weights() after building or loading, train again from there, or set "
@@ -165,11 +156,8 @@ def _tied_after(subject: Subject, again: PreTrainedModel, now: Finding) -> Findi
     before, after = _tables(subject.model), _tables(again)
     if before is None or after is None or not torch.equal(*_comparable(before)) or torch.equal(*_comparable(after)):
         return now
-    return Finding(
-        _TIED,
-        FAIL,
+    return _TIED.failed(
         {**now.evidence, "equal_after_reload": False, "largest_difference": _largest_difference(after)},
-        _TIED_THRESHOLD,
         "input and output table are one while training, but only one of them is saved and the configuration does not "
         "tie them: after opening, the other one is random",
         "set config.tie_word_embeddings = True and name the pair in _tied_weights_keys; then save again",

@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
-from eval.diagnose.checks.dialogue import RANKING_CHECKS
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.subject.latent import Latent
-from eval.diagnose.subject.sample import Batch
-from eval.diagnose.subject.subject import IGNORED, Subject
+from eval.diagnose.checks.check import check
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.families import Latent
+from eval.diagnose.subject.sample import spread_over
+from eval.diagnose.subject.subject import Subject
 from eval.metrics.ranks import frequency_deciles, ranking_figures
 from eval.metrics.representation import effective_rank
 from eval.rules import chance_above_negatives, expected_acc_neg
@@ -32,7 +31,14 @@ MAX_TABLE_ROWS = 2000
 BINS = 12
 
 
-def full_rank(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "ranking.full_rank",
+    f"top-1 above the share of the most frequent token, or a median rank below {limit.POOR_MEDIAN_RANK:g}, where "
+    f"acc_neg is above {limit.GOOD_ACC_NEG:g}",
+    kinds=("masked",),
+    needs="latent",
+)
+def full_rank(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the true token is well placed among all tokens, and not only among a few random ones."""
     latent = subject.latent
     assert latent is not None
@@ -42,19 +48,12 @@ def full_rank(subject: Subject) -> Finding | list[Finding]:
         return []
     subject.figures["rank_histogram"] = _histogram(ranks, subject.vocab_size)
     figures = _figures(subject, latent, ranks, truth)
-    threshold = (
-        f"top-1 above the share of the most frequent token, or a median rank below {limit.POOR_MEDIAN_RANK:g}, where "
-        f"acc_neg is above {limit.GOOD_ACC_NEG:g}"
-    )
     guess, error = figures["most_frequent_share"], figures["top1_error"]
     is_guess = figures["top1"] <= guess + limit.ABOVE_UNIGRAM_ERRORS * error
     if figures["acc_neg"] < limit.GOOD_ACC_NEG or not is_guess or figures["median_rank"] <= limit.POOR_MEDIAN_RANK:
-        return passed("ranking.full_rank", figures, threshold)
-    return Finding(
-        "ranking.full_rank",
-        NOTE,
+        return rule.passed(figures)
+    return rule.noted(
         figures,
-        threshold,
         f"acc_neg of {figures['acc_neg']:.2f} looks good, but the true token is no better placed than by guessing the "
         "most frequent ones: random negatives are mostly rare tokens, and beating them takes no context",
         "judge by the rank in the whole vocabulary; train with ranking: full, or negative_sampling: frequency, with "
@@ -62,7 +61,13 @@ def full_rank(subject: Subject) -> Finding | list[Finding]:
     )
 
 
-def crowding(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "ranking.crowding",
+    f"a neighbour nearer than a cosine of {limit.TWIN_COSINE:g} for fewer than {limit.TWINS_NOTE:.0%} of the "
+    "tokens of the text",
+    needs="latent",
+)
+def crowding(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the rows of different tokens in the table are far enough apart to be told from each other."""
     latent = subject.latent
     assert latent is not None
@@ -72,7 +77,7 @@ def crowding(subject: Subject) -> Finding | list[Finding]:
         return []
     table = normalize(latent.table.float(), dim=-1)
     nearest = _nearest(table, tokens)
-    spread = _evenly(table, MAX_TABLE_ROWS)
+    spread = table[spread_over(len(table), MAX_TABLE_ROWS)]
     values = torch.linalg.svdvals(spread.double().cpu())
     subject.figures.setdefault("singular_values", {})["table"] = (values[:256] / values[0].clamp_min(1e-30)).tolist()
     figures = {
@@ -82,17 +87,11 @@ def crowding(subject: Subject) -> Finding | list[Finding]:
         "width": table.shape[1],
         "tokens": len(tokens),
     }
-    threshold = (
-        f"a neighbour nearer than a cosine of {limit.TWIN_COSINE:g} for fewer than {limit.TWINS_NOTE:.0%} of the "
-        "tokens of the text"
-    )
     if figures["share_with_a_twin"] < limit.TWINS_NOTE:
-        return passed("ranking.crowding", figures, threshold)
-    return Finding(
-        "ranking.crowding",
+        return rule.passed(figures)
+    return rule.found(
         FAIL if figures["share_with_a_twin"] > limit.TWINS_FAIL else NOTE,
         figures,
-        threshold,
         "many tokens have nearly the same row, so that no prediction can tell them apart: the table has collapsed, or "
         "is too narrow for its vocabulary",
         "rank against the whole vocabulary (ranking: full), widen the table (hidden_size) or shrink max_vocab; with "
@@ -106,18 +105,11 @@ def _ranks(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     pieces: list[tuple[Tensor, Tensor]] = []
     for seed in range(ROUNDS):
         holes = subject.holes(rows, HOLES_SHARE, seed)
-        for piece in _few_rows(subject, holes):
+        for (piece,) in subject.pieces(holes):
             logits, truth = subject.predictions(piece)
             pieces.append((pessimistic_ranks(logits, truth).cpu(), truth.cpu()))
     ranks, truth = (torch.cat(column).numpy() for column in zip(*pieces, strict=True))
     return ranks, truth
-
-
-def _few_rows(subject: Subject, batch: Batch) -> list[Batch]:
-    """Pieces whose logits at the holes stay within the limits."""
-    holes_per_row = max(1, int((batch.labels != IGNORED).sum(dim=1).max())) if batch.labels is not None else 1
-    per_row = 4 * subject.vocab_size * holes_per_row
-    return batch.split(max(1, subject.limits.max_logit_bytes // per_row))
 
 
 def _figures(subject: Subject, latent: Latent, ranks: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -162,7 +154,7 @@ def _tokens_of(subject: Subject) -> Tensor:
     special = [] if subject.tokenizer is None else subject.tokenizer.all_special_ids
     tokens = rows.input_ids.unique()
     ordinary = tokens[~torch.isin(tokens, torch.tensor(special, dtype=tokens.dtype, device=tokens.device))]
-    return _evenly(ordinary, MAX_TOKENS)
+    return ordinary[spread_over(len(ordinary), MAX_TOKENS)]
 
 
 def _nearest(table: Tensor, tokens: Tensor) -> Tensor:
@@ -175,15 +167,4 @@ def _nearest(table: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _evenly(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows from all over."""
-    if len(rows) <= most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
-
-
-CHECKS: tuple[Check, ...] = (
-    Check("full_rank", full_rank, kinds=("masked",), needs="latent"),
-    Check("crowding", crowding, needs="latent"),
-    *RANKING_CHECKS,
-)
+CHECKS = (full_rank, crowding)

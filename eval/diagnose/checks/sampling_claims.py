@@ -6,8 +6,7 @@ answers of which all three are known; figures in a log are compared with what th
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +16,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import EvalPrediction, Trainer
 
-from configuration_jepa import DialogueJepaConfig
 from eval.diagnose import thresholds as limits
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.checks.check import check
+from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.subject import IGNORED, Subject
 
-THRESHOLD = "an accuracy is the share of positions whose most likely token is the true one, the same at every look"
+_RULE = Rule(
+    "sampling.claimed_accuracy",
+    "an accuracy is the share of positions whose most likely token is the true one, the same at every look",
+)
 _REMEDY = (
     "compare logits.argmax(-1) with the labels at every position that is predicted (causal: logits[:, :-1] with "
     "labels[:, 1:]), over the whole vocabulary; call any other figure by its own name"
@@ -66,8 +68,7 @@ class Scored:
     @classmethod
     def of(cls, subject: Subject, rows: int, length: int) -> "Scored":
         """Of the subject's sample, no more logits at once than its limits allow."""
-        at_once = max(1, subject.limits.max_logit_bytes // (4 * length * subject.vocab_size))
-        pieces = [subject.predictions(piece) for piece in subject.batch(rows, length).split(at_once)]
+        pieces = [subject.predictions(piece) for (piece,) in subject.pieces(subject.batch(rows, length))]
         counts = torch.tensor([float(len(truth)) for _, truth in pieces])
         found = [
             {**expected_accuracies(logits, truth), "loss": float(cross_entropy(logits, truth))}
@@ -84,7 +85,8 @@ class Scored:
         return 3 * math.sqrt(max(share * (1 - share), 1 / self.count) / self.count)
 
 
-def metric_of_trainer(subject: Subject) -> list[Finding]:
+@check(_RULE.check, _RULE.threshold, needs="trainer")
+def claimed_accuracy(subject: Subject, rule: Rule) -> list[Finding]:
     """`compute_metrics` of the Trainer, asked twice about made-up answers; nothing where it says no accuracy."""
     trainer = subject.trainer
     if trainer is None or trainer.compute_metrics is None:
@@ -99,7 +101,7 @@ def claims_of_record(subject: Subject, scored: Scored) -> list[Finding]:
     """Figures of the run, beside what different ways to answer score on the text at hand."""
     record = subject.record
     # Of a dialogue model claims are about replies to what was said, and the rows here are passages of text.
-    if record is None or subject.model.config.model_type == DialogueJepaConfig.model_type:
+    if record is None or subject.traits.dialogues:
         return []
     losses = record.values("eval_loss")[1]
     alike = record.ours or (bool(losses) and abs(losses[-1] - scored.loss) < limits.TEXT_ALIKE * losses[-1])
@@ -115,15 +117,15 @@ def _judge_claim(name: str, claim: float, scored: Scored, alike: bool) -> Findin
     same = limits.OTHER_PART + scored.error(claim)
     if alike and nearest != "greedy" and apart < same < off and apart < limits.CLAIM_NEARER * off:
         evidence["nearest"] = nearest
-        return Finding("sampling.claimed_accuracy", FAIL, evidence, THRESHOLD, _cause(name, nearest), _REMEDY)
+        return _RULE.failed(evidence, _cause(name, nearest), _REMEDY)
     if off <= limits.CLAIM_APART:
-        return passed("sampling.claimed_accuracy", evidence, THRESHOLD)
+        return _RULE.passed(evidence)
     cause = (
         f"{name} is {claim:.1%}, but the most likely token is right in {greedy:.1%} of {scored.count} positions of "
         "this text: other text, or another figure"
     )
     remedy = f"score the model on the very text of the claim; {_REMEDY}"
-    return Finding("sampling.claimed_accuracy", NOTE, evidence, THRESHOLD, cause, remedy)
+    return _RULE.noted(evidence, cause, remedy)
 
 
 def _judge_metric(name: str, first: float, second: float, logits: Tensor, labels: Tensor) -> Finding:
@@ -136,16 +138,16 @@ def _judge_metric(name: str, first: float, second: float, logits: Tensor, labels
     evidence = {"name": name, "first_look": first, "second_look": second, **ways}
     if first != second:
         cause = f"{name} of compute_metrics is drawn: the same answers give {first:.3f} and {second:.3f}"
-        return Finding("sampling.claimed_accuracy", FAIL, evidence, THRESHOLD, cause, _REMEDY)
+        return _RULE.failed(evidence, cause, _REMEDY)
     exact = [way for way in ways if way.startswith("greedy")]
     if any(abs(first - scale * ways[way]) < limits.METRIC_ROUNDING for way in exact for scale in (1, 100)):
-        return passed("sampling.claimed_accuracy", evidence, THRESHOLD)
+        return _RULE.passed(evidence)
     nearest = min(ways, key=lambda way: abs(first - ways[way]))
     if abs(first - ways[nearest]) < limits.METRIC_NOISE and nearest not in exact:
         cause = _cause(name, nearest.split(",")[0])
-        return Finding("sampling.claimed_accuracy", FAIL, {**evidence, "nearest": nearest}, THRESHOLD, cause, _REMEDY)
+        return _RULE.failed({**evidence, "nearest": nearest}, cause, _REMEDY)
     cause = f"{name} of compute_metrics is no share of positions whose most likely token is right"
-    return Finding("sampling.claimed_accuracy", NOTE, evidence, THRESHOLD, cause, _REMEDY)
+    return _RULE.noted(evidence, cause, _REMEDY)
 
 
 def _cause(name: str, way: str) -> str:
@@ -177,18 +179,10 @@ def _ask(trainer: Trainer, logits: Tensor, labels: Tensor, seed: int) -> dict[st
     """What `compute_metrics` says, behind the Trainer's own preparation of logits."""
     compute: Callable[..., dict[str, Any]] | None = trainer.compute_metrics
     assert compute is not None
-    with _other_chance(seed):
-        prepare = trainer.preprocess_logits_for_metrics
-        predictions = logits.clone() if prepare is None else prepare(logits.clone(), labels.clone())
-        asked = EvalPrediction(predictions=predictions.numpy(), label_ids=labels.numpy().copy())
-        said = compute(asked, compute_result=True) if trainer.args.batch_eval_metrics else compute(asked)
+    for seeded in (torch.manual_seed, np.random.seed, random.seed):  # whoever runs the check puts the caller's back
+        seeded(seed)
+    prepare = trainer.preprocess_logits_for_metrics
+    predictions = logits.clone() if prepare is None else prepare(logits.clone(), labels.clone())
+    asked = EvalPrediction(predictions=predictions.numpy(), label_ids=labels.numpy().copy())
+    said = compute(asked, compute_result=True) if trainer.args.batch_eval_metrics else compute(asked)
     return {name: float(value) for name, value in said.items() if np.ndim(value) == 0}
-
-
-@contextmanager
-def _other_chance(seed: int) -> Iterator[None]:
-    """Other random numbers than before; whoever runs the check puts the caller's back."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-    yield

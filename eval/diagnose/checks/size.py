@@ -1,5 +1,6 @@
 """X2, initialisation and size: the loss against ln V, dead and symmetric units, parameters against data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,9 +8,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
+from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.probes.anatomy import (
     blocks,
+    gradients_of,
     in_rows,
     learning_batch,
     matrix_layers,
@@ -20,7 +22,7 @@ from eval.diagnose.probes.anatomy import (
     watching,
 )
 from eval.diagnose.probes.predictions import look_at_predictions
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.subject import Subject
 from eval.rules import Verdict, judge_generator_size, judge_text_size, readable
 
@@ -32,16 +34,17 @@ SHARE = 0.25
 # ---- the loss before training ----
 
 
-def loss_at_start(subject: Subject) -> Finding:
+@check(
+    "size.loss_at_start",
+    f"before training a loss at most {limit.LOSS_ABOVE_LN_V_AT_START:g} nats above ln V",
+    kinds=ANY,
+)
+def loss_at_start(subject: Subject, rule: Rule) -> Finding:
     """An untrained model guesses among V tokens: its loss is ln V, and its logits are nearly even."""
     seen = look_at_predictions(subject, SHARE)
-    threshold = f"before training a loss at most {limit.LOSS_ABOVE_LN_V_AT_START:g} nats above ln V"
     if seen is None:
-        return Finding(
-            "size.loss_at_start",
-            NOTE,
+        return rule.noted(
             {"finite": False},
-            threshold,
             "some logits are NaN or infinite, so there is no loss",
             "see gradient.non_finite, which says where they begin",
         )
@@ -55,12 +58,9 @@ def loss_at_start(subject: Subject) -> Finding:
         "untrained": starts,
     }
     if not starts or above <= limit.LOSS_ABOVE_LN_V_AT_START:
-        return passed("size.loss_at_start", evidence, threshold)
-    return Finding(
-        "size.loss_at_start",
-        NOTE,
+        return rule.passed(evidence)
+    return rule.noted(
         evidence,
-        threshold,
         f"the first logits spread by {seen.spread:.1f}, which costs {above:.1f} nats: the output weights, or the "
         "scale of the logits, start too large, and the first steps are spent on shrinking them",
         "start the output table with a standard deviation of 1 / sqrt(width) or less, or scale the logits down",
@@ -70,9 +70,9 @@ def loss_at_start(subject: Subject) -> Finding:
 # ---- units ----
 
 
-def dead_units(subject: Subject) -> Finding:
+@check("size.dead_units", f"in no layer more than {limit.DEAD_UNITS_NOTE:.0%} of the units are always zero")
+def dead_units(subject: Subject, rule: Rule) -> Finding:
     """Inputs of a matrix that are zero on real text and on random tokens, and stay so when the model is trained."""
-    threshold = f"in no layer more than {limit.DEAD_UNITS_NOTE:.0%} of the units are always zero"
     shares, layers = _silent_shares(subject, subject.model)
     worst = max(shares.values(), default=0.0)
     if worst > limit.DEAD_UNITS_NOTE:
@@ -85,21 +85,23 @@ def dead_units(subject: Subject) -> Finding:
     listed = {name: share for name, share in _worst(shares).items() if share > limit.DEAD_UNITS_NOTE}
     evidence = {"largest_dead_share": worst, "layers": listed, "layers_looked_at": layers}
     if worst <= limit.DEAD_UNITS_NOTE:
-        return passed("size.dead_units", evidence, threshold)
-    return Finding(
-        "size.dead_units",
+        return rule.passed(evidence)
+    return rule.found(
         FAIL if worst > limit.DEAD_UNITS_FAIL else NOTE,
         evidence,
-        threshold,
         f"{worst:.0%} of what enters {next(iter(listed))} is zero for every token, and no gradient reaches it: the "
         "biases or weights before an activation were thrown far below zero by too large a step, or a layer is zero",
         "start this layer anew, or train again with a lower learning rate, a warm-up, or GELU in place of ReLU",
     )
 
 
-def symmetric_units(subject: Subject) -> Finding:
+@check(
+    "size.symmetric_units",
+    f"fewer than {limit.SYMMETRIC_UNITS_FAIL:.0%} of a layer's units are copies of each other for ever",
+    kinds=ANY,
+)
+def symmetric_units(subject: Subject, rule: Rule) -> Finding:
     """Units of a layer with the same incoming weights that also get the same gradient: they stay one unit for ever."""
-    threshold = f"fewer than {limit.SYMMETRIC_UNITS_FAIL:.0%} of a layer's units are copies of each other for ever"
     output = subject.model.get_output_embeddings()
     layers = {name: layer for name, layer in matrix_layers(subject.model).items() if layer is not output}
     groups = {name: found for name, layer in layers.items() if len(found := _copies(layer))}
@@ -111,12 +113,10 @@ def symmetric_units(subject: Subject) -> Finding:
     listed = {name: share for name, share in _worst(shares).items() if share > 0}
     evidence = {"largest_share": worst, "layers": listed, "layers_with_equal_rows": len(groups)}
     if worst == 0:
-        return passed("size.symmetric_units", evidence, threshold)
-    return Finding(
-        "size.symmetric_units",
+        return rule.passed(evidence)
+    return rule.found(
         FAIL if worst > limit.SYMMETRIC_UNITS_FAIL else NOTE,
         evidence,
-        threshold,
         f"in {next(iter(listed))} {worst:.0%} of the units have the weights and the gradient of another one, so that "
         "they never come to differ: a layer was started with one constant, or copied within itself",
         "start its weights at random (trunc_normal_, std 0.02), and only the last matrix of a branch at zero",
@@ -126,28 +126,28 @@ def symmetric_units(subject: Subject) -> Finding:
 # ---- parameters for data ----
 
 
-def parameters_for_data(subject: Subject) -> Finding:
+@check("size.parameters_for_data", "parameters of the order that the training text can teach")
+def parameters_for_data(subject: Subject, rule: Rule) -> Finding:
     """Rules of thumb that the planner has too; only where the training text is known."""
-    name, threshold = "size.parameters_for_data", "parameters of the order that the training text can teach"
     texts = subject.parts.get("train")
     if not texts or subject.tokenizer is None:
-        return passed(name, {"parameters": subject.parameters, "training_text": "not given, so not judged"}, threshold)
+        return rule.passed({"parameters": subject.parameters, "training_text": "not given, so not judged"})
     tokens = _count_tokens(subject, texts)
     if subject.kind == "masked":
-        verdicts = [judge_text_size(subject.parameters, tokens)]
-    else:
-        verdicts = judge_generator_size(subject.parameters, tokens)
+        return judge_size(subject, rule, tokens, [judge_text_size(subject.parameters, tokens)])
+    return judge_size(subject, rule, tokens, judge_generator_size(subject.parameters, tokens))
+
+
+def judge_size(subject: Subject, rule: Rule, tokens: int, verdicts: Sequence[Verdict]) -> Finding:
+    """What rules of thumb say of a model for so many training tokens."""
     evidence = {"parameters": subject.parameters, "training_tokens": tokens}
     wrong = [verdict for verdict in verdicts if verdict.level in ("warning", "loud")]
     if not wrong:
-        return passed(name, {**evidence, "said": verdicts[-1].message}, threshold)
-    return Finding(name, NOTE, {**evidence, "found": [one.name for one in wrong]}, threshold, *_said(wrong))
-
-
-def _said(verdicts: list[Verdict]) -> tuple[str, str]:
-    """Cause and remedy: what stands before and after the last colon of each verdict."""
-    parts = [verdict.message.rpartition(": ") for verdict in verdicts]
-    return "; ".join(cause for cause, _, _ in parts), "; ".join(remedy for _, _, remedy in parts)
+        return rule.passed({**evidence, "said": verdicts[-1].message})
+    # Cause and remedy: what stands before and after the last colon of each.
+    parts = [verdict.message.rpartition(": ") for verdict in wrong]
+    cause, remedy = "; ".join(cause for cause, _, _ in parts), "; ".join(remedy for _, _, remedy in parts)
+    return rule.noted({**evidence, "found": [one.name for one in wrong]}, cause, remedy)
 
 
 def _count_tokens(subject: Subject, texts: list[str]) -> int:
@@ -225,17 +225,10 @@ def _copies(layer: nn.Module) -> list[list[int]]:
 def _gradients(subject: Subject, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
     """(units, inputs) gradient of each layer's weights that has one."""
     weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
-    asked = {name: weight for name, weight in weights.items() if weight.requires_grad}
-    if not asked:
-        return {}
     with torch.enable_grad():
         loss = subject.own_loss(subject.model, learning_batch(subject))
-    found = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
-    return {
-        name: in_rows(layers[name], gradient)
-        for name, gradient in zip(asked, found, strict=True)
-        if gradient is not None
-    }
+    found = gradients_of(loss, {name: weight for name, weight in weights.items() if weight.requires_grad})
+    return {name: in_rows(layers[name], gradient) for name, gradient in found.items()}
 
 
 def _share_alike(gradient: Tensor, groups: list[list[int]]) -> float:
@@ -250,9 +243,4 @@ def _share_alike(gradient: Tensor, groups: list[list[int]]) -> float:
     return alike / len(gradient)
 
 
-CHECKS: tuple[Check, ...] = (
-    Check("loss_at_start", run=loss_at_start),
-    Check("dead_units", run=dead_units),
-    Check("symmetric_units", run=symmetric_units),
-    Check("parameters_for_data", run=parameters_for_data),
-)
+CHECKS = (loss_at_start, dead_units, symmetric_units, parameters_for_data)

@@ -15,30 +15,26 @@ from eval.advice.patterns import look
 from eval.advice.record import TrainingRecord, is_finite
 from eval.advice.run_log import Advice, RunFacts, RunLog
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.check import Check
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.checks.check import ANY, check
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.subject import Subject
 
 Row = dict[str, Any]
 _CURVE_POINTS = 500
-_NOT_AHEAD = ("joint", "individual")  # objectives of a video model
 
 
-def non_finite(subject: Subject) -> Finding | list[Finding]:
+@check("training.non_finite", "every loss and gradient norm in the log is a finite number", kinds=ANY, needs="record")
+def non_finite(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether every logged loss and gradient was a number; the Trainer writes 0.0 where a loss was NaN."""
     record = _record(subject)
     rows = record.training_rows
     if not rows:
         return []
-    threshold = "every loss and gradient norm in the log is a finite number"
     broken = next((found for number, row in enumerate(rows) if (found := _broken(row, rows[:number]))), None)
     if broken is None:
-        return passed("training.non_finite", {"rows": len(rows), "steps": record.steps}, threshold)
-    return Finding(
-        "training.non_finite",
-        FAIL,
+        return rule.passed({"rows": len(rows), "steps": record.steps})
+    return rule.failed(
         broken,
-        threshold,
         "a number that is not finite: the weights of that step, and of all later checkpoints, are broken. The Trainer "
         "goes on without a word and logs a loss of 0.0 (logging_nan_inf_filter)",
         "take a checkpoint from before that step; lower learning_rate, clip gradients (max_grad_norm 1), avoid fp16, "
@@ -46,7 +42,14 @@ def non_finite(subject: Subject) -> Finding | list[Finding]:
     )
 
 
-def learning_rate(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "training.learning_rate",
+    f"a rate above 0, and one above {limit.LARGE_RATE:g} only where the loss falls below that of guessing by "
+    "frequency",
+    kinds=ANY,
+    needs="record",
+)
+def learning_rate(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the rate was above nothing, and not so large that nothing could be learnt."""
     record = _record(subject)
     _, rates = record.values("learning_rate")
@@ -55,16 +58,9 @@ def learning_rate(subject: Subject) -> Finding | list[Finding]:
         return []
     steps, losses = _cross_entropy(subject, record)
     figures = {"peak": peak, "lowest": min(rates, default=peak), "steps": record.steps, "rows": len(rates)}
-    threshold = (
-        f"a rate above 0, and one above {limit.LARGE_RATE:g} only where the loss falls below that of guessing by "
-        "frequency"
-    )
     if max(rates, default=peak) == 0.0:
-        return Finding(
-            "training.learning_rate",
-            FAIL,
+        return rule.failed(
             figures,
-            threshold,
             "the learning rate was 0 in every row of the log: no step changed a weight",
             "set learning_rate (1e-3 from nothing, 5e-5 to fine-tune); look at the scheduler, whose multiplier may be "
             "0, and at warm-up steps beyond the end",
@@ -73,25 +69,28 @@ def learning_rate(subject: Subject) -> Finding | list[Finding]:
         unigram, lately = _unigram(subject), _lately(losses)
         figures |= {"loss_lately": lately, "loss_of_guessing_by_frequency": unigram, "highest_loss": max(losses)}
         if lately > limit.MORE_THAN_FREQUENCIES * unigram and steps[-1] >= limit.FULL_RATE_STEPS:
-            return Finding(
-                "training.learning_rate",
-                FAIL,
+            return rule.failed(
                 figures,
-                threshold,
                 f"a learning rate of {peak:g} is far above what trains transformers with AdamW (1e-4 to 5e-3): the "
                 "first steps threw the weights away, and what was learnt is at most how frequent tokens are",
                 "start again from fresh weights with a hundredth of it",
             )
-    return passed("training.learning_rate", figures, threshold)
+    return rule.passed(figures)
 
 
-def loss(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "training.loss",
+    f"a loss that is lately less than {limit.DIVERGED:g} times its lowest, below ln V, and below "
+    f"{1 - run_log.LOSS_STUCK:.2f} of its first",
+    needs="record",
+)
+def loss(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether the loss fell, and stayed down."""
     record = _record(subject)
     _keep_curve(subject, record)
     steps, losses = record.values("loss")
     if len(losses) < 2:
-        subject.notes.append(f"training.loss: the log of {record.folder} holds {len(losses)} rows with a loss")
+        subject.notes.append(f"{rule.check}: the log of {record.folder} holds {len(losses)} rows with a loss")
         return []
     if record.learning_rate == 0:
         return []  # training.learning_rate says why it stands where it began
@@ -104,36 +103,32 @@ def loss(subject: Subject) -> Finding | list[Finding]:
         "ln_v": ln_v,
         "rows": len(losses),
     }
-    threshold = (
-        f"a loss that is lately less than {limit.DIVERGED:g} times its lowest, below ln V, and below "
-        f"{1 - run_log.LOSS_STUCK:.2f} of its first"
-    )
     _, entropies = _cross_entropy(subject, record)
     risen = min(losses[-2:]) > limit.DIVERGED * lowest and lately - lowest > limit.DIVERGED_OF_FIRST * losses[0]
     if risen or (entropies and _worse_than_nothing(entropies, ln_v) and len(losses) >= limit.FEWEST_ROWS):
-        return Finding(
-            "training.diverged",
-            FAIL,
+        return rule.named("training.diverged").failed(
             figures,
-            threshold,
             "the loss left its lowest value far behind, or is above ln V, which is what knowing nothing costs: the "
             "learning rate is too large, or the loss is a sum or a multiple of the mean",
             "lower learning_rate to a third and add warm-up; see that the loss is a mean over tokens",
         )
     if _stuck(record, losses, entropies, ln_v):
-        return Finding(
-            "training.loss_not_falling",
-            FAIL,
+        return rule.named("training.loss_not_falling").failed(
             figures,
-            threshold,
             "the loss is what it was at the first row: no gradient reaches the weights, the optimizer does not hold "
             "them, or the rate is far too small",
             "see gradient.flow; try learning_rate 1e-3; see that the optimizer was made from this model's parameters",
         )
-    return passed("training.loss", figures, threshold)
+    return rule.passed(figures)
 
 
-def too_good(subject: Subject) -> Finding | list[Finding]:
+@check(
+    "training.too_good",
+    f"more than {limit.TOO_GOOD:g} of the loss of guessing by frequency on text seen for the first time",
+    kinds=("causal", "masked"),
+    needs="record",
+)
+def too_good(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     """Whether text that was never seen before costs less than any language model pays."""
     record = _record(subject)
     unseen = _unseen_losses(record)
@@ -141,21 +136,23 @@ def too_good(subject: Subject) -> Finding | list[Finding]:
         return []
     unigram, (step, lowest) = _unigram(subject), min(unseen, key=lambda pair: pair[1])
     figures = {"lowest_unseen_loss": lowest, "step": step, "loss_of_guessing_by_frequency": unigram}
-    threshold = f"more than {limit.TOO_GOOD:g} of the loss of guessing by frequency on text seen for the first time"
     if lowest >= limit.TOO_GOOD * unigram:
-        return passed("training.too_good", figures, threshold)
-    return Finding(
-        "training.too_good",
-        NOTE,
+        return rule.passed(figures)
+    return rule.noted(
         figures,
-        threshold,
         "no model predicts unseen natural text so well: it sees its answer (future tokens, labels that are not "
         "shifted), or the text repeats itself or stood in training",
         "read leak.future_tokens, parity.offset and data.overlap; of a made-up language this may be right",
     )
 
 
-def advice(subject: Subject) -> list[Finding]:
+@check(
+    "training.advice",
+    "none of the patterns of a run that goes wrong (eval/advice/run_log.py)",
+    kinds=ANY,
+    needs="record",
+)
+def advice(subject: Subject, rule: Rule) -> list[Finding]:
     """What the log patterns of training say about a run of this package."""
     record = _record(subject)
     facts = facts_of(record, subject.model.config)
@@ -163,13 +160,10 @@ def advice(subject: Subject) -> list[Finding]:
         return []
     log = RunLog([row for row in record.rows if _is_whole(row)])
     said = [one for one in look(log, facts) if one.level != "note"]
-    threshold = "none of the patterns of a run that goes wrong (eval/advice/run_log.py)"
     if not said:
-        return [passed("training.advice", {"rows": len(record.rows), "steps": record.steps}, threshold)]
-    # What sees later frames, or one alone, need not come to know what follows.
-    others = record.run is not None and record.run["recipe"].get("masking", {}).get("objective") in _NOT_AHEAD
-    facts = replace(facts, from_nothing=facts.from_nothing and not others)
-    return [_finding_of(one, log, facts, threshold) for one in said]
+        return [rule.passed({"rows": len(record.rows), "steps": record.steps})]
+    facts = replace(facts, from_nothing=facts.from_nothing and subject.foretells)
+    return [_finding_of(rule, one, log, facts) for one in said]
 
 
 # ---- what the log says ----
@@ -238,7 +232,7 @@ def _unseen_losses(record: TrainingRecord) -> list[tuple[int, float]]:
     return found
 
 
-def _finding_of(said: Advice, log: RunLog, facts: RunFacts, threshold: str) -> Finding:
+def _finding_of(rule: Rule, said: Advice, log: RunLog, facts: RunFacts) -> Finding:
     """A fail where nothing can come of the run; a note where it may be young, or meant so."""
     losses = log.values("loss")
     far = bool(losses) and losses[-1] - min(losses) > limit.DIVERGED_OF_FIRST * losses[0]
@@ -248,7 +242,7 @@ def _finding_of(said: Advice, log: RunLog, facts: RunFacts, threshold: str) -> F
         "acc_neg_at_chance": True,
     }
     verdict = FAIL if hopeless.get(said.pattern, False) else NOTE
-    return Finding(f"training.{said.pattern}", verdict, {"seen": said.evidence}, threshold, said.evidence, said.remedy)
+    return rule.named(f"training.{said.pattern}").found(verdict, {"seen": said.evidence}, said.evidence, said.remedy)
 
 
 def _is_whole(row: Row) -> bool:
@@ -271,10 +265,4 @@ def _record(subject: Subject) -> TrainingRecord:
     return subject.record
 
 
-CHECKS: tuple[Check, ...] = (
-    Check("non_finite", non_finite, needs="record"),
-    Check("learning_rate", learning_rate, needs="record"),
-    Check("loss", loss, needs="record"),
-    Check("too_good", too_good, kinds=("causal", "masked"), needs="record"),
-    Check("advice", advice, needs="record"),
-)
+CHECKS = (non_finite, learning_rate, loss, too_good, advice)

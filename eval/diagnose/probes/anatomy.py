@@ -123,9 +123,7 @@ def trained_copy(
         TooLargeError: there is no room for it.
     """
     check_room_to_train(subject)
-    frozen = frozen_teacher(subject)
-    names = {name for name, p in subject.model.named_parameters() if p.requires_grad and p not in frozen}
-    model = subject.copy()
+    names, model = trainable(subject), subject.copy()
     parameters = [parameter for name, parameter in model.named_parameters() if name in names]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     losses = []
@@ -156,6 +154,14 @@ def learning_batch(subject: Subject, rows: int | None = None) -> dict[str, Tenso
     """Inputs with labels, the same at every call: a quarter of the rows that the limits allow."""
     rows = rows or max(2, subject.limits.rows // 4)
     return subject.learning_inputs(subject.batch(rows, subject.limits.length))
+
+
+def gradients_of(loss: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Of the parameters that the loss reaches, even zero."""
+    if not loss.requires_grad or not parameters:
+        return {}
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
 
 
 def remembered(parameters: Sequence[nn.Parameter]) -> Callable[[], None]:

@@ -180,8 +180,7 @@ class _Course:
     @property
     def knows_all(self) -> bool:
         """Whether they are memorised now."""
-        memorised = self.above_floor(self.losses[-1]) < limits.MEMORISED_LOSS
-        return memorised and self.right[-1] >= limits.MEMORISED_RIGHT
+        return self.above_floor(self.losses[-1]) < limits.MEMORISED_LOSS and self.right[-1] >= limits.MEMORISED_RIGHT
 
     @property
     def stands_still(self) -> bool:
@@ -249,6 +248,6 @@ def _trainable(subject: Subject) -> PreTrainedModel:
 
 def _entropy(twin: Subject, batches: Sequence[Batch]) -> float:
     """Entropy of the true tokens of all batches in nats."""
-    truth = torch.cat([twin.truth(batch) for batch in batches])
+    truth = torch.cat([twin.places(batch)[1] for batch in batches])
     shares = torch.bincount(truth).double() / len(truth)
     return float(-(shares[shares > 0] * shares[shares > 0].log()).sum())

@@ -4,7 +4,6 @@ The bar comes from the model itself: how far its logits reach, whether a pass re
 the shape of the batch is another one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +11,17 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds
-from eval.diagnose.report.report import NOTE, Finding
+from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import Subject
 
+EXACT = "1e-4 of the logits' spread"
 # Logits beyond this are masks ("never this token"), not opinions.
 _MASKED_LOGIT = 1e30
-_BYTES = 4
+
+
+class NotFiniteError(Exception):
+    """Logits are NaN or infinite, so that nothing can be compared: `@check` says so."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class Yardstick:
         repeat: largest change between two passes over the same batch: 0 for a model without chance.
         rounding: largest change of a row when copies of itself stand beside it.
         digit: what the dtype cannot tell apart at the largest logit.
+        believed_digits: see `Subject.believed_digits`.
     """
 
     spread: float
     repeat: float
     rounding: float
     digit: float
+    believed_digits: float = thresholds.SURE_ROUNDING
 
     @property
     def tolerance(self) -> float:
@@ -51,23 +56,29 @@ class Yardstick:
         """The same without chance, and for passes of the same shape."""
         return max(thresholds.SAME_LOGITS * self.spread, thresholds.SURE_ROUNDING * self.digit)
 
+    @property
+    def between_shapes(self) -> float:
+        """The same for passes of different shapes, whose sums run in another order."""
+        return max(self.tolerance, self.believed_digits * self.digit)
+
     def evidence(self, change: float) -> dict[str, Any]:
         """A change beside what it is held against."""
         return {"largest_change": change, "tolerance": self.tolerance, "logit_spread": self.spread}
 
 
-def yardstick(subject: Subject, batch: Batch) -> Yardstick | None:
-    """Of the first row of a batch; None where logits are not finite."""
+def yardstick(subject: Subject, batch: Batch) -> Yardstick:
+    """Of the first row of a batch; raises NotFiniteError where logits are NaN or infinite."""
     row = batch.take([0])
     first, second = clean(subject.logits(row)), clean(subject.logits(row))
     if not (first.isfinite().all() and second.isfinite().all()):
-        return None
+        raise NotFiniteError
     beside = clean(subject.logits(batch.take([0, 0, 0])))
     return Yardstick(
         spread=float(first.std(-1).mean()),
         repeat=float((first - second).abs().max()),
         rounding=float((beside - first).abs().max()),
         digit=float(first.abs().max()) * torch.finfo(subject.model.dtype).eps,
+        believed_digits=subject.believed_digits,
     )
 
 
@@ -79,40 +90,14 @@ def changes(subject: Subject, first: Batch, second: Batch, singly: bool = False)
     Args:
         singly: every row in a pass of its own, where no other row can matter.
     """
-    asked = zip(first.split(1), second.split(1), strict=True) if singly else pieces(subject, first, second)
+    asked = zip(first.split(1), second.split(1), strict=True) if singly else subject.pieces(first, second)
     found = [(clean(subject.logits(one)) - clean(subject.logits(other))).abs().amax(-1).cpu() for one, other in asked]
     return torch.cat(found)
-
-
-def pieces(subject: Subject, *batches: Batch) -> Iterator[tuple[Batch, ...]]:
-    """The same rows of several batches, so few that the logits of all stay within the limits."""
-    per_row = _BYTES * subject.vocab_size * sum(batch.input_ids.shape[1] for batch in batches)
-    rows = max(1, subject.limits.max_logit_bytes // per_row)
-    return zip(*(batch.split(rows) for batch in batches), strict=True)
-
-
-def fitting_length(subject: Subject, wanted: int, rows: int = 3) -> int:
-    """A length of which so many rows have logits within the limits, at least 8 where the context allows it."""
-    fits = subject.limits.max_logit_bytes // (_BYTES * subject.vocab_size * rows)
-    return min(wanted, subject.context, max(8, fits))
 
 
 def clean(logits: Tensor) -> Tensor:
     """Logits with those of forbidden tokens set to 0; NaN stays."""
     return logits.masked_fill(logits.abs() > _MASKED_LOGIT, 0.0).float()
-
-
-def other_tokens(subject: Subject, ids: Tensor, seed: int = 0) -> Tensor:
-    """A token of the sample at every place, another than the one there; never a special one."""
-    special = [] if subject.tokenizer is None else subject.tokenizer.all_special_ids
-    seen = subject.batch(subject.limits.rows, subject.limits.length).input_ids.unique().cpu()
-    pool = seen[~torch.isin(seen, torch.tensor(special, dtype=seen.dtype))]
-    if len(pool) < 2:
-        pool = torch.arange(subject.vocab_size)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(pool), ids.shape, generator=generator)
-    drawn = torch.where(pool[drawn] == ids.cpu(), (drawn + 1) % len(pool), drawn)
-    return pool[drawn].to(ids.device)
 
 
 def with_tokens(batch: Batch, ids: Tensor) -> Batch:
@@ -123,6 +108,12 @@ def with_tokens(batch: Batch, ids: Tensor) -> Batch:
 def repeated(batch: Batch, rows: int) -> Batch:
     """The first row, so many times."""
     return batch.take([0] * rows)
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """The rows of several batches, one after the other."""
+    columns = {name for name, value in vars(parts[0]).items() if value is not None}
+    return replace(parts[0], **{name: torch.cat([vars(part)[name] for part in parts]) for name in columns})
 
 
 def shortened(batch: Batch, length: int) -> Batch:
@@ -142,13 +133,6 @@ def not_finite(subject: Subject, check: str) -> list[Finding]:
     if said in subject.notes:
         return []
     subject.notes.append(said)
-    return [
-        Finding(
-            check,
-            NOTE,
-            {"finite_logits": False},
-            "logits are finite",
-            "the logits hold NaN or infinity, so nothing can be compared",
-            "see gradient.non_finite, which locates the first of them; then run this check again",
-        )
-    ]
+    cause = "the logits hold NaN or infinity, so nothing can be compared"
+    remedy = "see gradient.non_finite, which locates the first of them; then run this check again"
+    return [Rule(check, "logits are finite").noted({"finite_logits": False}, cause, remedy)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from eval.diagnose.subject.subject import Subject
 
@@ -101,12 +102,11 @@ def token_counts(subject: Subject) -> Tensor:
 def _slices(subject: Subject, share: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and true tokens of a few rows at a time, until enough positions were seen."""
     batch = subject.batch(max(1, int(share * subject.limits.rows)), subject.limits.length)
-    rows = max(1, subject.limits.max_logit_bytes // (16 * batch.input_ids.shape[1] * subject.vocab_size))
     enough, seen = int(share * MAX_POSITIONS), 0
     for repeat in range(4 if subject.kind == "masked" else 1):
         # Other holes in the same rows: a row has few.
         asked = subject.holes(batch, seed=repeat) if subject.kind == "masked" else batch
-        for piece in asked.split(rows):
+        for (piece,) in subject.pieces(asked, each=16):
             if seen < enough:
                 logits, truth = subject.predictions(piece)
                 seen += len(truth)
@@ -191,17 +191,18 @@ def _together(pieces: list[_Seen], counts: Tensor) -> Predictions:
     )
 
 
+def _wide(counts: Tensor, vocabulary: int) -> Tensor:
+    """(V,) counts as float64, of a vocabulary that is larger or smaller than their number."""
+    return pad(counts.double(), (0, vocabulary - len(counts)))
+
+
 def _unigram(counts: Tensor, vocabulary: int) -> Tensor:
     """(V,) probabilities of the unigram guess."""
-    wide = counts.double().new_zeros(vocabulary)
-    kept = min(vocabulary, len(counts))
-    wide[:kept] = counts[:kept]
+    wide = _wide(counts, vocabulary)
     return (1 - UNSEEN) * wide / wide.sum() + UNSEEN / vocabulary
 
 
 def _left_out(counts: Tensor, vocabulary: int) -> Tensor:
     """(V,) -ln of the unigram guess for a token that does not count itself."""
-    wide = counts.double().new_zeros(vocabulary)
-    kept = min(vocabulary, len(counts))
-    wide[:kept] = counts[:kept]
+    wide = _wide(counts, vocabulary)
     return -((1 - UNSEEN) * (wide - 1).clamp_min(0) / (wide.sum() - 1) + UNSEEN / vocabulary).log()

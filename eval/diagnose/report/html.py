@@ -39,10 +39,10 @@ def report_html(report: Report) -> str:
     """The whole page. Everything that came from outside is escaped."""
     sections = [
         _heading(report),
-        _findings("What is wrong", report.of(FAIL)),
-        _findings("What may be wrong", report.of(NOTE)),
-        _plots(pictures(report.figures)),
-        _passes(report.of(PASS)),
+        _section("What is wrong", "\n".join(map(_finding, report.of(FAIL)))),
+        _section("What may be wrong", "\n".join(map(_finding, report.of(NOTE)))),
+        _section("Plots", _plots(pictures(report.figures))),
+        _section("What is right", _passes(report.of(PASS))),
         _details(report),
     ]
     return (
@@ -61,10 +61,8 @@ def _heading(report: Report) -> str:
     )
 
 
-def _findings(title: str, findings: list[Finding]) -> str:
-    if not findings:
-        return ""
-    return f"<section><h2>{title}</h2>\n" + "\n".join(_finding(finding) for finding in findings) + "</section>"
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
 
 
 def _finding(finding: Finding) -> str:
@@ -90,7 +88,7 @@ def _plots(drawn: list[Picture]) -> str:
         "</figure>"
         for picture in drawn
     )
-    return f'<section><h2>Plots</h2><div class="plots">{figures}</div></section>'
+    return f'<div class="plots">{figures}</div>'
 
 
 def _passes(findings: list[Finding]) -> str:
@@ -101,8 +99,7 @@ def _passes(findings: list[Finding]) -> str:
         f'<td class="muted">{escape(finding.threshold)}</td></tr>'
         for finding in findings
     )
-    listed = f"<details><summary>{len(findings)} findings</summary><table>{rows}</table></details>"
-    return f"<section><h2>What is right</h2>{listed}</section>"
+    return f"<details><summary>{len(findings)} findings</summary><table>{rows}</table></details>"
 
 
 def _details(report: Report) -> str:

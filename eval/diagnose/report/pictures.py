@@ -50,6 +50,7 @@ _STYLE = {
     "legend.frameon": False,
 }
 
+Draw = Callable[[Axes, Any, dict[str, Any]], bool]
 Series = Any  # of `Report.figures`: the shape of each stands with its drawing
 
 
@@ -154,20 +155,19 @@ def _loss_curve(axes: Axes, series: dict[str, list], figures: dict[str, Series])
     return bool(train or held_out)
 
 
-def _gradient_norms(axes: Axes, series: Sequence[tuple[str, float]], figures: dict[str, Series]) -> bool:
-    """`[[name, norm], ...]` in the order of the forward pass."""
-    axes.set_xlabel("gradient norm")
-    return _dots(axes, series)
+def _rows(label: str, usual: tuple[float, float] | None = None) -> Draw:
+    """Draws `[[name, value], ...]` in the order of the forward pass, with what is usual shaded."""
+
+    def draw_rows(axes: Axes, series: Sequence[tuple[str, float]], figures: dict[str, Series]) -> bool:
+        if usual is not None:
+            axes.axvspan(*usual, color=_GRID, linewidth=0)
+        axes.set_xlabel(label)
+        return _dots(axes, series)
+
+    return draw_rows
 
 
-def _update_ratios(axes: Axes, series: Sequence[tuple[str, float]], figures: dict[str, Series]) -> bool:
-    """`[[name, ratio], ...]`: norm of one optimizer step over norm of the weights."""
-    axes.axvspan(1e-4, 1e-2, color=_GRID, linewidth=0)
-    axes.set_xlabel("update / weight, one step")
-    return _dots(axes, series)
-
-
-def _histogram(label: str) -> Callable[[Axes, dict[str, list], dict[str, Series]], bool]:
+def _histogram(label: str) -> Draw:
     """Draws `{edges, counts}`; the axis is logarithmic where the edges spread over decades."""
 
     def draw_histogram(axes: Axes, series: dict[str, list], figures: dict[str, Series]) -> bool:
@@ -276,7 +276,7 @@ def _is_finite(value: Any) -> bool:
 class _Plot:
     heading: str
     reading: str
-    draw: Callable[[Axes, Any, dict[str, Series]], bool]
+    draw: Draw
 
 
 _PLOTS = {
@@ -296,13 +296,13 @@ _PLOTS = {
         "Gradient norm by layer",
         "Neighbours differ by small factors. A row at zero does not learn; a slope over many decades vanishes or "
         "explodes.",
-        _gradient_norms,
+        _rows("gradient norm"),
     ),
     "update_ratios": _Plot(
         "Update against weight",
         "How far one step moves each weight, as a share of it. About a thousandth is usual (shaded: 1e-4 to 1e-2); "
         "far to the right the learning rate is too high, far to the left nothing is learned.",
-        _update_ratios,
+        _rows("update / weight, one step", usual=(1e-4, 1e-2)),
     ),
     "entropy_histogram": _Plot(
         "Entropy of the predictions",

@@ -1,16 +1,11 @@
 """What the doctor says: findings, and the report that holds them. Pure data, no torch."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 PASS, NOTE, FAIL = "pass", "note", "fail"
 VERDICTS = (PASS, NOTE, FAIL)
-VIDEO = "video"
-KINDS = ("causal", "masked", "seq2seq", VIDEO)
 
 
 @dataclass(frozen=True)
@@ -47,13 +42,49 @@ class Finding:
         return self.check.split(".")[0]
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What is right, under the name of a finding: the verdicts of one check are made by it.
+
+    Attributes:
+        check, threshold: as of `Finding`.
+    """
+
+    check: str
+    threshold: str
+
+    def passed(self, evidence: dict[str, Any]) -> Finding:
+        """It is right."""
+        return Finding(self.check, PASS, evidence, self.threshold)
+
+    def noted(self, evidence: dict[str, Any], cause: str, remedy: str) -> Finding:
+        """It is not, and may be intended."""
+        return self.found(NOTE, evidence, cause, remedy)
+
+    def failed(self, evidence: dict[str, Any], cause: str, remedy: str) -> Finding:
+        """It must be wrong."""
+        return self.found(FAIL, evidence, cause, remedy)
+
+    def found(self, verdict: str, evidence: dict[str, Any], cause: str, remedy: str) -> Finding:
+        """Fail or note."""
+        return Finding(self.check, verdict, evidence, self.threshold, cause, remedy)
+
+    def but(self, threshold: str) -> "Rule":
+        """The same finding, held against something else: what only the subject decides."""
+        return replace(self, threshold=threshold)
+
+    def named(self, check: str) -> "Rule":
+        """The same threshold, and a finding that is named after what was found."""
+        return replace(self, check=check)
+
+
 @dataclass
 class Report:
     """All findings of one look, the worst first.
 
     Attributes:
         model: its name.
-        kind: causal, masked, seq2seq or video.
+        kind: see `Subject`.
         findings: see `Finding`.
         parameters: number of them.
         data: where the text came from.
@@ -97,9 +128,9 @@ class Report:
         return {**asdict(self), "verdict": self.verdict, "findings": [asdict(finding) for finding in findings]}
 
 
-def passed(check: str, evidence: dict[str, Any], threshold: str) -> Finding:
-    """A finding of something that is right."""
-    return Finding(check, PASS, evidence, threshold)
+def said_by(error: BaseException, most: int = 300) -> str:
+    """An error in one line: `KeyError: 'name'`."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
 def as_list(found: Finding | Sequence[Finding]) -> list[Finding]:

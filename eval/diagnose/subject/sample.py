@@ -129,12 +129,16 @@ class Sample:
 
     def _spread(self, count: int) -> list[str]:
         """Texts from all over the sample."""
-        places = np.linspace(0, len(self.texts) - 1, min(count, len(self.texts))).astype(int)
-        return [self.texts[place] for place in places]
+        return [self.texts[place] for place in spread_over(len(self.texts), count)]
 
     def _random(self, rows: int, length: int) -> list[list[int]]:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, self.vocab_size, (rows, length), generator=generator).tolist()
+
+
+def spread_over(count: int, most: int) -> list[int]:
+    """At most so many of `count` places, evenly from the first to the last."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
 
 
 def turned(texts: Sequence[str], seed: int) -> Sequence[str]:

@@ -6,16 +6,19 @@ A check asks the subject for real text, predictions and losses, and never looks 
 import copy
 import inspect
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.modeling_outputs import ModelOutput
 
-from eval.diagnose.subject.latent import Average, Latent, find_average, find_latent
+from eval.diagnose import thresholds
+from eval.diagnose.subject.families import Average, Latent, Traits, traits_of
 from eval.diagnose.subject.sample import Batch, Sample, turned
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class Subject:
         name: for the report.
         model: in evaluation mode, where it stood.
         tokenizer: None where there is none; then the sample is of random ids.
-        kind: `causal`, `masked` or `seq2seq`; `video` of a `VideoSubject`.
+        kind: `causal`, `masked` or `seq2seq`; of a family that reads no text, its own.
         sample: real text as tokens.
         parts: texts by part: `train`, `valid`, `test`, or `all` for data without parts; empty without text.
         data: where the text came from.
@@ -79,6 +82,7 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     is_opened: bool = False
     kept: dict[str, Any] = field(default_factory=dict)
+    update_steps: int = thresholds.UPDATE_STEPS  # on one batch, after which its loss is below the start
     started: float = field(default_factory=time.monotonic)
     started_cpu: float = field(default_factory=time.process_time)
 
@@ -104,25 +108,35 @@ class Subject:
         return self.model.device
 
     @property
-    def input_table(self) -> Tensor:
-        """Weights (V, width) of the input table."""
-        return self.model.get_input_embeddings().weight.detach()
-
-    @property
     def output_table(self) -> Tensor | None:
         """Weights (V, width) that give the logits; None where the model does not say."""
         module = self.model.get_output_embeddings()
         return None if module is None else module.weight.detach()
 
+    @property
+    def traits(self) -> Traits:
+        """What is special to its family."""
+        return traits_of(self.model.config.model_type)
+
+    @property
+    def foretells(self) -> bool:
+        """Whether its loss asks what follows, so that it falls from nothing."""
+        return True
+
+    @property
+    def believed_digits(self) -> float:
+        """Last digits of the largest logit by which passes of another shape are believed to differ."""
+        return thresholds.SURE_ROUNDING
+
     @cached_property
     def latent(self) -> Latent | None:
         """Predictor, table and teacher of a model that predicts latents; else None."""
-        return find_latent(self.model)
+        return self.traits.latent(self.model)
 
     @cached_property
     def average(self) -> Average | None:
         """The moving average that the model holds; None without one."""
-        return find_average(self.model)
+        return self.traits.average(self.model)
 
     def seconds_left(self) -> float:
         """Of the report's time: that of the wall, or of the processor where others keep it busy."""
@@ -177,14 +191,11 @@ class Subject:
         return name in inspect.signature(self.model.forward).parameters
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(N, V) float32 logits and (N,) true tokens of every predicted position.
-
-        Causal and seq2seq: position t gives token t + 1 of its row. Masked: the holes, which are made where the batch
-        has none.
-        """
+        """`answers` of the model itself, slice by slice; of a masked batch without holes, with some made."""
         if self.kind == "masked" and batch.labels is None:
             batch = self.holes(batch)
-        pieces = [self._predicted(piece) for piece in self._slices(batch)]
+        with torch.no_grad():
+            pieces = [self.answers(self.model, piece) for (piece,) in self.pieces(batch)]
         return torch.cat([logits for logits, _ in pieces]), torch.cat([truth for _, truth in pieces])
 
     def learning_inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -212,22 +223,80 @@ class Subject:
         twin.zero_grad(set_to_none=True)
         return twin
 
-    def answers(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-        """As `predictions`, of a copy and with gradient where it is on; a masked batch has its holes already."""
-        logits = self.ask(model, batch).logits
-        if self.kind == "masked":
-            assert batch.labels is not None
-            holes = batch.labels != IGNORED
-            return logits[holes].float(), batch.labels[holes]
-        known = (batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()
-        return logits[:, :-1][known].float(), batch.input_ids[:, 1:][known]
+    def places(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(rows, length) bool, the logits that answer for a token, and (N,) those tokens.
 
-    def truth(self, batch: Batch) -> Tensor:
-        """(N,) the true tokens of `answers`."""
+        Causal and seq2seq: position t gives token t + 1 of its row. Masked: the holes, or every token.
+        """
         if self.kind == "masked":
-            assert batch.labels is not None
-            return batch.labels[batch.labels != IGNORED]
-        return batch.input_ids[:, 1:][(batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()]
+            labels = batch.input_ids if batch.labels is None else batch.labels
+            return labels != IGNORED, labels[labels != IGNORED]
+        known = (batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()
+        return pad(known, (0, 1)), batch.input_ids[:, 1:][known]
+
+    def answers(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N, V) float32 logits and (N,) true tokens of `places`, of any copy, with gradient where it is on."""
+        places, truth = self.places(batch)
+        return self.ask(model, batch).logits[places].float(), truth
+
+    def changed(self, batch: Batch) -> Batch:
+        """The same batch with another token of the sample at every place, on both sides."""
+        source = None if batch.source_ids is None else self.other_tokens(batch.source_ids, seed=1)
+        return replace(batch, input_ids=self.other_tokens(batch.input_ids), source_ids=source)
+
+    def other_tokens(self, ids: Tensor, seed: int = 0) -> Tensor:
+        """A token of the sample at every place, another than the one there; never a special one."""
+        special = [] if self.tokenizer is None else self.tokenizer.all_special_ids
+        seen = self.batch(self.limits.rows, self.limits.length).input_ids.unique().cpu()
+        pool = seen[~torch.isin(seen, torch.tensor(special, dtype=seen.dtype))]
+        if len(pool) < 2:
+            pool = torch.arange(self.vocab_size)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(pool), ids.shape, generator=generator)
+        drawn = torch.where(pool[drawn] == ids.cpu(), (drawn + 1) % len(pool), drawn)
+        return pool[drawn].to(ids.device)
+
+    def fitting_length(self, wanted: int, rows: int = 3) -> int:
+        """A length of which so many rows have logits within the limits, at least 8 where the context allows it."""
+        fits = self.limits.max_logit_bytes // (4 * self.vocab_size * rows)
+        return min(wanted, self.context, max(8, fits))
+
+    @property
+    def generates(self) -> bool:
+        """Whether it goes on by `generate`."""
+        return self.kind in ("causal", "seq2seq") and self.model.can_generate()
+
+    def greedy(self) -> Tensor:
+        """What it says where nothing is left to chance: continuations, or the most likely tokens of real text."""
+        if self.generates:
+            return self.continued(sample=False)
+        batch = self.batch(thresholds.PROMPTS, thresholds.PROMPT_LENGTH)
+        return self.logits(self.holes(batch) if self.kind == "masked" else batch).argmax(-1)
+
+    @torch.no_grad()
+    def continued(self, sample: bool) -> Tensor:
+        """(prompts, new tokens) after the beginnings of real rows; an end token does not end it."""
+        new = max(1, min(thresholds.NEW_TOKENS, self.context // 2))
+        batch = self.batch(thresholds.PROMPTS, max(1, min(thresholds.PROMPT_LENGTH, self.context - new)))
+        if not self.generates:
+            return self._by_hand(batch.input_ids, new, sample)
+        chosen = (
+            {"do_sample": True, "top_k": 50, "temperature": 1.0} if sample else {"do_sample": False, "num_beams": 1}
+        )
+        two_sides = self.kind == "seq2seq"
+        ids, mask = (batch.source_ids, batch.source_mask) if two_sides else (batch.input_ids, batch.attention_mask)
+        said = self.model.generate(ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, **chosen)
+        return said[:, 1:] if two_sides else said[:, ids.shape[1] :]
+
+    def _by_hand(self, ids: Tensor, new: int, sample: bool) -> Tensor:
+        """For models without `generate`: the whole row again for every token."""
+        said = ids
+        for _ in range(new):
+            logits = self.model(input_ids=said, attention_mask=torch.ones_like(said), return_dict=True).logits[:, -1]
+            best = logits.float().topk(min(50, logits.shape[-1])) if sample else logits.float().topk(1)
+            drawn = torch.multinomial(best.values.softmax(-1), 1)
+            said = torch.cat([said, best.indices.gather(1, drawn)], 1)
+        return said[:, ids.shape[1] :]
 
     def turn(self, seed: int) -> None:
         """Begin with another text, so that another seed looks at other passages; 0 begins at the first."""
@@ -240,19 +309,15 @@ class Subject:
         found = output.get("decoder_hidden_states") if self.kind == "seq2seq" else output.get("hidden_states")
         return None if found is None else tuple(found)
 
-    def _predicted(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = self.logits(batch)
-        if batch.labels is not None and self.kind == "masked":
-            holes = batch.labels != IGNORED
-            return logits[holes], batch.labels[holes]
-        known = (batch.attention_mask[:, 1:] * batch.attention_mask[:, :-1]).bool()
-        return logits[:, :-1][known], batch.input_ids[:, 1:][known]
+    def pieces(self, *batches: Batch, each: int = 4) -> Iterator[tuple[Batch, ...]]:
+        """The same rows of several batches, so few that the logits of all stay within the limits.
 
-    def _slices(self, batch: Batch) -> list[Batch]:
-        """Rows that together have no more logits than the limits allow."""
-        per_row = 4 * batch.input_ids.shape[1] * self.vocab_size
+        Args:
+            each: bytes for a logit.
+        """
+        per_row = each * self.vocab_size * sum(batch.input_ids.shape[1] for batch in batches)
         rows = max(1, self.limits.max_logit_bytes // per_row)
-        return batch.split(rows)
+        return zip(*(batch.split(rows) for batch in batches), strict=True)
 
     def _moved(self, batch: Batch) -> Batch:
         moved = {name: value.to(self.device) for name, value in vars(batch).items() if value is not None}

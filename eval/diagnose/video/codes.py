@@ -13,17 +13,24 @@ from PIL import Image
 from torch import Tensor
 
 from eval.diagnose import thresholds as limits
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
+from eval.diagnose.checks.check import check
+from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.onlooker import training_batches
 from eval.diagnose.subject.subject import IGNORED
-from eval.diagnose.video.subject import VideoSubject
+from eval.diagnose.video.subject import VIDEO, VideoSubject
 
 CLIPS_DRAWN, LARGEST_PICTURE = 2, 1200
 _GAP, _GROUND = 2, 90  # pixels, and their brightness
 
 
+@check(
+    "data.codes",
+    f"a reconstruction error under {limits.CODING_LOSES:.0%} of that of black, half of the codes in use, and "
+    f"{limits.UNCHANGED:.0%} of them unchanged by decoding and coding again",
+    kinds=(VIDEO,),
+)
 @torch.no_grad()
-def codes(subject: VideoSubject) -> Finding:
+def codes(subject: VideoSubject, rule: Rule) -> Finding:
     """Reconstruction error, use and steadiness of the codes, by coding held-out frames and decoding them."""
     table, frames = subject.model.model.codes, subject.sample.frames.to(subject.device)
     known = subject.sample.codes.to(subject.device)
@@ -36,22 +43,21 @@ def codes(subject: VideoSubject) -> Finding:
         "unchanged": float((table.encode(again.clamp(0, 1)) == known).double().mean()),
         "frames": frames.shape[0] * frames.shape[1],
     }
-    threshold = (
-        f"a reconstruction error under {limits.CODING_LOSES:.0%} of that of black, half of the codes in use, and "
-        f"{limits.UNCHANGED:.0%} of them unchanged by decoding and coding again"
-    )
     lost = evidence["reconstruction_mse"] / max(evidence["mse_of_black"], 1e-9)
     remedy = "learn the codes anew from clips like these (more code_levels, smaller code_size), and train again"
     if lost > limits.CODING_LOSES_ALL or evidence["unchanged"] < limits.UNCHANGED:
         cause = "the codes do not hold what the frames show: a table of other clips, overwritten, or never learnt"
-        return Finding("data.codes", FAIL, evidence, threshold, cause, remedy)
+        return rule.failed(evidence, cause, remedy)
     if lost > limits.CODING_LOSES or evidence["codes_used"] < 0.5:
         cause = "the codes are coarse, or many of them are never used: what they lose no model can predict"
-        return Finding("data.codes", NOTE, evidence, threshold, cause, remedy)
-    return passed("data.codes", evidence, threshold)
+        return rule.noted(evidence, cause, remedy)
+    return rule.passed(evidence)
 
 
-def overlap(subject: VideoSubject) -> Finding | list[Finding]:
+@check(
+    "data.overlap", f"under {limits.OVERLAP_NOTE:.0%} of the held-out digits are digits of training", kinds=(VIDEO,)
+)
+def overlap(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """Held-out digits among those of training."""
     makers = subject.sample.makers
     if not makers:
@@ -60,17 +66,15 @@ def overlap(subject: VideoSubject) -> Finding | list[Finding]:
     shares = {split: len(parts[split] & parts["train"]) / len(parts[split]) for split in ("valid", "test")}
     evidence: dict[str, Any] = {f"digits_{split}": len(found) for split, found in parts.items()}
     evidence |= {f"{split}_in_training": share for split, share in shares.items()}
-    threshold = f"under {limits.OVERLAP_NOTE:.0%} of the held-out digits are digits of training"
     if max(shares.values()) < limits.OVERLAP_NOTE:
-        return passed("data.overlap", evidence, threshold)
+        return rule.passed(evidence)
     verdict = FAIL if max(shares.values()) >= limits.OVERLAP_FAIL else NOTE
     cause = "digits of the held-out clips are digits of the training clips: their score tells what was learnt by heart"
-    return Finding(
-        "data.overlap", verdict, evidence, threshold, cause, "split the digits before clips are made of them"
-    )
+    return rule.found(verdict, evidence, cause, "split the digits before clips are made of them")
 
 
-def visible_positions(subject: VideoSubject) -> Finding | list[Finding]:
+@check("data.visible_positions", "no label stands where the model sees the code", kinds=(VIDEO,), needs="trainer")
+def visible_positions(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """The share of the labels, in the Trainer's own batches, that stand where nothing is hidden."""
     assert subject.trainer is not None
     labelled = visible = 0
@@ -81,19 +85,20 @@ def visible_positions(subject: VideoSubject) -> Finding | list[Finding]:
             labelled, visible = labelled + int(counted.sum()), visible + int((counted & shown).sum())
     share = visible / labelled if labelled else 0.0
     evidence = {"labels": labelled, "visible": visible, "visible_share": share}
-    threshold = "no label stands where the model sees the code"
     if not visible:
-        return passed("data.visible_positions", evidence, threshold)
-    cause = (
+        return rule.passed(evidence)
+    return rule.found(
+        FAIL if share >= limits.VISIBLE_CODES else NOTE,
+        evidence,
         f"{share:.0%} of what the loss counts is visible to the model: copying is enough for it, and the loss looks "
+        "better than the model is",
+        "set labels to -100 wherever hidden is False",
     )
-    remedy = "set labels to -100 wherever hidden is False"
-    verdict = FAIL if share >= limits.VISIBLE_CODES else NOTE
-    return Finding("data.visible_positions", verdict, evidence, threshold, cause + "better than the model is", remedy)
 
 
+@check("data.drawn", "clips can be drawn", kinds=(VIDEO,))
 @torch.no_grad()
-def drawn(subject: VideoSubject) -> list[Finding]:
+def drawn(subject: VideoSubject, rule: Rule) -> list[Finding]:
     """Frames, what is left of them as codes, and what the model predicts, as one picture for the page; no finding."""
     clips = subject.sample.frames[:CLIPS_DRAWN].to(subject.device)
     coded = subject.model.model.codes.decode(subject.sample.codes[:CLIPS_DRAWN].to(subject.device))

@@ -8,21 +8,19 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from eval.diagnose import thresholds
-from eval.diagnose.probes.exact import Yardstick, clean, not_finite, yardstick
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.video.subject import ClipBatch, VideoSubject, other_clips, seen_as
+from eval.diagnose.checks.check import check
+from eval.diagnose.probes.exact import EXACT, NotFiniteError, clean, yardstick
+from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.video.subject import VIDEO, ClipBatch, VideoSubject, seen_as
 
-_EXACT = "up to rounding, 1e-4 of the logits' spread"
+_EXACT = f"up to rounding, {EXACT}"
 
 
-def future_frames(subject: VideoSubject) -> Finding | list[Finding]:
+@check("leak.future_frames", f"later frames move no logit of earlier ones, {_EXACT}", kinds=(VIDEO,))
+def future_frames(subject: VideoSubject, rule: Rule) -> Finding:
     """Under the view of the past, later frames, and which of their codes are hidden, move no earlier one."""
-    name = "leak.future_frames"
-    threshold = f"later frames move no logit of earlier ones, {_EXACT}"
     hidden, plain = subject.asked(1, subject.limits.length, "future"), subject.plain(1, subject.limits.length)
     bar = yardstick(subject, plain)
-    if bar is None:
-        return not_finite(subject, name)
     asked = {"past": seen_as(hidden, "past"), "no time_view given": replace(hidden, time_view=None)}
     asked |= {"nothing hidden": plain}
     length = plain.codes.shape[1]
@@ -31,26 +29,24 @@ def future_frames(subject: VideoSubject) -> Finding | list[Finding]:
     reach = {case: distance for case, (_, distance) in moved.items() if distance}
     evidence = {**bar.evidence(max(change for change, _ in moved.values())), "frames": length}
     if evidence["largest_change"] <= bar.tolerance:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
+        return rule.passed(evidence)
+    return rule.failed(
         {**evidence, "seen_ahead": {case: max(found) for case, found in reach.items()}},
-        threshold,
         "a frame sees frames after it: the mask over time lets the future through, or something is computed over the "
         "whole clip. What looks like prediction is reading",
         "let frame t attend to frames up to t under the view of the past, in every layer; then train again",
     )
 
 
-def other_frames(subject: VideoSubject) -> Finding | list[Finding]:
+@check(
+    "leak.other_frames",
+    f"under the view of itself no other frame moves a frame, {_EXACT}; under the view of all, others do",
+    kinds=(VIDEO,),
+)
+def other_frames(subject: VideoSubject, rule: Rule) -> Finding:
     """Under a frame's own view nothing of other frames moves it; under the view of all, later frames do."""
-    name = "leak.other_frames"
-    threshold = f"under the view of itself no other frame moves a frame, {_EXACT}; under the view of all, others do"
     batch = subject.asked(1, subject.limits.length, "individual")
     bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, name)
     length = batch.codes.shape[1]
     place = length // 2
     others = torch.arange(length, device=batch.codes.device) != place
@@ -62,120 +58,80 @@ def other_frames(subject: VideoSubject) -> Finding | list[Finding]:
     ]
     evidence = {**bar.evidence(float(own)), "moved_by_later_frames_under_all": float(ahead.max())}
     if float(own) > bar.tolerance:
-        return Finding(
-            name,
-            FAIL,
+        return rule.failed(
             evidence,
-            threshold,
             "a frame that should be read alone sees others: the mask of the objective 'individual' is not applied",
             "let each frame attend to itself alone over time under this view",
         )
     if float(ahead.max()) <= bar.exact:
-        return Finding(
-            name,
-            NOTE,
+        return rule.noted(
             evidence,
-            threshold,
             "under the view of all frames later ones move nothing: the objective 'joint' sees only the past, or "
             "attention over time has learnt nothing yet",
             "nothing for a model that only predicts what follows; else look at the mask of this view",
         )
-    return passed(name, evidence, threshold)
+    return rule.passed(evidence)
 
 
-def hidden_codes(subject: VideoSubject) -> Finding | list[Finding]:
+@check("leak.hidden_codes", f"the codes at hidden places move no logit, {_EXACT}", kinds=(VIDEO,))
+def hidden_codes(subject: VideoSubject, rule: Rule) -> Finding:
     """What stands at hidden places makes no difference, whatever the objective."""
-    name = "leak.hidden_codes"
-    threshold = f"the codes at hidden places move no logit, {_EXACT}"
     batch = subject.asked(1, subject.limits.length, "joint")
     bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, name)
-    changed = replace(batch, codes=torch.where(batch.hidden, other_clips(subject, batch), batch.codes))
+    changed = replace(batch, codes=torch.where(batch.hidden, subject.other_codes(batch), batch.codes))
     moved = {
         view: float(_change(subject, seen_as(batch, view), seen_as(changed, view)).max())
         for view in ("past", "all", "own")
     }
     evidence = {**bar.evidence(max(moved.values())), "change_by_view": moved}
     if max(moved.values()) <= bar.tolerance:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
+        return rule.passed(evidence)
+    return rule.failed(
         evidence,
-        threshold,
         "what is hidden is read all the same: its code's picture reaches the model, and the answer is the input",
         "put nothing, or one picture for all, in the place of hidden codes before they are embedded; train again",
     )
 
 
-def batch_mates(subject: VideoSubject) -> Finding | list[Finding]:
-    """A clip says the same alone and beside others, also ones with other views."""
-    name = "leak.batch_mates"
-    threshold = f"other clips in the batch, and their views, move no logit, {_EXACT}"
-    clips = subject.asked(3, subject.limits.length, "future")
-    clips = clips if len(clips.codes) == 3 else clips.take([0, 0, 0])
-    bar = yardstick(subject, clips)
-    if bar is None:
-        return not_finite(subject, name)
-    mates = replace(clips, time_view=torch.tensor([0, 1, 2], device=clips.codes.device))
-    strange = replace(mates, codes=torch.cat([clips.codes[:1], other_clips(subject, clips)[1:]]))
-    alone, beside = clean(subject.logits(clips.take([0]))), clean(subject.logits(mates))[:1]
-    change = float((alone - beside).abs().max())
-    content = float((clean(subject.logits(strange))[:1] - beside).abs().max())
-    # The shape of a batch may round otherwise; its content, at the same shape, may not.
-    evidence = {**bar.evidence(change), "by_content": content, "clips": 3}
-    if change <= _generous(bar) and content <= bar.tolerance:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
-        evidence,
-        threshold,
-        "what a clip says depends on the clips beside it: axes are mixed up where clips, frames and places are "
-        "reshaped, a mask of another clip is used, or a norm runs over the batch",
-        "look at every reshape and transpose between (clips, frames, places) and at how masks are repeated",
-    )
-
-
-def cache(subject: VideoSubject) -> Finding | list[Finding]:
+@check(
+    "leak.cache",
+    f"with a cache, in pieces and frame by frame, the logits are those without, {_EXACT}",
+    kinds=(VIDEO,),
+)
+def cache(subject: VideoSubject, rule: Rule) -> Finding:
     """Frames that are read one after the other, from a cache, say what they say at once."""
-    name = "leak.cache"
-    threshold = f"with a cache, in pieces and frame by frame, the logits are those without, {_EXACT}"
     batch = subject.plain(1, subject.limits.length)
     bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, name)
     length = batch.codes.shape[1]
     whole = clean(subject.logits(batch))
     cuts = {"two_pieces": [length // 2, length - length // 2], "frame_by_frame": [length // 2] + [1] * (length // 2)}
     change = {how: float((_in_pieces(subject, batch, lengths) - whole).abs().max()) for how, lengths in cuts.items()}
     evidence = {**bar.evidence(max(change.values())), **change}
-    if max(change.values()) <= _generous(bar):
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
+    if max(change.values()) <= bar.between_shapes:
+        return rule.passed(evidence)
+    return rule.failed(
         evidence,
-        threshold,
         "the model says something else with a cache, and predict_frames uses one: frames are counted anew in every "
         "piece, the mask of a later piece lets the future through, or a layer does not keep what came before",
         "count frames on from the cache's length, and make the mask of a piece from the places in the whole clip",
     )
 
 
-def position_ignored(subject: VideoSubject) -> Finding | list[Finding]:
+@check(
+    "leak.position_ignored",
+    f"another order of frames or places moves the prediction by more than {thresholds.ORDER_MATTERS:g}",
+    kinds=(VIDEO,),
+)
+def position_ignored(subject: VideoSubject, rule: Rule) -> Finding:
     """The order of the frames, and the places within them, move the prediction."""
-    name = "leak.position_ignored"
-    threshold = f"another order of frames or places moves the prediction by more than {thresholds.ORDER_MATTERS:g}"
     batch = subject.asked(2, subject.limits.length, "future")
     plain = _states(subject, batch)
     if not plain[-1].isfinite().all():
-        return not_finite(subject, name)
+        raise NotFiniteError
     known = batch.codes.shape[1] - batch.codes.shape[1] // 2
     backwards = replace(batch, codes=torch.cat([batch.codes[:, :known].flip(1), batch.codes[:, known:]], 1))
     turned = replace(batch, codes=batch.codes.flip(2))
-    seen = replace(batch, codes=torch.where(batch.hidden, batch.codes, other_clips(subject, batch)))
+    seen = replace(batch, codes=torch.where(batch.hidden, batch.codes, subject.other_codes(batch)))
     others, order = _states(subject, seen), _states(subject, backwards)
     moved = [_share(first, second, known) for first, second in zip(plain, others, strict=True)]
     # The first layer that reads the past at all: those after it also see the order by which frame saw which.
@@ -186,23 +142,17 @@ def position_ignored(subject: VideoSubject) -> Finding | list[Finding]:
         "moved_by_places": _share(plain[-1], _states(subject, turned)[-1].flip(2), known),
     }
     if share["moved_by_other_frames"] <= thresholds.READS:
-        return Finding(
-            name,
-            NOTE,
+        return rule.noted(
             share,
-            threshold,
             "the frames that it is shown hardly move what it predicts, so their order cannot be judged",
             "nothing before training; after it, see gradient.flow and distribution.unigram_only",
         )
     lost = [key for key in ("moved_by_order_of_frames", "moved_by_places") if share[key] < thresholds.ORDER_MATTERS]
     if not lost:
-        return passed(name, share, threshold)
+        return rule.passed(share)
     what = "the order of the frames" if lost[0].endswith("frames") else "the places within a frame"
-    return Finding(
-        name,
-        FAIL,
+    return rule.failed(
         share,
-        threshold,
         f"{what} makes no difference: positions do not reach the model, and motion cannot be seen without them",
         "add embeddings or rotations by frame number, and by row and column, before or in every attention",
     )
@@ -212,15 +162,14 @@ def _moved_by_later(subject: VideoSubject, batch: ClipBatch, cuts: list[int]) ->
     """Largest change of a logit at or before frame t when all after it is other, over the cuts t; and how many frames
     ahead something was seen, for each cut where it was.
     """
-    tolerance = yardstick(subject, batch)
+    tolerance = yardstick(subject, batch).tolerance
     largest, ahead = 0.0, []
     for cut in cuts:
         later = torch.arange(batch.codes.shape[1], device=batch.codes.device) > cut
         found = _change(subject, batch, _with_others(subject, batch, later))[0, : cut + 1]
         largest = max(largest, float(found.max()))
-        if tolerance is not None and float(found.max()) > tolerance.tolerance:
-            first = int((found > tolerance.tolerance).nonzero()[0])
-            ahead.append(cut + 1 - first)
+        if float(found.max()) > tolerance:
+            ahead.append(cut + 1 - int((found > tolerance).nonzero()[0]))
     return largest, ahead
 
 
@@ -229,7 +178,7 @@ def _with_others(subject: VideoSubject, batch: ClipBatch, frames: Tensor) -> Cli
     chosen = frames[None, :, None, None]
     return replace(
         batch,
-        codes=torch.where(chosen, other_clips(subject, batch), batch.codes),
+        codes=torch.where(chosen, subject.other_codes(batch), batch.codes),
         hidden=batch.hidden ^ chosen,
     )
 
@@ -261,8 +210,3 @@ def _states(subject: VideoSubject, batch: ClipBatch) -> list[Tensor]:
 def _share(first: Tensor, second: Tensor, known: int) -> float:
     """Largest change in the predicted frames, over the spread there."""
     return float((first - second)[:, known:].abs().max()) / max(float(first[:, known:].std()), 1e-30)
-
-
-def _generous(bar: Yardstick) -> float:
-    """For passes of different shapes, whose sums run in another order."""
-    return max(bar.tolerance, thresholds.BELIEVED_ROUNDING * bar.digit)

@@ -8,9 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from eval.advice.record import TrainingRecord
-from eval.diagnose.report.report import VIDEO
 from eval.diagnose.subject.subject import Limits
-from eval.diagnose.video.subject import MOST_FRAMES, MOST_ROWS, OBJECTIVES, Clips, VideoSubject
+from eval.diagnose.video.subject import MOST_FRAMES, MOST_ROWS, OBJECTIVES, VIDEO, Clips, VideoSubject
 from training.common.errors import InputError
 from training.data.families import FAMILIES
 from training.data.settings import VideoDataSettings

@@ -4,42 +4,33 @@ import torch
 from torch import Tensor
 
 from eval.diagnose import thresholds as limit
-from eval.diagnose.checks.distribution import RIGHT, calibration, evidence_of, keep_series, name_of
+from eval.diagnose.checks.check import check
+from eval.diagnose.checks.distribution import RIGHT, Said, judge_shape
 from eval.diagnose.probes.anatomy import untouched
-from eval.diagnose.probes.predictions import look_at_predictions
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.video.subject import VideoSubject
+from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.video.subject import VIDEO, VideoSubject
 from eval.metrics.frame_baselines import frame_baselines
 from eval.metrics.video import squared_error
 
 CLIPS = 8
 
 
-def shape(subject: VideoSubject) -> list[Finding]:
+@check("distribution.shape", RIGHT, kinds=(VIDEO,))
+def shape(subject: VideoSubject, rule: Rule) -> list[Finding]:
     """One finding named after what the predictions are like, and one of their calibration."""
-    seen = look_at_predictions(subject)
-    if seen is None:
-        finite = {"finite": False}
-        return [Finding("distribution.shape", NOTE, finite, "logits that are numbers", *_SAID["not_numbers"])]
-    keep_series(subject, seen)
-    name, evidence = name_of(seen, untouched(subject)), evidence_of(seen)
-    if name == "healthy":
-        return [passed("distribution.healthy", evidence, RIGHT), calibration(seen)]
-    if name == "too_few":
-        return [Finding("distribution.shape", NOTE, evidence, RIGHT, *_SAID[name])]
-    steps = None if subject.record is None else subject.record.steps
-    if name in ("unigram_only", "flat") and steps is not None and steps < limit.YOUNG_STEPS:
-        young = Finding(f"distribution.{name}", NOTE, {**evidence, "steps": steps}, RIGHT, *_SAID["young"])
-        return [young, calibration(seen)]
-    return [Finding(f"distribution.{name}", FAIL, evidence, RIGHT, *_SAID[name]), calibration(seen)]
+    return judge_shape(subject, rule, _SAID, early=("unigram_only", "flat"))
 
 
+@check(
+    "distribution.copies_last",
+    f"where digits moved on, fewer than {limit.COPIED_LAST:.0%} of the codes are those of the last frame",
+    kinds=(VIDEO,),
+)
 @torch.no_grad()
-def copies_last(subject: VideoSubject) -> Finding | list[Finding]:
+def copies_last(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """Whether the first predicted frame is the last one seen, where the digits have moved on."""
     if subject.sample.objective != "future":
         return []
-    name = "distribution.copies_last"
     batch = subject.asked(CLIPS, subject.context, "future")
     known = batch.codes.shape[1] - batch.codes.shape[1] // 2
     best = torch.cat([subject.logits(clip)[:, known].argmax(-1) for clip in batch.split(1)])
@@ -52,14 +43,10 @@ def copies_last(subject: VideoSubject) -> Finding | list[Finding]:
         "copied": _mean((best == last)[moved]),
         "right": _mean((best == true)[shown]),
     }
-    threshold = f"where digits moved on, fewer than {limit.COPIED_LAST:.0%} of the codes are those of the last frame"
     if evidence["places"] < limit.FEWEST_POSITIONS or evidence["copied"] < limit.COPIED_LAST:
-        return passed(name, evidence, threshold)
-    return Finding(
-        name,
-        FAIL,
+        return rule.passed(evidence)
+    return rule.failed(
         evidence,
-        threshold,
         "the model repeats the last frame that it saw: it was trained on frames that do not move, its labels are "
         "those of a frame before, or what it should predict stands in its input",
         "look at clips and labels of a training batch as pictures: labels[t] must be the codes of frame t, and frames "
@@ -67,12 +54,16 @@ def copies_last(subject: VideoSubject) -> Finding | list[Finding]:
     )
 
 
+@check(
+    "distribution.frames",
+    "a squared error of the predicted frames below that of black, of copying and of the mean frame",
+    kinds=(VIDEO,),
+)
 @torch.no_grad()
-def frames(subject: VideoSubject) -> Finding | list[Finding]:
+def frames(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """The squared error of predicted frames, beside guessers that know nothing of motion."""
     if subject.sample.objective != "future":
         return []
-    name = "distribution.frames"
     clips = subject.sample.frames[:CLIPS].to(subject.device)
     known = clips.shape[1] - clips.shape[1] // 2
     seen, true = clips[:, :known], clips[:, known:]
@@ -81,17 +72,13 @@ def frames(subject: VideoSubject) -> Finding | list[Finding]:
     errors = {"model": float(squared_error(said, true).mean())}
     for guesser, guess in frame_baselines(mean).items():
         errors[guesser] = float(squared_error(guess(seen, true.shape[1]), true).mean())
-    threshold = "a squared error of the predicted frames below that of black, of copying and of the mean frame"
     evidence = {f"mse_{key}": value for key, value in errors.items()} | {"clips": len(clips)}
     blind = {key: value for key, value in errors.items() if key not in ("model", "constant_velocity")}
     best = min(blind, key=lambda key: blind[key])
     if not torch.isfinite(said).all() or errors["model"] < blind[best] or untouched(subject):
-        return passed(name, evidence, threshold) if torch.isfinite(said).all() else []
-    return Finding(
-        name,
-        NOTE,
+        return rule.passed(evidence) if torch.isfinite(said).all() else []
+    return rule.noted(
         evidence,
-        threshold,
         f"{best.replace('_', ' ')}, which looks at no motion, has a smaller squared error than the model: it was "
         "trained for a few hundred steps only, or on other clips than these",
         "train on while the held-out loss falls; see distribution.shape, parity.code_table and data.codes",
@@ -106,11 +93,7 @@ def _mean(values: Tensor) -> float | None:
     return float(values.double().mean()) if values.numel() else None
 
 
-_SAID: dict[str, tuple[str, str]] = {
-    "not_numbers": (
-        "some logits are NaN or infinite, so nothing can be said of the predictions",
-        "see gradient.non_finite, which says where they begin",
-    ),
+_SAID: Said = {
     "untrained": (
         "untrained: the weights are those that a model begins with, and the predictions know nothing of the clips",
         "train it; if it was trained, the wrong folder was saved or opened, or the learning rate was 0",

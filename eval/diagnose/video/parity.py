@@ -1,4 +1,4 @@
-"""Parity of a video model (X8): the same model asked in two ways says the same, and its codes are those it learnt."""
+"""Parity of a video model (X8): its loss, its frames and its codes are those it learnt."""
 
 from pathlib import Path
 from typing import Any
@@ -10,72 +10,25 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from eval.diagnose import thresholds
-from eval.diagnose.checks.parity import without_dropout
-from eval.diagnose.checks.parity_reload import fits_twice, opened_again
+from eval.diagnose.checks.check import check
 from eval.diagnose.probes.anatomy import untouched
-from eval.diagnose.probes.exact import clean, not_finite, yardstick
-from eval.diagnose.report.report import FAIL, NOTE, Finding, passed
-from eval.diagnose.video.subject import ClipBatch, VideoSubject, other_clips
+from eval.diagnose.probes.exact import NotFiniteError, clean, yardstick
+from eval.diagnose.report.report import Finding, Rule
+from eval.diagnose.video.subject import VIDEO, ClipBatch, VideoSubject
 
 TOKENIZER_FILE = "frame_tokenizer.safetensors"
 CLIPS = 8
 _AROUND = (-1, 0, 1)
-_EXACT = "up to rounding, 1e-4 of the logits' spread"
 
 
-def train_eval(subject: VideoSubject) -> list[Finding]:
-    """Two passes in evaluation mode are equal, and training mode without dropout equals them."""
-    name = "parity.train_eval"
-    batch = subject.batch(2, subject.limits.length)
-    bar = yardstick(subject, batch)
-    if bar is None:
-        return not_finite(subject, name)
-    first = clean(subject.logits(batch))
-    subject.logits(ClipBatch(other_clips(subject, batch), batch.hidden, batch.labels, batch.time_view))
-    again = float((clean(subject.logits(batch)) - first).abs().max())
-    threshold = f"in evaluation mode the same clips give the same logits, {_EXACT}"
-    evidence = {"again": again, "limit": bar.exact, "logit_spread": bar.spread}
-    if again > bar.exact:
-        cause = "chance in evaluation mode, or something that is kept from one pass to the next"
-        remedy = "draw nothing and keep nothing in evaluation mode: nn.Dropout, or training=self.training"
-        return [Finding("parity.random_in_evaluation", FAIL, evidence, threshold, cause, remedy)]
-    steady = passed("parity.random_in_evaluation", evidence, threshold)
-    return [steady, _training_mode(subject, batch, first, bar.exact)] if fits_twice(subject, name) else [steady]
-
-
-def reload(subject: VideoSubject) -> list[Finding]:
-    """Saved and opened again, it is the same model."""
-    if not fits_twice(subject, "parity.reload"):
-        return []
-    return opened_again(subject, subject.batch(1, subject.limits.length))[0]  # type: ignore[arg-type] # clips for text
-
-
+@check(
+    "parity.own_loss",
+    "the loss is the mean cross entropy at the hidden places, and frames say what their codes say",
+    kinds=(VIDEO,),
+)
 @torch.no_grad()
-def dtype(subject: VideoSubject) -> Finding | list[Finding]:
-    """In bfloat16 the loss is nearly the same."""
-    name = "parity.dtype"
-    if not fits_twice(subject, name):
-        return []
-    batch, twin = subject.batch(2, subject.limits.length), subject.copy()
-    full = cross_entropy(*subject.answers(twin, batch))
-    half = cross_entropy(*subject.answers(twin.to(torch.bfloat16), batch))
-    threshold = f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32"
-    if not full.isfinite():
-        return not_finite(subject, name)
-    evidence = {"float32_nats": float(full), "bfloat16_nats": float(half) if half.isfinite() else None}
-    if abs(float(half - full)) <= thresholds.BFLOAT16_LOSS * max(float(full), thresholds.MEMORISED_LOSS):
-        return passed(name, evidence, threshold)
-    cause = (
-        "some values are too large or too finely graded for bfloat16: exploded weights, or a sum in need of float32"
-    )
-    remedy = "train and predict in float32, or compute the part that loses the digits in float32"
-    return Finding(name, NOTE, evidence, threshold, cause, remedy)
-
-
-@torch.no_grad()
-def own_loss(subject: VideoSubject) -> Finding | list[Finding]:
+def own_loss(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """The model's own loss is the cross entropy of its answers at the hidden places, and frames are their codes."""
-    name = "parity.own_loss"
     batch = subject.batch(2, subject.limits.length)
     own = float(subject.own_loss(subject.model, subject.learning_inputs(batch)))
     smoothing = float(subject.model.config.label_smoothing)
@@ -84,27 +37,24 @@ def own_loss(subject: VideoSubject) -> Finding | list[Finding]:
     from_frames = subject.model(frames=_frames(subject, shown)).logits
     moved = float((clean(from_frames.float()) - clean(subject.logits(shown))).abs().max())
     evidence: dict[str, Any] = {"own_loss": own, "cross_entropy": expected, "frames_against_their_codes": moved}
-    threshold = "the loss is the mean cross entropy at the hidden places, and frames say what their codes say"
     if not torch.tensor([own, expected, moved]).isfinite().all():
-        return not_finite(subject, name)
+        raise NotFiniteError
     bar = yardstick(subject, shown)
     if abs(own - expected) > thresholds.SAME_LOSS * max(expected, thresholds.MEMORISED_LOSS):
         cause = "the loss that the model gives itself is not that of the codes at hidden places: it counts visible "
         cause += "places or other labels, or is a sum or a multiple of the mean"
-        remedy = (
-            "compare model(..., labels=labels).loss with the cross entropy of the logits where labels are not -100"
-        )
-        return Finding(name, FAIL, evidence, threshold, cause, remedy)
-    if bar is not None and moved > bar.tolerance:
+        remedy = "compare model(..., labels=labels).loss with the cross entropy of the logits where they are not -100"
+        return rule.failed(evidence, cause, remedy)
+    if moved > bar.tolerance:
         cause = "frames are coded otherwise inside forward than by model.model.codes.encode"
-        return Finding(name, FAIL, evidence, threshold, cause, "code frames in one place only")
-    return passed(name, evidence, threshold)
+        return rule.failed(evidence, cause, "code frames in one place only")
+    return rule.passed(evidence)
 
 
+@check("parity.offset", "of the frames before, at and after a predicted one, its own costs least", kinds=(VIDEO,))
 @torch.no_grad()
-def offset(subject: VideoSubject) -> Finding | list[Finding]:
+def offset(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """The frame that the first prediction knows best is the one it should give, at places where digits move."""
-    name = "parity.offset"
     if subject.sample.objective != "future":
         return []
     batch = subject.asked(CLIPS, subject.context, "future")
@@ -115,52 +65,36 @@ def offset(subject: VideoSubject) -> Finding | list[Finding]:
     if len(logits) < thresholds.FEWEST_POSITIONS:
         return []
     if not logits.isfinite().all():
-        return not_finite(subject, name)
+        raise NotFiniteError
     nats = {key: float(cross_entropy(logits, codes[moved])) for key, codes in zip(_AROUND, around, strict=True)}
     best = min(nats, key=lambda key: nats[key])
     evidence = {"nats_by_offset": {str(key): value for key, value in nats.items()}, "places": len(logits)}
-    threshold = "of the frames before, at and after a predicted one, its own costs least"
     # A young model's blurred copy of the past knows the frame before a little better; a shifted label far better.
     if best == 0 or untouched(subject) or nats[best] > thresholds.SHIFTED_IN_TIME * nats[0]:
-        return passed(name, evidence, threshold)
+        return rule.passed(evidence)
     cause = f"the training taught it to give the frame {'before' if best < 0 else 'after'} the one that is asked for "
     cause += f"({best:+d}): labels are shifted in time"
-    return Finding(
-        name, FAIL, evidence, threshold, cause, "labels stand where the hidden codes are: do not shift them"
-    )
+    return rule.failed(evidence, cause, "labels stand where the hidden codes are: do not shift them")
 
 
+@check(
+    "parity.code_table",
+    "pictures from 0 to 1, all different, the same as in the checkpoint's frame tokenizer, with the codes as "
+    "frequent as in training, and right ones where another naming of the codes would not be better",
+    kinds=(VIDEO,),
+)
 @torch.no_grad()
-def code_table(subject: VideoSubject) -> Finding:
+def code_table(subject: VideoSubject, rule: Rule) -> Finding:
     """The pictures of the codes are the ones that the model was trained with."""
-    name = "parity.code_table"
     values = subject.model.model.codes.values.detach().float().cpu()
-    threshold = (
-        "pictures from 0 to 1, all different, the same as in the checkpoint's frame tokenizer, with the codes as "
-        "frequent as in training, and right ones where another naming of the codes would not be better"
-    )
     evidence = _looks(values) | _beside_file(subject, values) | _counts(subject) | _naming(subject)
     wrong = _wrong(subject, evidence)
     if wrong is None:
-        return passed(name, evidence, threshold)
-    return Finding(name, FAIL, evidence, threshold, *wrong)
+        return rule.passed(evidence)
+    return rule.failed(evidence, *wrong)
 
 
 # ---- parts of a finding ----
-
-
-@torch.no_grad()
-def _training_mode(subject: VideoSubject, batch: ClipBatch, calm: Tensor, limit: float) -> Finding:
-    name = "parity.train_eval"
-    twin = without_dropout(subject.copy()).train()
-    busy = clean(subject.ask(twin, batch).logits.float())
-    change = float((busy - calm).abs().max())
-    evidence = {"largest_change": change, "tolerance": limit}
-    threshold = f"training mode with dropout off gives the logits of evaluation mode, {_EXACT}"
-    if change <= limit or subject.model.dtype != torch.float32:
-        return passed(name, evidence, threshold)
-    cause = "the model takes another road in training than in evaluation, so what was trained is not what is used"
-    return Finding(name, FAIL, evidence, threshold, cause, "compute the same in both modes, dropout aside")
 
 
 def _frames(subject: VideoSubject, batch: ClipBatch) -> Tensor:

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from eval.diagnose import thresholds
 from eval.diagnose.subject.subject import IGNORED, Subject
 from modeling_jepa.modeling_video_jepa import TIME_VIEWS
 from training.data.video_jepa.clips import ClipMaker
 
+VIDEO = "video"
 OBJECTIVES = ("future", "joint", "individual")
 MOST_ROWS, MOST_FRAMES = 8, 10  # of an ordinary batch: as many tokens as one of text
 POSITIONS_OF_A_CLIP = 128  # whose predictions are looked at: most of the others are black as well
 _HIDDEN_SHARE = 0.5
+_MODES = ("argmax", "sample")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class VideoSubject(Subject):
     """See `Subject`; `sample` is of `Clips`, and lengths are counted in frames."""
 
     sample: Clips  # type: ignore[assignment] # what both have in common is their context
+    update_steps: int = thresholds.UPDATE_STEPS_OF_VIDEO
 
     @property
     def vocab_size(self) -> int:
@@ -138,19 +141,41 @@ class VideoSubject(Subject):
         logits = torch.cat([logits[some] for (logits, _), some in zip(found, kept, strict=True)])
         return logits, torch.cat([truth[some] for (_, truth), some in zip(found, kept, strict=True)])
 
-    def answers(self, model: PreTrainedModel, batch: ClipBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(K, V) float32 logits and (K,) true codes of every hidden place, with gradient where it is on."""
+    def places(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Every hidden place, in the shape of the codes, and (K,) the true codes there."""
         holes = batch.labels != IGNORED
-        return self.ask(model, batch).logits[holes].float(), batch.labels[holes]
+        return holes, batch.labels[holes]
 
-    def truth(self, batch: ClipBatch) -> Tensor:  # type: ignore[override]
-        """(K,) true codes of every hidden place."""
-        return batch.labels[batch.labels != IGNORED]
+    def changed(self, batch: ClipBatch) -> ClipBatch:  # type: ignore[override]
+        """The same clips with another code at every place, under the next view where one is given."""
+        view = None if batch.time_view is None else (batch.time_view + 1) % len(TIME_VIEWS)
+        return replace(batch, codes=self.other_codes(batch), time_view=view)
 
+    def other_codes(self, batch: ClipBatch) -> Tensor:
+        """Codes of which every one differs from the one in the batch: each moved on by a half of V."""
+        return (batch.codes + max(1, self.vocab_size // 2)) % self.vocab_size
 
-def other_clips(subject: VideoSubject, batch: ClipBatch) -> Tensor:
-    """Codes of the same shape of which every one differs from the one in the batch: each moved on by a half of V."""
-    return (batch.codes + max(1, subject.vocab_size // 2)) % subject.vocab_size
+    def fitting_length(self, wanted: int, rows: int = 3) -> int:
+        """Frames of an ordinary batch: what is wanted is counted in tokens."""
+        return min(self.limits.length, self.context)
+
+    @property
+    def foretells(self) -> bool:
+        """Not where it sees later frames, or one alone: it need not come to know what follows."""
+        return self.sample.objective == "future"
+
+    @property
+    def believed_digits(self) -> float:
+        """Frames are mostly black, and a code that is nearly sure has logits far from 0."""
+        return thresholds.BELIEVED_ROUNDING
+
+    def greedy(self) -> Tensor:
+        """The best next frames of a clip, and ones that are drawn with a generator of their own."""
+        seen = self.sample.frames[:1, : self.context // 2].to(self.device)
+        chance = torch.Generator(self.device).manual_seed(0)
+        with torch.no_grad():
+            said = [self.model.predict_frames(seen, 1, steps=2, mode=mode, generator=chance) for mode in _MODES]
+        return torch.cat(said)
 
 
 def seen_as(batch: ClipBatch, view: str) -> ClipBatch:
