@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.decoding.decoding import Decoding
-from eval.loading import quiet_libraries
+from eval.command import add_checkpoint, new_parser, run_command
+from eval.decoding.decoding import Decoding, decoding_of
 from eval.replies.index import ReplyIndex
 from eval.replies.saying import open_dialogue, read_turns, say
-from training.common.errors import InputError, NonFiniteError
+from training.common.errors import InputError
 from training.common.manifest import read_run
 from training.data.dialogue_jepa.dialogues import tidy_turn
 from training.data.settings import DialogueDataSettings
@@ -125,24 +125,18 @@ def reading_of_run(checkpoint: str) -> DialogueDataSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
-    arguments = _parser().parse_args(argv)
-    quiet_libraries()
-    try:
-        conversation = _open(arguments)
-        if arguments.message is not None:
-            answer = conversation.answer(arguments.message, arguments.mode)
-            print("\n".join([*([f"note: {answer.note}"] if answer.note else []), *answer.lines]))
-            return 0
-        print(f"mode: {arguments.mode}; {', '.join(f'/{name}' for name in MODES)} change it, /quit ends", flush=True)
-        for line in converse(conversation, arguments.mode, _written()):
-            print(line, flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    return 0
+    return run_command(_parser(), _chat, argv)
+
+
+def _chat(arguments: argparse.Namespace) -> None:
+    conversation = _open(arguments)
+    if arguments.message is not None:
+        answer = conversation.answer(arguments.message, arguments.mode)
+        print("\n".join([*([f"note: {answer.note}"] if answer.note else []), *answer.lines]))
+        return
+    print(f"mode: {arguments.mode}; {', '.join(f'/{name}' for name in MODES)} change it, /quit ends", flush=True)
+    for line in converse(conversation, arguments.mode, _written()):
+        print(line, flush=True)
 
 
 def _open(arguments: argparse.Namespace) -> Conversation:
@@ -152,22 +146,11 @@ def _open(arguments: argparse.Namespace) -> Conversation:
     shown = arguments.top_k if retrieves and arguments.top_k is not None else SHOWN
     if shown < 1:
         raise InputError(f"top_k must be at least 1 reply to retrieve, was given {shown}")
-    decoding = _decoding(arguments, model.generation_config, top_k=None if retrieves else arguments.top_k)
+    asked = vars(arguments) | ({"top_k": None} if retrieves else {})
+    decoding = decoding_of(asked, model.generation_config, num_beams=arguments.num_beams, seed=arguments.seed)
     decoding.validate()
     checkpoint, data = arguments.checkpoint, reading_of_run(arguments.checkpoint)
     return Conversation(model, tokenizer, lambda: ReplyIndex.load(checkpoint, model, tokenizer), data, decoding, shown)
-
-
-def _decoding(arguments: argparse.Namespace, own: GenerationConfig, top_k: int | None) -> Decoding:
-    """What was asked for; else what travels with the checkpoint; else our defaults."""
-    asked = {"top_k": top_k, "temperature": arguments.temperature, "top_p": arguments.top_p}
-    asked["repetition_penalty"] = arguments.repetition_penalty
-    given = {}
-    for name, value in asked.items():
-        travelling = getattr(own, name)
-        if value is not None or travelling is not None:
-            given[name] = travelling if value is None else value
-    return Decoding(**given, num_beams=arguments.num_beams, seed=arguments.seed)
 
 
 def _written() -> Iterator[str]:
@@ -181,8 +164,8 @@ def _written() -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.chat", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", help="folder of a trained dialogue model, or its repository id")
+    parser = new_parser("eval.chat", __doc__)
+    add_checkpoint(parser, "dialogue model")
     parser.add_argument("--message", help="answer this and end, instead of a conversation")
     parser.add_argument(
         "--mode",
@@ -201,7 +184,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetition_penalty", type=float, help="above 1: say less again what was said")
     parser.add_argument("--num_beams", type=int, default=1, help="beams instead of greedy (default: 1, greedy)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     return parser
 
 

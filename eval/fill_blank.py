@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.loading import open_model, open_tokenizer, quiet_libraries
+from eval.command import add_checkpoint, new_parser, run_command
+from eval.loading import open_model, open_tokenizer
 from eval.scorers.text_jepa import pessimistic_ranks
 from training.common.errors import InputError, NonFiniteError
 
@@ -106,20 +107,14 @@ def rank_line(result: FillBlankResult, answer: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
-    arguments = _parser().parse_args(argv)
-    quiet_libraries()
-    try:
-        tokenizer = open_tokenizer(arguments.checkpoint)
-        model = open_model(arguments.checkpoint, AutoModelForMaskedLM, arguments.device)
-        result = fill_blank(model, tokenizer, arguments.phrase, arguments.answer, arguments.top_k)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return run_command(_parser(), _fill, argv)
+
+
+def _fill(arguments: argparse.Namespace) -> None:
+    tokenizer = open_tokenizer(arguments.checkpoint)
+    model = open_model(arguments.checkpoint, AutoModelForMaskedLM, arguments.device)
+    result = fill_blank(model, tokenizer, arguments.phrase, arguments.answer, arguments.top_k)
     _print(result, arguments.answer)
-    return 0
 
 
 def _encode(phrase: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[torch.Tensor, int]:
@@ -195,12 +190,11 @@ def _print(result: FillBlankResult, answer: str | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.fill_blank", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", help="folder of a trained model, or its repository id")
+    parser = new_parser("eval.fill_blank", __doc__)
+    add_checkpoint(parser)
     parser.add_argument("phrase", help="a phrase with one blank, written _")
     parser.add_argument("--answer", help="a word whose rank is wanted")
     parser.add_argument("--top_k", type=int, default=5, help="candidates to print (default: 5)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     return parser
 
 

@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from eval.decoding.decoding import MAX_NEW_TOKENS, TEMPERATURE, TOP_K, Decoding
+from eval.command import add_checkpoint, new_parser, run_command
+from eval.decoding.decoding import MAX_NEW_TOKENS, TEMPERATURE, TOP_K, Decoding, decoding_of
 from eval.decoding.token_scores import evaluating
 from eval.decoding.windows import model_length, prompt_ids
-from eval.loading import open_model, open_tokenizer, quiet_libraries
+from eval.loading import open_model, open_tokenizer
 from eval.metrics.generation import SampleFigures, known_words, sample_figures
 from training.common.errors import InputError, NonFiniteError
 from training.common.manifest import read_run
@@ -108,27 +109,23 @@ def room_for(model: PreTrainedModel, prompt_length: int, max_new_tokens: int) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
-    arguments = _parser().parse_args(argv)
-    quiet_libraries()
-    try:
-        tokenizer = open_tokenizer(arguments.checkpoint)
-        model = open_model(arguments.checkpoint, AutoModelForCausalLM, arguments.device)
-        decoding = _decoding(arguments, model.generation_config)
-        decoding.validate()
-        length = len(_checked_ids(arguments.prompt, model, tokenizer))
-        words = words_of_run(arguments.checkpoint)
-        found = continue_prompt(model, tokenizer, arguments.prompt, decoding, words)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return run_command(_parser(), _continue, argv)
+
+
+def _continue(arguments: argparse.Namespace) -> None:
+    tokenizer = open_tokenizer(arguments.checkpoint)
+    model = open_model(arguments.checkpoint, AutoModelForCausalLM, arguments.device)
+    given = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens", "seed")}
+    num_samples = 0 if arguments.greedy else arguments.num_samples
+    decoding = decoding_of(vars(arguments), model.generation_config, **given, num_samples=num_samples)
+    decoding.validate()
+    length = len(_checked_ids(arguments.prompt, model, tokenizer))
+    words = words_of_run(arguments.checkpoint)
+    found = continue_prompt(model, tokenizer, arguments.prompt, decoding, words)
     room = room_for(model, length, decoding.max_new_tokens)
     if room < decoding.max_new_tokens:
         print(f"note: {room} new tokens fit behind a prompt of {length} into the model's {model_length(model)}")
     _print(arguments.prompt, found)
-    return 0
 
 
 def _checked_ids(prompt: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -192,16 +189,6 @@ def _cuda(model: PreTrainedModel) -> list[torch.device]:
     return [model.device] if model.device.type == "cuda" else []
 
 
-def _decoding(arguments: argparse.Namespace, own: GenerationConfig) -> Decoding:
-    """What was asked for; else what travels with the checkpoint; else our defaults."""
-    given = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens", "seed")}
-    for name in ("top_k", "temperature", "top_p", "repetition_penalty"):
-        asked, travelling = getattr(arguments, name), getattr(own, name)
-        if asked is not None or travelling is not None:
-            given[name] = travelling if asked is None else asked
-    return Decoding(**given, num_samples=0 if arguments.greedy else arguments.num_samples)
-
-
 def _print(prompt: str, found: list[Continuation]) -> None:
     """Each sample beside the likeliest continuation, the figures under both."""
     console = Console()
@@ -224,8 +211,8 @@ def _share(value: float | None) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.generate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", help="folder of a trained model, or its repository id")
+    parser = new_parser("eval.generate", __doc__)
+    add_checkpoint(parser)
     parser.add_argument("prompt", help="the beginning of a text")
     travels = "(default: what the checkpoint says, else {})"
     parser.add_argument("--top_k", type=int, help=f"only the k likeliest tokens, 0 for all {travels.format(TOP_K)}")
@@ -239,7 +226,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num_samples", type=int, default=1, help="sampled texts (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     return parser
 
 

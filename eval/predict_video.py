@@ -20,11 +20,13 @@ from rich.text import Text
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from eval.loading import open_model, quiet_libraries
+from eval.command import add_checkpoint, new_parser, run_command
+from eval.loading import open_model
 from eval.metrics.frame_baselines import black, copy_last
 from eval.metrics.video import squared_error, ssim
 from eval.plots.clips import ShownClip, save_animation, save_still
-from eval.scorers.checkpoint import ScoreRequest, data_settings, family_of
+from eval.scorers.checkpoint import data_settings, family_of
+from eval.scorers.request import ScoreRequest
 from eval.scorers.video import STEPS, TEMPERATURE, TOP_K, VIDEO, halves
 from modeling_jepa.frame_decoding import MODES
 from training.common.errors import InputError, NonFiniteError
@@ -87,36 +89,30 @@ def figure_cells(clip: ShownClip) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
-    arguments = _parser().parse_args(argv)
-    quiet_libraries()
-    try:
-        _check(arguments)
-        model, frames = _open(arguments)
-        if arguments.tokens:
-            shown, labels = recode_clips(model, frames), ("truth", "decoded", "difference")
-        else:
-            shown = predict_clips(
-                model,
-                frames,
-                arguments.mode,
-                arguments.steps,
-                arguments.temperature,
-                arguments.top_k or None,
-                arguments.seed,
-            )
-            labels = ("truth", "prediction", "difference")
-        if arguments.out is not None:
-            save_animation(shown, arguments.out, labels)
-        if arguments.still is not None:
-            save_still(shown, arguments.still, labels)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return run_command(_parser(), _predict, argv)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    model, frames = _open(arguments)
+    if arguments.tokens:
+        shown, labels = recode_clips(model, frames), ("truth", "decoded", "difference")
+    else:
+        shown = predict_clips(
+            model,
+            frames,
+            arguments.mode,
+            arguments.steps,
+            arguments.temperature,
+            arguments.top_k or None,
+            arguments.seed,
+        )
+        labels = ("truth", "prediction", "difference")
+    if arguments.out is not None:
+        save_animation(shown, arguments.out, labels)
+    if arguments.still is not None:
+        save_still(shown, arguments.still, labels)
     _print(shown, arguments)
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -161,8 +157,8 @@ def _print(shown: list[ShownClip], arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.predict_video", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", help="folder of a trained video model, or its repository id")
+    parser = new_parser("eval.predict_video", __doc__)
+    add_checkpoint(parser, "video model")
     parser.add_argument("--digits", help="digits to make the clips of (default: those it was trained on)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="of the digits (default: test)")
     parser.add_argument("--clips", type=int, default=4, help="how many (default: 4)")
@@ -180,7 +176,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help=f"sample: (default: {TEMPERATURE})")
     parser.add_argument("--top_k", type=int, default=TOP_K, help=f"sample: best codes, 0 for all (default: {TOP_K})")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     return parser
 
 

@@ -4,32 +4,26 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from eval.loading import quiet_libraries
+from eval.command import run_command
 from eval.replies.index import ReplyIndex
 from eval.replies.saying import open_dialogue
-from eval.scorers.checkpoint import ScoreRequest, choose_split, data_settings
-from training.common.errors import InputError, NonFiniteError
+from eval.scorers.checkpoint import choose_split, data_settings
+from eval.scorers.request import ScoreRequest
 from training.data.dialogue_jepa.dialogues import load_dialogues, pairs_of
 from training.data.settings import DialogueDataSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: build a checkpoint's index anew; returns the exit code: 0, 2 for bad input, 3 for NaN."""
-    arguments = _parser().parse_args(argv)
-    quiet_libraries()
-    try:
-        model, tokenizer = open_dialogue(arguments.checkpoint, arguments.device)
-        replies = _replies(ScoreRequest(arguments.checkpoint, arguments.data))
-        index = ReplyIndex.build(model, tokenizer, replies, progress=sys.stderr.isatty())
-        folder = index.save(arguments.checkpoint)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return run_command(_parser(), _build, argv)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    model, tokenizer = open_dialogue(arguments.checkpoint, arguments.device)
+    replies = _replies(ScoreRequest(arguments.checkpoint, arguments.data))
+    index = ReplyIndex.build(model, tokenizer, replies, progress=sys.stderr.isatty())
+    folder = index.save(arguments.checkpoint)
     print(f"{len(index):,} different replies in {folder}")
-    return 0
 
 
 def _replies(request: ScoreRequest) -> Iterator[str]:

@@ -10,32 +10,23 @@ The data is prepared as in training (settings come from the checkpoint's run.jso
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from eval.loading import quiet_libraries
+from eval.command import add_checkpoint, new_parser, run_command
 from eval.plots.frame_curves import plot_frames
-from eval.plots.tables import causal_table, dialogue_table, text_table, video_table
-from eval.replies.saying import FAMILY
-from eval.scorers.causal import AFFORDABLE, CausalScores
-from eval.scorers.checkpoint import ScoreRequest, family_of, score_checkpoint
-from eval.scorers.dialogue import MAX_PAIRS, DialogueScores
-from eval.scorers.text_jepa import MAX_ROWS, Scores
-from eval.scorers.video import MAX_CLIPS, VIDEO, VideoScores
-from training.common.errors import InputError, NonFiniteError
+from eval.scorers.checkpoint import AnyScores, family_of, score_checkpoint, scorer_of
+from eval.scorers.request import AFFORDABLE, BATCH_SIZE, MAX_CLIPS, MAX_PAIRS, MAX_ROWS, ScoreRequest
+from training.common.errors import InputError
 from training.common.records import check_target, package_versions, write_json
 from training.data.sources.rows import RowReport
 
 SCHEMA_VERSION = 1
-_TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
-    "text_jepa": text_table,
-    FAMILY: dialogue_table,
-    VIDEO: video_table,
-}
 
 
 def score(request: ScoreRequest) -> dict[str, Any]:
@@ -58,7 +49,7 @@ def score(request: ScoreRequest) -> dict[str, Any]:
 
 
 def score_record(
-    scores: Scores | CausalScores | DialogueScores | VideoScores,
+    scores: AnyScores,
     family: str,
     checkpoint: str,
     data: str,
@@ -83,57 +74,37 @@ def score_record(
 
 def score_table(record: dict[str, Any]) -> Table:
     """All figures of a Score JSON beside its baselines, as the family shows them."""
-    return _TABLES.get(record["family"], causal_table)(record)
+    return scorer_of(record["family"]).table(record)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
-    arguments = _parser().parse_args(argv)
-    request = ScoreRequest(
-        checkpoint=arguments.checkpoint,
-        data=arguments.data,
-        split=arguments.split,
-        text_column=arguments.text_column,
-        max_rows=arguments.max_rows,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        device=arguments.device,
-        progress=sys.stderr.isatty(),
-        digits=arguments.digits,
-        documents=arguments.documents,
-        context=arguments.context,
-        stride=arguments.stride,
-        max_tokens=arguments.max_tokens,
-    )
-    quiet_libraries()
-    try:
-        for target in (arguments.json, arguments.plot):
-            if target is not None:
-                check_target(Path(target))
-        if arguments.plot is not None and family_of(request.checkpoint) != VIDEO:
-            raise InputError(f"plot: got {arguments.plot!r}, but {request.checkpoint} is no video model; leave it out")
-        record = score(request)
-        if arguments.json is not None:
-            write_json(record, arguments.json)
-        if arguments.plot is not None:
-            plot_frames(record, arguments.plot)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return run_command(_parser(), _score, argv)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    asked = {one.name: getattr(arguments, one.name) for one in fields(ScoreRequest) if one.name != "progress"}
+    request = ScoreRequest(**asked, progress=sys.stderr.isatty())
+    for target in (arguments.json, arguments.plot):
+        if target is not None:
+            check_target(Path(target))
+    if arguments.plot is not None and not scorer_of(family_of(request.checkpoint)).by_frame:
+        raise InputError(f"plot: got {arguments.plot!r}, but {request.checkpoint} is no video model; leave it out")
+    record = score(request)
+    if arguments.json is not None:
+        write_json(record, arguments.json)
+    if arguments.plot is not None:
+        plot_frames(record, arguments.plot)
     console = Console()
     # A pipe or a log has no width of its own, and a table folded at 80 columns cannot be read.
     console.width = max(console.width, 110)
     console.print(score_table(record))
     console.print(RowReport(**record["rows"]).summary(), markup=False, highlight=False)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.score", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", help="folder of a trained model, or its repository id")
+    parser = new_parser("eval.score", __doc__)
+    add_checkpoint(parser)
     parser.add_argument("--data", help="source to score on (default: the one it was trained on)")
     parser.add_argument(
         "--split", choices=("train", "valid", "test", "all"), help="default: test; a file is used whole"
@@ -150,10 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         "model, fewer of a large one on a CPU)",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=64, help="blanks, windows or clips per forward pass (default: 64)"
+        "--batch_size",
+        type=int,
+        default=BATCH_SIZE,
+        help=f"blanks, windows or clips per forward pass (default: {BATCH_SIZE})",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the subset (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     video = parser.add_argument_group("video models")
     video.add_argument("--digits", help="digits to make the clips of, in the place of --data")
     video.add_argument("--plot", metavar="FILE", help="also draw the figures by predicted frame, as a picture")

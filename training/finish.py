@@ -12,7 +12,7 @@ from rich.console import Console
 
 from eval.plots.curves import plot_run, read_log
 from eval.score import score, score_table
-from eval.scorers.checkpoint import ScoreRequest
+from eval.scorers.request import ScoreRequest
 from training.cards.record import CardRecord, facts_of
 from training.cards.writing import write_run_card
 from training.common.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE

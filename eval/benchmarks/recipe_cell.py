@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.scorers.checkpoint import ScoreRequest, score_checkpoint
+from eval.scorers.checkpoint import score_checkpoint
+from eval.scorers.request import ScoreRequest
 from eval.scorers.text_jepa import BlankAnswers
 from training.train import main as train
 

@@ -1,6 +1,8 @@
 """How a prompt is continued: greedy, sampled or with beams."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from training.common.errors import InputError
 
@@ -60,3 +62,18 @@ class Decoding:
     def likeliest_name(self) -> str:
         """What is written over text that no chance decides."""
         return "greedy" if self.num_beams == 1 else f"{self.num_beams} beams"
+
+
+def decoding_of(asked: Mapping[str, Any], own: Any, **given: Any) -> Decoding:
+    """What was asked for; else what travels with the checkpoint; else our defaults.
+
+    Args:
+        asked: name of a setting of sampling -> value, None where nothing was asked.
+        own: the checkpoint's `GenerationConfig`.
+        **given: the other settings.
+    """
+    for name in ("top_k", "temperature", "top_p", "repetition_penalty"):
+        value = getattr(own, name) if asked[name] is None else asked[name]
+        if value is not None:
+            given[name] = value
+    return Decoding(**given)

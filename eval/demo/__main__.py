@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from eval.command import new_parser, run_command
 from eval.demo.make import make_page
 from eval.demo.space import write_space
-from eval.loading import quiet_libraries
 from training.common.errors import InputError
 
 PORT = 7860
@@ -22,19 +22,15 @@ PORT = 7860
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input."""
-    arguments = _parser().parse_args(argv)
-    quiet_libraries()
-    try:
-        if arguments.space is not None:
-            written = write_space(arguments.space, arguments.checkpoints)
-            print(f"written: {written}; push it as it is, or try it: cd {written} && python app.py")
-            return 0
-        page = make_page(arguments.checkpoints, arguments.device)
-        _serve(page, arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _show, argv)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    if arguments.space is not None:
+        written = write_space(arguments.space, arguments.checkpoints)
+        print(f"written: {written}; push it as it is, or try it: cd {written} && python app.py")
+        return
+    _serve(make_page(arguments.checkpoints, arguments.device), arguments)
 
 
 def _serve(page: Any, arguments: argparse.Namespace) -> None:
@@ -54,7 +50,7 @@ def _serve(page: Any, arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.demo", description=(__doc__ or "").splitlines()[0])
+    parser = new_parser("eval.demo", __doc__)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a model, or its repository id")
     parser.add_argument("--port", type=int, default=PORT, help=f"to listen at (default: {PORT})")
     parser.add_argument("--host", default="127.0.0.1", help="to listen at; 0.0.0.0 for every address of this machine")

@@ -26,7 +26,8 @@ from eval.plots.clips import save_animation, save_still
 from eval.predict_video import figure_cells, predict_clips
 from eval.replies.index import ReplyIndex
 from eval.replies.saying import open_dialogue
-from eval.scorers.checkpoint import ScoreRequest, data_settings, family_of
+from eval.scorers.checkpoint import data_settings, family_of
+from eval.scorers.request import ScoreRequest
 from training.common.errors import InputError, NonFiniteError
 from training.data.video_jepa.digits import BUILTIN
 from training.data.video_jepa.prepared import HELD_OUT_CLIPS, make_clips

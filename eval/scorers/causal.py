@@ -21,6 +21,7 @@ from eval.metrics.language_modeling import LanguageModeling, count_words
 from eval.metrics.ngrams import Bigram, NextTokenGuesser, Unigram
 from eval.scorers.causal_inside import edge_mass, is_routed, leak_gap
 from eval.scorers.holes import choose_rows
+from eval.scorers.request import MAX_ROWS, ScoreRequest, bounded
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
 from training.data.sources.rows import RowReport
@@ -325,59 +326,29 @@ def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown
 
 
-AFFORDABLE = "auto"
-
-
 MAX_FITTED_TOKENS = 5_000_000  # of a bigram: about 200 MB while it is counted
 
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CausalRequest:
-    """How a causal checkpoint is scored: see `ScoringPlan`.
-
-    `max_tokens` "auto" is what two cores score in some seven minutes, None everything.
-    """
-
-    checkpoint: str
-    context: int | None
-    stride: int | None
-    batch_size: int
-    max_documents: int | None
-    max_tokens: int | str | None
-    seed: int
-    device: str | None
-    progress: bool
-
-    def plan(self, model: PreTrainedModel) -> ScoringPlan:
-        """The plan for this model; raises InputError for a bound that makes no sense."""
-        max_tokens = self.max_tokens
-        if isinstance(max_tokens, str) and max_tokens != AFFORDABLE:
-            raise InputError(f"max_tokens: got {max_tokens!r}; use a number, `all` or `{AFFORDABLE}`")
-        if isinstance(max_tokens, int) and max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, was given {max_tokens}")
-        plan = ScoringPlan(self.context, self.stride, self.batch_size, self.max_documents, seed=self.seed)
-        bound = affordable_tokens(model, plan) if max_tokens == AFFORDABLE else max_tokens
-        return replace(plan, max_tokens=bound)
-
-
-def score_causal_checkpoint(
-    request: CausalRequest, settings: GeneratorDataSettings, split: str, trained_on: GeneratorDataSettings | None
+def score_request(
+    request: ScoreRequest, settings: GeneratorDataSettings, split: str, trained_on: GeneratorDataSettings | None = None
 ) -> tuple[CausalScores, RowReport, dict[str, Any]]:
-    """Figures, what became of the rows, and how it was scored (`scoring` of the Score JSON).
+    """A causal model's figures on the documents of a source, taken verbatim; what became of its rows; and how it was
+    scored (`scoring` of the Score JSON).
 
     Args:
-        settings: of the source to score on; its documents are taken verbatim.
-        trained_on: of the run that made the checkpoint, where it is known.
+        trained_on: the data settings of the run that made the checkpoint, where they are known.
 
     Raises:
         InputError: bad checkpoint, source or setting. NonFiniteError: the model scores NaN.
     """
     model = open_model(request.checkpoint, AutoModelForCausalLM, request.device).float()
     tokenizer = open_tokenizer(request.checkpoint)
-    plan = request.plan(model)
+    plan = ScoringPlan(request.context, request.stride, request.batch_size, request.rows(MAX_ROWS), seed=request.seed)
+    bound = bounded("max_tokens", request.max_tokens, affordable_tokens(model, plan))
+    plan = replace(plan, max_tokens=bound)
     context, stride = plan.lengths(model)
     documents = load_documents(settings, split)
     guessers = fit_guessers(model, tokenizer, trained_on)

@@ -20,14 +20,16 @@ from eval.metrics.dialogue import FIGURE_NAMES, DialogueReplies
 from eval.metrics.ngrams import Unigram
 from eval.metrics.representation_spread import RepresentationSpread
 from eval.metrics.word_overlap import WordOverlap
-from eval.replies.saying import batches_by_length, padded, say, whole_reply
+from eval.replies.saying import batches_by_length, open_dialogue, padded, say, whole_reply
 from eval.scorers.candidates import CANDIDATES, derangement, draw_distractors, ranks_by_latents, ranks_by_score
 from eval.scorers.holes import choose_rows
+from eval.scorers.request import BATCH_SIZE, MAX_PAIRS, ScoreRequest
 from modeling_jepa.modeling_dialogue_jepa import DialogueLatentOutput
 from training.common.errors import InputError, NonFiniteError
+from training.data.dialogue_jepa.pairs import prepare_pairs_of
+from training.data.settings import DialogueDataSettings
+from training.data.sources.rows import RowReport
 
-MAX_PAIRS = 10_000  # a standard error of at most half a point of hits@1
-BATCH_SIZE = 64
 GREEDY_REPLIES = 500
 MAX_VECTORS = 1000  # for the effective ranks: a singular value decomposition of a second or less
 
@@ -342,3 +344,23 @@ def _compute(count: int, **columns: Any) -> dict[str, float | None]:
         values = columns.get(name)
         given[name] = [unknown] * count if values is None else np.asarray(values).tolist()
     return metric.compute(**given)
+
+
+def score_request(
+    request: ScoreRequest, settings: DialogueDataSettings, split: str
+) -> tuple[DialogueScores, RowReport, dict[str, Any]]:
+    """A dialogue model's figures on the pairs of a source's dialogues."""
+    model, tokenizer = open_dialogue(request.checkpoint, request.device)
+    lengths = (model.config.max_position_embeddings, model.config.max_reply_length)
+    encoded = prepare_pairs_of(settings, split, tokenizer, *lengths)
+    scores = score_pairs(
+        model,
+        tokenizer,
+        encoded.dataset,
+        max_rows=request.rows(MAX_PAIRS),
+        batch_size=request.batch_size,
+        seed=request.seed,
+        progress=request.progress,
+    )
+    cut = {name: encoded.report["tokens"][name] for name in ("contexts_cut", "replies_cut")}
+    return scores, RowReport(**encoded.report["rows"]), {"scoring": scores.details | cut}

@@ -7,14 +7,16 @@ scores.metrics["top1"], scores.baselines["unigram"]["top1"]
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.loading import open_model, open_tokenizer
 from eval.metrics.baselines import unigram_ranks
 from eval.metrics.fill_blank_ranking import FillBlankRanking
 from eval.metrics.representation import REPRESENTATION_NAMES
@@ -29,11 +31,14 @@ from eval.scorers.holes import (
     hole_batches,
     make_scorer,
 )
+from eval.scorers.request import BATCH_SIZE, MAX_ROWS, ScoreRequest
 from training.common.errors import InputError, NonFiniteError
+from training.data.settings import DataSettings
+from training.data.sources.locate import load_rows
+from training.data.sources.rows import RowReport
+from training.data.tokenization import encode_rows
 
 MAX_HOLES = 4
-MAX_ROWS = 2000  # at most 8,000 blanks: a standard error of about half a point, within ten minutes on two cores
-BATCH_SIZE = 64
 MAX_VECTORS = 1000  # for figures of the representation: a singular value decomposition of a tenth of a second
 
 
@@ -249,3 +254,24 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def score_request(
+    request: ScoreRequest, settings: DataSettings, split: str
+) -> tuple[Scores, RowReport, dict[str, Any]]:
+    """A latent text model's figures on the rows of a source, and what became of those rows."""
+    model = open_model(request.checkpoint, AutoModelForMaskedLM, request.device)
+    tokenizer = open_tokenizer(request.checkpoint)
+    rows = load_rows(settings, split)
+    encoded = encode_rows(rows.dataset, tokenizer, model.config.max_position_embeddings, settings.long_rows)
+    scores = score_rows(
+        model,
+        tokenizer,
+        encoded.dataset,
+        model.token_counts,
+        max_rows=request.rows(MAX_ROWS),
+        batch_size=request.batch_size,
+        seed=request.seed,
+        progress=request.progress,
+    )
+    return scores, rows.report, {}

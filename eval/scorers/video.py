@@ -4,7 +4,7 @@ scores = score_clips(model, clip_rows(maker, 10_000), mean_picture)
 scores.metrics["mse"], scores.baselines["black"]["mse"]
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,15 +22,14 @@ from eval.loading import open_model
 from eval.metrics.frame_baselines import Predict, frame_baselines
 from eval.metrics.video import FramePrediction, frame_errors, squared_error
 from eval.scorers.holes import choose_rows
+from eval.scorers.request import BATCH_SIZE, MAX_CLIPS, ScoreRequest
 from training.common.errors import InputError, NonFiniteError
 from training.data.settings import VideoDataSettings
 from training.data.sources.rows import RowReport
 from training.data.video_jepa.clips import as_frames, clip_rows, row_ids
 from training.data.video_jepa.prepared import HELD_OUT_CLIPS, make_clips, mean_picture
 
-MAX_CLIPS = 1000  # a standard error of about 1 % of the squared error
 SAMPLED_CLIPS = 100
-BATCH_SIZE = 64
 STEPS, TEMPERATURE, TOP_K = 4, 0.8, 5  # of decoding, as `predict_frames` has them
 _LOGITS_AT_A_TIME = 2**25  # 128 MiB of float32
 _SAMPLED_AT_A_TIME = 20  # fixed: what is drawn depends on it
@@ -267,36 +266,20 @@ def _joined(parts: list[dict[str, Tensor]]) -> FrameErrors:
 VIDEO = VideoJepaConfig.model_type
 
 
-def score_video_checkpoint(
-    checkpoint: str,
-    settings: VideoDataSettings,
-    split: str,
-    *,
-    bound: Callable[[PreTrainedModel], int | None],
-    batch_size: int,
-    seed: int,
-    device: str | None,
-    progress: bool,
+def score_request(
+    request: ScoreRequest, settings: VideoDataSettings, split: str
 ) -> tuple[VideoScores, RowReport, dict[str, Any]]:
-    """Figures, what became of the digits, and how it was scored (`scoring` of the Score JSON).
-
-    Args:
-        settings: of the digits.
-        bound: (model) -> clips to score at most, None for all there are.
-
-    Raises:
-        InputError: bad checkpoint, source or setting. NonFiniteError: the model predicts NaN.
-    """
-    model = open_model(checkpoint, AutoModel, device).float()
+    """A video model's figures on clips of a source's digits."""
+    model = open_model(request.checkpoint, AutoModel, request.device).float()
     maker, report = make_clips(settings, split, model.config.max_position_embeddings, model.config.frame_size)
     scores = score_clips(
         model,
         clip_rows(maker, HELD_OUT_CLIPS),
         mean_training_picture(settings, model.config),
-        max_rows=bound(model),
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
+        max_rows=request.rows(affordable_clips(model)),
+        batch_size=request.batch_size,
+        seed=request.seed,
+        progress=request.progress,
     )
     return scores, RowReport(**report["rows"]), {"scoring": scores.details}
 

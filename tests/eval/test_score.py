@@ -9,7 +9,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from eval.score import main, score, score_table
-from eval.scorers.checkpoint import ScoreRequest, choose_split, data_settings
+from eval.scorers.checkpoint import choose_split, data_settings
+from eval.scorers.request import ScoreRequest
 from training.common.errors import InputError
 from training.common.records import write_json
 
@@ -122,8 +123,8 @@ def test_the_command_line_writes_the_file_and_prints_the_table(checkpoint, other
         (["{checkpoint}", "--max_rows", "0"], "max_rows"),
         (["{checkpoint}", "--json", "{tmp}"], "cannot be written"),
         (["{checkpoint}", "--device", "abacus"], "abacus"),
-        (["{checkpoint}", "--digits", "{tmp}"], "no video model"),
-        (["{checkpoint}", "--plot", "{tmp}/frames.png"], "no video model"),
+        (["{checkpoint}", "--digits", "{tmp}"], "is no video model"),
+        (["{checkpoint}", "--plot", "{tmp}/frames.png"], "is no video model"),
     ],
 )
 def test_bad_input_ends_with_one_line_that_names_it_and_code_2(arguments, named, checkpoint, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-import training.publish.sending as command
+import training.publish.__main__ as command
 from tests.hub.faults import Fault
 from training.publish.__main__ import main
 from training.publish.faults import HubError

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from eval.load_as_stranger import StrangerError
 from training.common.errors import InputError
 from training.common.manifest import verify_manifest
-from training.publish import sending as command
+from training.publish import __main__ as command
 from training.publish.__main__ import main
 from training.publish.publication import is_pickle, prepare
 from training.publish.sending import publish

@@ -1,8 +1,9 @@
 """`--push_to_hub`: checked before training begins, published when it ends, and again where that failed."""
 
+import huggingface_hub
 import pytest
 
-import training.publish.sending as command
+import training.publish.publication as command
 from tests.hub.faults import Fault
 from training.common.manifest import verify_manifest
 from training.publish.publication import prepare
@@ -63,7 +64,7 @@ def test_half_an_address_is_refused_before_anything_is_read(hub, train_tiny, tmp
 def test_a_token_that_will_not_do_is_told_before_training(
     hub, train_tiny, tmp_path, monkeypatch, token, code, line, capsys
 ):
-    monkeypatch.setattr(command.huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
     assert train_tiny("text_jepa", tmp_path / "run", *PUSH) == code
     assert capsys.readouterr().err.startswith(line)

@@ -141,7 +141,7 @@ def test_space_holds_the_application_and_a_front_matter_that_starts_it(tmp_path:
     assert front["app_file"] == "app.py"
     assert front["models"] == ["user/sotu-text-jepa", "user/talk"]
     compile((space / "app.py").read_text(), "app.py", "exec")
-    assert (space / "eval" / "demo.py").is_file()
+    assert (space / "eval" / "demo" / "make.py").is_file()
     assert (space / "modeling_jepa" / "layers.py").is_file()
     assert any(line.startswith("transformers") for line in (space / "requirements.txt").read_text().splitlines())
     assert not list(space.rglob("*.pyc"))

@@ -9,7 +9,7 @@ from rich.console import Console
 from eval.loading import open_tokenizer
 from eval.score import main, score, score_table
 from eval.scorers.causal import fit_guessers
-from eval.scorers.checkpoint import ScoreRequest
+from eval.scorers.request import ScoreRequest
 from tests.eval.causal_models import TEXTS, tiny_bpe, tiny_generator, tiny_llama
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings

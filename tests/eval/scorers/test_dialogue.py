@@ -14,8 +14,8 @@ from eval.metrics.dialogue import DialogueReplies, distinct, perplexity, usage_r
 from eval.metrics.word_overlap import WordOverlap
 from eval.score import main, score, score_table
 from eval.scorers.candidates import derangement, draw_distractors, ranks_by_latents, ranks_by_score
-from eval.scorers.checkpoint import ScoreRequest
 from eval.scorers.dialogue import score_pairs
+from eval.scorers.request import ScoreRequest
 from tests.eval.dialogue_models import PAIRS, tiny_checkpoint, tiny_dialogue, tiny_pairs, tiny_source, tiny_words
 from training.common.errors import InputError, NonFiniteError
 from training.data.dialogue_jepa.framing import encode_context, encode_reply

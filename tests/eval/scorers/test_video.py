@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from eval.metrics.video import squared_error, ssim
 from eval.score import main, score, score_table
-from eval.scorers.checkpoint import ScoreRequest, data_settings
+from eval.scorers.checkpoint import data_settings
 from eval.scorers.holes import choose_rows
+from eval.scorers.request import ScoreRequest
 from eval.scorers.video import (
     affordable_clips,
     answer_clips,
