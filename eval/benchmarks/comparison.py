@@ -16,6 +16,7 @@ from eval.benchmarks.cells import Arm, Cell, Outcome, collect, plan_cells, run_c
 from eval.benchmarks.columns import Column, Record, Row, guess_rows
 from eval.benchmarks.exams.runs import run_of_cell
 from eval.benchmarks.statistics import Cells, Results, markdown, mean_and_spread
+from eval.command import new_parser, run_command
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions, write_json
 
@@ -67,28 +68,24 @@ class Benchmark:
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Command line: 0; 1 where a part failed or what is required does not hold; 2 for bad input."""
-        options = self.parser().parse_args(argv)
-        try:
-            check_target(Path(options.json))
-            record, failed = self.measure(options)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        return run_command(self.parser(), self.work, argv)
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The options; all benchmarks have `--json`."""
+        parser = new_parser(f"eval.benchmarks.{self.name}", sys.modules[type(self).__module__].__doc__)
+        place = f"model_cards/results/{self.name}.json"
+        parser.add_argument("--json", default=place, help="result file (default: %(default)s)")
+        return parser
+
+    def work(self, options: Options) -> int:
+        """Measure; write the record, and its text beside it as Markdown; show that."""
+        check_target(Path(options.json))
+        record, failed = self.measure(options)
         text = self.text(record)
         write_json(record, options.json)
         Path(options.json).with_suffix(".md").write_text(text, encoding="utf-8")
         Console(width=self.width).print(text)
         return 1 if failed or False in record.get("required", {}).values() else 0
-
-    def parser(self) -> argparse.ArgumentParser:
-        """The options; all benchmarks have `--json`."""
-        about = sys.modules[type(self).__module__].__doc__ or ""
-        parser = argparse.ArgumentParser(
-            prog=f"python -m eval.benchmarks.{self.name}", description=about.split("\n")[0]
-        )
-        place = f"model_cards/results/{self.name}.json"
-        parser.add_argument("--json", default=place, help="result file (default: %(default)s)")
-        return parser
 
     def measure(self, options: Options) -> tuple[Record, bool]:
         """The record, all of it measured, and whether a part of it failed."""

@@ -17,7 +17,7 @@ import numpy as np
 from eval.benchmarks import columns as column
 from eval.benchmarks.anchors.dialogue import ANCHOR_FIELDS
 from eval.benchmarks.cells import Arm
-from eval.benchmarks.columns import Record, versus
+from eval.benchmarks.columns import Column, Record, versus
 from eval.benchmarks.comparison import (
     Comparison,
     Options,
@@ -102,6 +102,10 @@ class DialogueComparison(Comparison):
         return {**found, "baselines": found["baselines"] or {}, "steps": options.steps}
 
 
+def _ranks(heading: str, metric: str) -> Column:
+    return versus(heading, "retrieval_differences", "{name}", metric, show=shown_difference)
+
+
 class DialogueTwin(DialogueComparison):
     """See the module."""
 
@@ -122,8 +126,8 @@ class DialogueTwin(DialogueComparison):
         *(column.SEEDS, column.RATE, *column.figures(METRICS)),
         versus("times seq2seq's perplexity", "perplexity_ratios", SEQ2SEQ, "{name}"),
         versus("times no_latent's", "perplexity_ratios", NO_LATENT, "{name}"),
-        versus(*("hits@1 minus bi_encoder's", "retrieval_differences", "{name}", "hits_at_1"), show=shown_difference),
-        versus("MRR minus its", "retrieval_differences", "{name}", "mrr", show=shown_difference),
+        _ranks("hits@1 minus bi_encoder's", "hits_at_1"),
+        _ranks("MRR minus its", "mrr"),
         *(column.SECONDS, column.MEMORY, column.PARAMETERS),
     )
     names = {

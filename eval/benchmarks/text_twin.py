@@ -92,11 +92,13 @@ class TextTwin(Comparison):
     heading = "arm, steps"
     columns = (
         *(column.SEEDS, column.RATE),
-        *(figure(heading, metric, ".3f") for heading, metric in [("top-1", "top1"), ("top-5", "top5")]),
-        *(figure(heading, metric, ".3f") for heading, metric in [("top-10", "top10"), ("MRR", "mrr")]),
+        figure("top-1", "top1", ".3f"),
+        figure("top-5", "top5", ".3f"),
+        figure("top-10", "top10", ".3f"),
+        figure("MRR", "mrr", ".3f"),
         figure("median rank", "median_rank", ".1f"),
         column.versus(
-            *("top-1 - twin", "against_twin", "{name}", "{step}", "top1"), show=partial(shown_difference, digits=3)
+            "top-1 - twin", "against_twin", "{name}", "{step}", "top1", show=partial(shown_difference, digits=3)
         ),
         column.reach("twin's final MRR after", "to_twins_final_mrr"),
         *(column.SECONDS, column.MEMORY, column.PARAMETERS),

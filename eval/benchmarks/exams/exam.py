@@ -85,8 +85,8 @@ class Exam(TrainerCallback):
         Returns:
             `metrics` at the last mark, or the last point of the curve where nothing was scored; `split`; `curve` (on
             valid, by CPU seconds of training); `training_cpu_seconds`; `training_peak_memory_bytes`;
-            `num_parameters` that learn; where `split` was scored also `baselines`, `num_examples`, `marks` (step ->
-            metrics); and what the family's exam adds.
+            `num_parameters` that learn; `training_row`, the last that was logged; where `split` was scored also
+            `baselines`, `num_examples`, `marks` (step -> metrics); and what the family's exam adds.
         """
         exam = cls(settings, run_of_cell(settings, seed, folder / "run"))
         found = exam.take()
@@ -126,7 +126,8 @@ class Exam(TrainerCallback):
         if last:
             trainer = bare_trainer(self)
             trainer.train()
-            extra = self.of_training(trainer)
+            logged = [row for row in trainer.state.log_history if "loss" in row]
+            extra = {"training_row": logged[-1] if logged else None, **self.of_training(trainer)}
         else:
             self.examine(0)
         result = {
