@@ -2,7 +2,7 @@
 # and brought up to date when pyproject.toml or constraints.txt change.
 #
 # PYTHON           the interpreter that makes the environment (default: python3.11, else python3)
-# TORCH_INDEX_URL  where pip takes torch from, if not from your pip's own index: see README, "Install"
+# TORCH_INDEX_URL  where pip takes torch from, if not from your pip's own index: see docs/launching.md, "Install"
 # WORKERS          test processes (default 2)
 # THREADS          threads that `make quickstart` trains with (default: every core)
 

@@ -107,6 +107,19 @@ class JepaConfig(PreTrainedConfig):
             self.intermediate_size = 4 * self.hidden_size
         self.auto_map = full_auto_map(type(self))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses a name that is no field, as it would be saved and the checkpoint could not be opened again."""
+        known = name.startswith("_") or name in _LIBRARY_NAMES or hasattr(type(self), name)
+        if not known and "_post_init_done" in vars(self):
+            names = {field.name for field in fields(self)}
+            # `get_text_config` takes the prefix away, in a copy.
+            if not names & {name, f"encoder_{name}", f"decoder_{name}"}:
+                raise ValueError(
+                    f"{type(self).__name__} has no field {_with_suggestions([name], own_fields(type(self)))}: notes "
+                    "of your own belong in a file beside it, settings of `generate` in model.generation_config."
+                )
+        super().__setattr__(name, value)
+
     def validate_numbers(self) -> None:
         """No number is infinite, NaN, a truth value or beyond what a tensor can have. Raises `ValueError`."""
         own = own_fields(type(self))
@@ -140,6 +153,11 @@ class JepaConfig(PreTrainedConfig):
             require(
                 self, name, value is None or 0 <= value < self.vocab_size, f"None or from 0 to {self.vocab_size - 1}"
             )
+
+    @property
+    def of_the_batch(self) -> tuple[str, ...]:
+        """Parts of the loss that compare the rows of a batch: they are of each micro-batch, not of a step's rows."""
+        return ()
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:

@@ -76,7 +76,13 @@ class DialogueJepaConfig(JepaConfig):
     )
     # The recipe names the pretrained decoder, whose own files tell this.
     universal_fields: ClassVar[tuple[str, ...]] = ("decoder_config",)
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "loss_parts"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "past_key_values",
+        "loss_parts",
+        "predicted_latents",
+        "target_latents",
+        "encoder_last_hidden_state",
+    ]
 
     hidden_size: int = 256
     max_reply_length: int = 32
@@ -111,6 +117,14 @@ class DialogueJepaConfig(JepaConfig):
                 "another way (its config.json has no scale_embeddings): train it again."
             )
         return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def of_the_batch(self) -> tuple[str, ...]:
+        """See `JepaConfig`."""
+        weights = {"ranking": self.ranking_weight, "collapse": self.collapse_weight}
+        if self.collapse_protection == "none":
+            weights.pop("collapse")
+        return tuple(name for name, weight in weights.items() if weight)
 
     def validate_dialogue(self) -> None:
         """Choices, sizes and weights. Raises `ValueError`."""

@@ -56,6 +56,7 @@ class TextJepaConfig(JepaConfig):
         "AutoModel": "modeling_text_jepa.TextJepaModel",
         "AutoModelForMaskedLM": "modeling_text_jepa.TextJepaForMaskedLM",
     }
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_parts", "logits", "predictions"]
     loss_fields: ClassVar[tuple[str, ...]] = (
         "ranking",
         "ranking_weight",
@@ -99,6 +100,11 @@ class TextJepaConfig(JepaConfig):
         write_sentence_transformers_files(save_directory, self.hidden_size, self.max_position_embeddings)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
+    @property
+    def of_the_batch(self) -> tuple[str, ...]:
+        """See `JepaConfig`."""
+        return ("collapse",) if self.collapse_protection != "none" and self.collapse_weight else ()
+
     def validate_choices(self) -> None:
         """Each choice is one of its list. Raises `ValueError`."""
         require_choice(self, "head", HEADS)
@@ -118,7 +124,7 @@ class TextJepaConfig(JepaConfig):
         require(self, "teacher_momentum", 0 <= self.teacher_momentum < 1, "at least 0 and below 1")
         candidates = self.vocab_size - len(self.special_token_ids) - 1
         require(self, "num_negatives", self.num_negatives >= 1, "at least 1")
-        if self.num_negatives > candidates and self.vocab_size >= 1:
+        if self.ranking == "sampled" and self.num_negatives > candidates:
             raise ValueError(
                 f"num_negatives={self.num_negatives} is more than the {max(candidates, 0)} tokens that can be "
                 f"negatives in a vocabulary of {self.vocab_size}. Lower num_negatives."

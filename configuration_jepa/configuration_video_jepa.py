@@ -52,7 +52,7 @@ class VideoJepaConfig(JepaConfig):
         "predictor_layers",
         "label_smoothing",
     )
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_parts"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_parts", "logits", "last_hidden_state"]
 
     vocab_size: int = 256
     hidden_size: int = 192

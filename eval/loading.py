@@ -21,6 +21,14 @@ from training.common.manifest import _listed, verify_manifest
 from training.common.wording import one_line
 from training.data.video_jepa.frame_tokenizer import FrameTokenizer
 
+# What shows the answers of a family's checkpoints.
+_COMMANDS = {
+    "text_jepa": "eval.fill_blank",
+    "dialogue_jepa": "eval.chat",
+    "staged_generator": "eval.generate",
+    "video_jepa": "eval.predict_video",
+}
+
 
 def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = None) -> PreTrainedModel:
     """A model in eval mode, float32 or as saved, with every tensor accounted for.
@@ -41,6 +49,8 @@ def open_model(checkpoint: str | Path, auto_class: Any, device: str | None = Non
             name, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        if "Unrecognized configuration class" in str(error):
+            raise InputError(_wrong_kind(name, auto_class)) from error
         raise InputError(f"{name} cannot be opened as a model: {one_line(error)}") from error
     _refuse_incomplete(name, info)
     return model.to(target).eval()
@@ -57,6 +67,13 @@ def open_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerBase | FrameTok
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{name} holds no tokenizer that can be opened: {one_line(error)}") from error
+
+
+def _wrong_kind(name: str, auto_class: Any) -> str:
+    """One line about a checkpoint that `auto_class` does not open."""
+    kind = AutoConfig.from_pretrained(name).model_type
+    instead = f"use python -m {_COMMANDS[kind]}" if kind in _COMMANDS else "give another checkpoint"
+    return f"{name} is a {kind!r} model, which {auto_class.__name__} does not open; {instead}"
 
 
 def checked_name(checkpoint: str | Path) -> str:

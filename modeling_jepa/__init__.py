@@ -20,6 +20,7 @@ from modeling_jepa.modeling_text_jepa import TextJepaForMaskedLM, TextJepaModel
 from modeling_jepa.modeling_video_jepa import VideoJepaForFramePrediction, VideoOutput
 from modeling_jepa.pipeline_frame_prediction import FramePredictionPipeline
 from modeling_jepa.pipeline_reply import ReplyPipeline
+from modeling_jepa.teacher import TeacherCallback
 
 AutoModel.register(DialogueJepaConfig, DialogueJepaModel, exist_ok=True)
 AutoModelForSeq2SeqLM.register(DialogueJepaConfig, DialogueJepaForConditionalGeneration, exist_ok=True)
@@ -44,6 +45,7 @@ __all__ = [
     "StagedGeneratorForCausalLM",
     "StagedGeneratorModel",
     "StagedGeneratorOutput",
+    "TeacherCallback",
     "TextJepaForMaskedLM",
     "TextJepaModel",
     "VideoJepaForFramePrediction",

@@ -4,6 +4,9 @@ Shapes: H width, V rows of the table.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +15,23 @@ from transformers.activations import ACT2FN
 from configuration_jepa.configuration_base import JepaConfig
 from modeling_jepa.layers import RMSNorm
 from modeling_jepa.losses import unit
+
+try:  # comes with whatever offloads weights
+    from accelerate.utils import align_module_device
+except ImportError:
+    align_module_device = None
+
+
+@contextmanager
+def weights_at_hand(*modules: nn.Module) -> Iterator[None]:
+    """Inside, weights that `device_map` keeps elsewhere are there, for modules that are read and not called."""
+    if align_module_device is None or not any(hasattr(module, "_hf_hook") for module in modules):
+        yield
+        return
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(align_module_device(module))
+        yield
 
 
 class Predictor(nn.Module):
@@ -59,6 +79,28 @@ class LatentHead(nn.Module):
         if config.head == "cosine" and config.logit_scale != "fixed":
             self.log_scale = nn.Parameter(torch.tensor(self.initial_log_scale()))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A table that takes another's place keeps the bias: `peft` merges tied tables to a layer without one."""
+        if name == "decoder" and isinstance(value, nn.Linear) and value.bias is None and name in self._modules:
+            value.bias = self.bias
+        super().__setattr__(name, value)
+
+    @property
+    def table(self) -> torch.Tensor:
+        """The head's own table `(V, H)`, read and not called; also where `peft` or a quantiser replaced the layer."""
+        weight = self.decoder.weight
+        return weight().dequantize() if callable(weight) else weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias per token `(V,)`; wrappers of `peft` know only the weight."""
+        layer = self.decoder.original_module if hasattr(self.decoder, "original_module") else self.decoder
+        return layer.bias() if callable(layer.bias) else layer.bias
+
+    def at_hand(self) -> AbstractContextManager:
+        """Inside, the head's weights are there even where `device_map` offloads them."""
+        return weights_at_hand(self, self.decoder)
+
     def initial_log_scale(self) -> float:
         """Start of the learned scale: 1 / temperature, for `length` shared out over the expected length sqrt(H)."""
         length = math.sqrt(self.width) if self.config.logit_scale == "length" else 1.0
@@ -70,10 +112,10 @@ class LatentHead(nn.Module):
 
     def logits(self, predictions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """Scores over the whole `table` `(V, H)`: `(..., H) -> (..., V)`."""
+        bias = self.bias
         if self.config.head == "softmax":
-            return nn.functional.linear(predictions, table, self.decoder.bias)
-        bias = None if self.decoder.bias is None else self.decoder.bias.float()
-        return nn.functional.linear(self._query(predictions), unit(table), bias)
+            return nn.functional.linear(predictions, table, bias)
+        return nn.functional.linear(self._query(predictions), unit(table), None if bias is None else bias.float())
 
     def logits_of(
         self, predictions: torch.Tensor, token_ids: torch.Tensor, table: torch.Tensor, negatives_learn: bool = True
@@ -90,7 +132,8 @@ class LatentHead(nn.Module):
         else:
             query, rows = self._query(predictions), unit(rows)
         scores = torch.einsum("kh,kmh->km", query, rows.to(query.dtype))
-        return scores if self.decoder.bias is None else scores + self.decoder.bias[token_ids]
+        bias = self.bias
+        return scores if bias is None else scores + bias[token_ids]
 
     def _query(self, predictions: torch.Tensor) -> torch.Tensor:
         """The prediction's direction (or, for `length`, the prediction itself) times the scale, float32."""

@@ -58,6 +58,8 @@ class LatentMaskedLMOutput(ModelOutput):
         logits: with labels `(K, V)`, holes in row-major order; without `(B, T, V)`.
         predictions: what the head scores, `(K, H)` or `(B, T, H)`, of any length.
         hidden_states, attentions: as everywhere in the library.
+        row_logits: `(B, T, V)`, the logits at the holes and 0 elsewhere, which `compute_metrics` of a Trainer gets:
+            with labels, outside training, and without gradient.
     """
 
     loss: torch.Tensor | None = None
@@ -66,3 +68,11 @@ class LatentMaskedLMOutput(ModelOutput):
     predictions: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    row_logits: torch.Tensor | None = None
+
+
+def at_holes(logits: torch.Tensor, holes: torch.Tensor, training: bool) -> torch.Tensor | None:
+    """Logits `(K, V)` put at their holes `(...)`: `(..., V)`, 0 elsewhere. None in training, or with gradient."""
+    if training or torch.is_grad_enabled():
+        return None
+    return logits.new_zeros(*holes.shape, logits.shape[-1]).masked_scatter(holes[..., None], logits)

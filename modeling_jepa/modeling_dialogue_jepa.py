@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.processing_utils import Unpack
@@ -32,6 +33,15 @@ from modeling_jepa.pipeline_reply import ReplyPipeline  # noqa: F401  (so that i
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 IGNORED = -100
+
+# Settings of `generate` that have no meaning for a model that reads a context once, and what to do.
+_NOT_HERE = {
+    "guidance_scale": "leave it out",
+    "assistant_early_exit": "leave it out",
+    "prefill_chunk_size": "leave it out, as the context is read once and a reply begins with one token",
+    "inputs_embeds": "give input_ids",
+    "decoder_inputs_embeds": "give decoder_input_ids",
+}
 
 
 @dataclass
@@ -266,7 +276,7 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
             past_key_values: a cache.
             **kwargs: for the blocks.
         """
-        embeddings = self.embed_tokens(input_ids)
+        embeddings = self._look_up(input_ids)
         if self.config.scale_embeddings:
             embeddings = embeddings * math.sqrt(self.config.hidden_size)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -277,7 +287,8 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=None,
         )
-        memory, memory_mask = self._memory(latents, context, context_mask)
+        # Of float32, being directions.
+        memory, memory_mask = self._memory(latents.to(embeddings.dtype), context, context_mask)
         cross_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=embeddings,
@@ -289,11 +300,12 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
         positions = rotary_position_embeddings(places, head_dim, self.config.rope_theta, embeddings.dtype)
         hidden_states = self.dropout(embeddings)
         for layer in self.layers:
+            # By place: re-entrant checkpointing would walk the memory's graph once for each layer.
             hidden_states = layer(
                 hidden_states,
-                position_embeddings=positions,
-                attention_mask=mask,
-                encoder_hidden_states=memory,
+                positions,
+                mask,
+                memory,
                 encoder_attention_mask=cross_mask,
                 past_key_values=past_key_values,
                 **kwargs,
@@ -302,11 +314,27 @@ class ReplyDecoder(DialogueJepaPreTrainedModel):
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
         )
 
+    def _look_up(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the table; `peft`, which ties tables, takes this one for an output layer."""
+        table: Any = self.embed_tokens
+        if isinstance(table, nn.Embedding):
+            return table(input_ids)
+        if (
+            self.config.tie_word_embeddings
+            and hasattr(table, "token_adapter")
+            and not table.token_adapter.tied_adapter
+        ):
+            raise ValueError(
+                "trainable_token_indices adapts the encoder's and the decoder's table apart, and they are one: give a "
+                "list of ids, or name the encoder's table alone ('model.reader.encoder.embed_tokens')."
+            )
+        return nn.functional.embedding(input_ids, table.weight)
+
     def _memory(
         self, latents: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What cross-attention sees, `(B, S or S + T, H)`, with its mask."""
-        memory = self.latent_proj(latents.to(self.latent_proj.weight.dtype))  # of float32, being directions
+        memory = self.latent_proj(latents)
         if context is None:
             return memory, None
         memory = torch.cat((memory, context), dim=1)
@@ -354,13 +382,13 @@ class PretrainedDecoder(nn.Module):
             past_key_values = past_key_values.self_attention_cache
         words = self.language_model.get_input_embeddings()(input_ids)
         # Of length 1 and not sqrt(H): a table's rows are short, and what is added to them must not outgrow them.
-        latents = unit(latents).to(self.word_proj.weight.dtype)
+        latents = unit(latents).to(words.dtype)
         told = self.word_proj(latents.flatten(1)) / math.sqrt(latents.shape[1])
         words = words + told[:, None].to(words.dtype)
         prefix, prefix_mask = self._prefix(latents, context, context_mask)
         if attention_mask is None:
             past = 0 if past_key_values is None else max(0, past_key_values.get_seq_length() - prefix.shape[1])
-            attention_mask = prefix_mask.new_ones(len(words), past + words.shape[1])
+            attention_mask = prefix_mask.new_ones(words.shape[0], past + words.shape[1])
         starts = past_key_values is None or past_key_values.get_seq_length() == 0
         embeddings = torch.cat((prefix.to(words.dtype), words), dim=1) if starts else words
         mask = torch.cat((prefix_mask, attention_mask.to(prefix_mask.dtype)), dim=1)
@@ -411,7 +439,7 @@ class BagHead(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """`(B, S, H) -> (B, H)`."""
-        return self.norm(self.linear(latents.flatten(1).to(self.linear.weight.dtype)))  # of float32, being directions
+        return self.norm(self.linear(latents.flatten(1).to(self.norm.weight.dtype)))  # of float32, being directions
 
 
 class DialogueGenerationConfig(GenerationConfig):
@@ -526,6 +554,7 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
             answers = target if self.config.ranking_target == "teacher" else self._own_reading(labels)
             pairs = self._latent_parts(read.predicted_latents, read.context_latents, target, answers, labels)
             loss, parts = self._weigh(reply, count, pairs, num_items_in_batch)
+            self.teacher.watch(loss)
         return DialogueOutput(
             loss=loss,
             loss_parts=parts,
@@ -544,14 +573,26 @@ class DialogueJepaForConditionalGeneration(TaughtMixin, DialogueJepaPreTrainedMo
     def generate(  # type: ignore[override] # the rest goes through
         self, inputs: torch.Tensor | None = None, generation_config: Any = None, **kwargs: Any
     ) -> Any:
-        """As the library's. Raises `ValueError` for a static cache where a prefix or a context has no place in it."""
-        asked = (
-            kwargs.get("cache_implementation") or (generation_config or self.generation_config).cache_implementation
-        )
-        if asked and "static" in asked and (self.lm_head is None or self.config.context_access == "both"):
-            what = "a pretrained decoder" if self.lm_head is None else "context_access='both'"
-            raise ValueError(f"cache_implementation={asked!r} is not possible with {what}: leave it out.")
+        """As the library's. Raises `ValueError` for what has no meaning here: classifier-free guidance, early exits,
+        vectors in place of tokens, and a static cache where a prefix or a context has no place in it.
+        """
+        self._refuse_settings(generation_config or self.generation_config, kwargs)
         return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc] # of whatever is a model
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Not possible: raises `ValueError`."""
+        raise ValueError("generate_batch (continuous batching) knows no encoder: call generate with a padded batch.")
+
+    def _refuse_settings(self, settings: GenerationConfig, given: dict[str, Any]) -> None:
+        asked = {name: given.get(name, getattr(settings, name, None)) for name in (*_NOT_HERE, "cache_implementation")}
+        for name, instead in _NOT_HERE.items():
+            if asked[name] is not None and (name, asked[name]) != ("guidance_scale", 1):
+                raise ValueError(f"{name} is not possible with a dialogue model: {instead}.")
+        cache = asked["cache_implementation"] or type(given.get("past_key_values")).__name__
+        is_static = cache in (*ALL_STATIC_CACHE_IMPLEMENTATIONS, "StaticCache")
+        if is_static and (self.lm_head is None or self.config.context_access == "both"):
+            what = "a pretrained decoder" if self.lm_head is None else "context_access='both'"
+            raise ValueError(f"cache_implementation={cache!r} is not possible with {what}: leave it out.")
 
     @torch.no_grad()
     def read_replies(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

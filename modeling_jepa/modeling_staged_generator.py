@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -145,7 +146,8 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         position_embeddings = rotary_position_embeddings(
             positions, head_dim, self.config.rope_theta, hidden_states.dtype
         )
-        for layer in self.layers:
+        # `assistant_early_exit` lowers the number for a while.
+        for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(
                 hidden_states,
                 position_embeddings=position_embeddings,
@@ -316,8 +318,11 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
             logits_to_keep: only the last so many positions (0: all), or these positions.
             num_items_in_batch: predictions of the whole optimiser step, over which the loss is averaged; by default
                 those of this batch.
-            **kwargs: see `StagedGeneratorModel.forward`.
+            **kwargs: `shift_labels` `(B, T)`, the token after each, in place of the labels: sequence and context
+                parallel training cut rows into pieces, and bring these along. No argument, as the Trainer would ask
+                for it with every batch. The rest: see `StagedGeneratorModel.forward`.
         """
+        shift_labels: Any = kwargs.pop("shift_labels", None)  # type: ignore[typeddict-item]
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -329,12 +334,14 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         )
         hidden_states = self.output_proj(outputs.last_hidden_state)
         logits = loss = parts = None
-        if labels is None or not self.training:
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        if shift_labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
-        if labels is not None:
-            found = self._predictions(hidden_states, labels)
-            count = (labels[:, 1:] != -100).sum()
+        if shift_labels is not None:
+            found = self._predictions(hidden_states, shift_labels)
+            count = (shift_labels != -100).sum()
             parts = {
                 "cross_entropy": torch.stack((found.cross_entropy, count)),
                 "accuracy": torch.stack((found.correct, count)),
@@ -343,7 +350,9 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
             items = items.clamp_min(1)  # a step may have nothing to predict
             loss = found.loss / items
             if self.config.block_decorrelation_weight:
-                extra, parts["block_decorrelation"] = self._decorrelation(input_ids, labels)
+                extra, parts["block_decorrelation"] = self._decorrelation(
+                    input_ids, shift_labels if labels is None else labels
+                )
                 loss = loss + extra * (count / items)
         return StagedGeneratorOutput(
             loss=loss,
@@ -441,11 +450,10 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
             )
         return generation_config
 
-    def _predictions(self, hidden_states: torch.Tensor, labels: torch.LongTensor) -> NextTokenParts:
+    def _predictions(self, hidden_states: torch.Tensor, shift_labels: torch.LongTensor) -> NextTokenParts:
         """Sums over the predictions of `hidden_states` `(B, T, E)`."""
-        targets = labels[:, 1:]
-        predicted = targets != -100
-        vectors, targets = hidden_states[:, :-1][predicted], targets[predicted]
+        predicted = shift_labels != -100
+        vectors, targets = hidden_states[predicted], shift_labels[predicted]
         smoothing, z_weight = float(self.config.label_smoothing), float(self.config.z_loss_weight)
         if self.training:
             return chunked_cross_entropy(vectors, self.lm_head.weight, targets, smoothing, z_weight)
@@ -461,6 +469,10 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         values = block_decorrelation(rows, self.config.num_semantic_blocks)
         mean = values.sum() / max(values.shape[0], 1)  # of no token at all: 0, not NaN
         return self.config.block_decorrelation_weight * mean, part(values).detach()
+
+
+# By this list of names the Trainer knows whose labels it has to shift before it smooths them.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[StagedGeneratorConfig.model_type] = StagedGeneratorForCausalLM.__name__
 
 
 def default_generation_config(config: StagedGeneratorConfig) -> GenerationConfig:

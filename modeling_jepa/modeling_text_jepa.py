@@ -35,7 +35,7 @@ from modeling_jepa.losses import (
     unit,
     vicreg_penalty,
 )
-from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput
+from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput, at_holes
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 POOLINGS = ("mean", "first", "hole")
@@ -237,7 +237,8 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         recorded = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
         if labels is None:
             predictions = self.head(encoded.last_hidden_state)
-            answers = self.head.logits(predictions, self._answer_table())
+            with self.head.at_hand():
+                answers = self.head.logits(predictions, self._answer_table())
             return LatentMaskedLMOutput(logits=answers, predictions=predictions, **recorded)
 
         holes = labels != -100
@@ -245,19 +246,25 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         vectors = encoded.last_hidden_state[holes]
         predictions = self.head(vectors)
         contextual = self._contextual_targets(input_ids, attention_mask, position_ids, labels)
-        logits, parts = self._ranking(predictions, target_ids, negative_ids)
-        parts |= self._alignment(predictions, vectors, target_ids, contextual)
+        with self.head.at_hand():
+            logits, parts = self._ranking(predictions, target_ids, negative_ids)
+            parts |= self._alignment(predictions, vectors, target_ids, contextual)
+        loss = self._weigh(parts, target_ids.numel(), num_items_in_batch)
+        if self.teacher is not None:
+            self.teacher.watch(loss)
         return LatentMaskedLMOutput(
-            loss=self._weigh(parts, target_ids.numel(), num_items_in_batch),
+            loss=loss,
             loss_parts={name: value.detach() for name, value in parts.items()},
             logits=logits,
             predictions=predictions,
+            row_logits=at_holes(logits, holes, self.training),
             **recorded,
         )
 
     def table_directions(self) -> torch.Tensor:
         """`(V, H)` unit rows, float32, of the table that answers are scored against. No gradient."""
-        return unit(self._answer_table()).detach()
+        with self.head.at_hand():
+            return unit(self._answer_table()).detach()
 
     @torch.no_grad()
     def set_token_counts(self, counts: torch.Tensor) -> None:
@@ -265,9 +272,9 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         if tuple(counts.shape) != (self.config.vocab_size,):
             raise ValueError(f"counts has shape {tuple(counts.shape)}; it must be ({self.config.vocab_size},).")
         self.token_counts.copy_(counts)
-        if self.head.decoder.bias is not None:
+        if self.head.bias is not None:
             smoothed = self.token_counts + 1.0
-            self.head.decoder.bias.copy_(torch.log(smoothed / smoothed.sum()))
+            self.head.bias.copy_(torch.log(smoothed / smoothed.sum()))
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head's table, tied to the input's by default."""
@@ -278,13 +285,18 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         self.head.decoder = new_embeddings
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As the library's; counts of new tokens are 0, and the teacher's new rows are the student's."""
+        """As the library's. New tokens are as unlikely as one that was never seen: their counts are 0, their bias is
+        that of the rarest tokens. The teacher's new rows are the student's.
+        """
+        unseen = self._bias_of_the_rarest()
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         size = embeddings.num_embeddings
         kept = min(size, self.token_counts.shape[0])
         counts = self.token_counts.new_zeros(size)
         counts[:kept] = self.token_counts[:kept]
         self.token_counts = counts
+        if self.head.bias is not None:
+            self.head.bias.data[kept:] = unseen
         if self.teacher is not None:
             name = "" if self.config.target_table == "ema" else "embed_tokens"
             table = nn.Embedding.from_pretrained(embeddings.weight.detach().clone())
@@ -294,6 +306,10 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             else:
                 self.teacher.target = table
         return embeddings
+
+    def _bias_of_the_rarest(self) -> float:
+        bias = self.head.bias
+        return 0.0 if bias is None else float(bias.detach()[self.token_counts == self.token_counts.min()].mean())
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -313,9 +329,8 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
     def _answer_table(self) -> torch.Tensor:
         """The table `(V, H)` that answers are scored against: the head's own, or its moving average."""
         if self.teacher is None or self.config.target_table != "ema":
-            return self.head.decoder.weight
-        self.teacher.follow_until_updated(self._student())
-        return self.teacher.target.get_parameter("weight")
+            return self.head.table
+        return self.teacher.weight(self._student(), "weight")
 
     @torch.no_grad()
     def _contextual_targets(

@@ -5,6 +5,7 @@ K holes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -22,8 +23,10 @@ from modeling_jepa.frame_decoding import FrameDecodingMixin
 from modeling_jepa.latent_head import LatentHead
 from modeling_jepa.layers import MLP, Attention, PositionEmbeddings, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import cosine, part
-from modeling_jepa.modeling_base import JepaPreTrainedModel
+from modeling_jepa.modeling_base import JepaPreTrainedModel, at_holes
 from modeling_jepa.pipeline_frame_prediction import FramePredictionPipeline  # noqa: F401  (so that it travels along)
+
+logger = logging.get_logger(__name__)
 
 # What a frame sees of the others: the frames before it and itself; all; itself alone.
 TIME_VIEWS = ("past", "all", "own")
@@ -40,6 +43,8 @@ class VideoOutput(ModelOutput):
         logits: with labels `(K, V)`, holes in row-major order; without `(B, T, N, C, V)`.
         last_hidden_state: `(B, T, N, H)`, normed.
         hidden_states, attentions: as everywhere in the library.
+        row_logits: `(B, T, N, C, V)`, the logits at the holes and 0 elsewhere, which `compute_metrics` of a Trainer
+            gets: with labels, outside training, and without gradient.
     """
 
     loss: torch.Tensor | None = None
@@ -48,6 +53,7 @@ class VideoOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    row_logits: torch.Tensor | None = None
 
 
 class SpaceTimeBlock(GradientCheckpointingLayer):
@@ -145,7 +151,9 @@ class VideoTrunk(VideoJepaPreTrainedModel):
                 f"{self.config.max_position_embeddings}: give or ask for fewer."
             )
         frame_ids = torch.arange(first, first + length, device=codes.device)
-        embedded = self._embed(codes, hidden) + self.embed_places.weight + self.embed_frames(frame_ids)[:, None]
+        # Called and not read, as `device_map` may keep the weights elsewhere.
+        of_places = self.embed_places(torch.arange(places, device=codes.device))
+        embedded = self._embed(codes, hidden, of_places.dtype) + of_places + self.embed_frames(frame_ids)[:, None]
         time_positions, space_positions = self._positions(frame_ids, embedded.dtype)
         mask = _time_mask(time_view, batch, first, length, embedded)
         mask = mask.expand(batch, -1, -1).repeat_interleave(places, 0)[:, None] if mask is not None else None
@@ -156,9 +164,16 @@ class VideoTrunk(VideoJepaPreTrainedModel):
             )
         return VideoOutput(last_hidden_state=self.norm(hidden_states))
 
-    def _embed(self, codes: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
+    def get_input_embeddings(self) -> nn.Linear:
+        """What the pictures of codes go through: there is no table of tokens."""
+        return self.embed_pixels
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace it."""
+        self.embed_pixels = value
+
+    def _embed(self, codes: torch.Tensor, hidden: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """The pictures of the codes that are shown, and which are hidden: `(B, T, N, C) -> (B, T, N, H)`."""
-        dtype = self.embed_pixels.weight.dtype
         pixels = self.codes.values[codes].to(dtype)
         if hidden is None:
             return self.embed_pixels(pixels.flatten(3))
@@ -239,6 +254,11 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
         self._check(codes, hidden, labels)
         if hidden is None and labels is not None:
             hidden = labels != -100
+        if hidden is None and self.training and torch.is_grad_enabled():
+            logger.warning_once(
+                "The video model learns without labels and hidden: it sees every code that it predicts. The Trainer's "
+                "label_smoothing_factor takes labels away: use label_smoothing of the model's configuration instead."
+            )
         read = self.model(codes, hidden, time_view, past_key_values=past_key_values, **kwargs)
         states = {"last_hidden_state": read.last_hidden_state}
         states |= {"hidden_states": read.hidden_states, "attentions": read.attentions}
@@ -255,7 +275,22 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
             loss=parts["prediction"][0] / max(count, 1) if isinstance(count, int) else parts["prediction"][0] / count,
             loss_parts={name: value.detach() for name, value in parts.items()},
             logits=logits,
+            row_logits=at_holes(logits, holes, self.training),
             **states,
+        )
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head's table of codes."""
+        return self.head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace it."""
+        self.head.decoder = new_embeddings
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Not possible: raises `ValueError`."""
+        raise ValueError(
+            "Codes are pictures of this model's frames: set vocab_size in the configuration of a new one."
         )
 
     @torch.no_grad()
@@ -264,9 +299,9 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
         if tuple(counts.shape) != (self.config.vocab_size,):
             raise ValueError(f"counts has shape {tuple(counts.shape)}; it must be ({self.config.vocab_size},).")
         self.token_counts.copy_(counts)
-        if self.head.decoder.bias is not None:
+        if self.head.bias is not None:
             smoothed = self.token_counts + 1.0
-            self.head.decoder.bias.copy_(torch.log(smoothed / smoothed.sum()))
+            self.head.bias.copy_(torch.log(smoothed / smoothed.sum()))
 
     @torch.no_grad()
     def set_frame_codes(self, values: torch.Tensor) -> None:
@@ -286,7 +321,8 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
         return self.head(self.split(states).unflatten(-1, (self.config.codes_per_token, -1)))
 
     def _score(self, queries: torch.Tensor) -> torch.Tensor:
-        return self.head.logits(queries, self.head.decoder.weight)
+        with self.head.at_hand():
+            return self.head.logits(queries, self.head.table)
 
     def _parts(self, queries: torch.Tensor, logits: torch.Tensor, target_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         losses = nn.functional.cross_entropy(
@@ -294,8 +330,8 @@ class VideoJepaForFramePrediction(FrameDecodingMixin, VideoJepaPreTrainedModel):
         )
         parts = {"prediction": part(losses), "accuracy": part(logits.detach().argmax(-1) == target_ids)}
         if self.config.head == "cosine":
-            with torch.no_grad():
-                parts["cos_mean"] = part(cosine(queries, self.head.decoder.weight[target_ids]))
+            with torch.no_grad(), self.head.at_hand():
+                parts["cos_mean"] = part(cosine(queries, self.head.table[target_ids]))
         return parts
 
     def _check(self, codes: torch.Tensor, hidden: torch.Tensor | None, labels: torch.Tensor | None) -> None:

@@ -72,6 +72,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
     """
     from training.cards.record import sizes_of
     from training.families import load_family
+    from training.run.examples import batch_note
     from training.run_folder.claim import describe_run, locked
     from training.runtime.memory import held_bytes
     from training.runtime.processes import cpu_threads, first_then_others, missing_processes, once, start_processes
@@ -94,6 +95,8 @@ def train(run: "Run", launcher: int | None = None) -> int:
         prepared = first_then_others(processes, lambda: prepare_data(run, family))
         config = build_config(run, family, prepared.tokenizer)
         model = build_model(run, family, config, prepared)
+        if processes.is_main_process and (said := batch_note(run, config.of_the_batch, processes.num_processes)):
+            print(f"note: {said}", file=sys.stderr, flush=True)
         if run.dry_run:
             return _dry_run(run, family, prepared, model, libraries)
         threads = cpu_threads(processes)
@@ -105,13 +108,20 @@ def train(run: "Run", launcher: int | None = None) -> int:
 
 def _claim_folder(run: "Run", description: dict[str, Any]) -> Any:
     """Where the run goes on, said where it is not as expected; the folder is this run's from here on."""
+    from training.optim.schedule import extension_note
     from training.run_folder.claim import decide_resume, rounding_changes, write_run
+    from training.run_folder.ownership import own_run
 
     resumable = decide_resume(run, description)
     for problem in resumable.damaged.values():
         print(f"skipped: {problem}", file=sys.stderr)
     if resumable.path and (changes := rounding_changes(resumable.path, description)):
         print(f"note: {'; '.join(changes)}: the resumed run is not bitwise that of before", file=sys.stderr)
+    earlier = own_run(run.output_dir)
+    if run.extend and resumable.path and earlier:
+        steps = earlier["recipe"]["training"]["max_steps"]
+        if said := extension_note(run.training, steps, resumable.step):
+            print(f"note: {said}", file=sys.stderr)
     write_run(run.output_dir, description)
     return resumable
 

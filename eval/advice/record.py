@@ -189,7 +189,7 @@ def _our_log(place: Path) -> Path | None:
 def _read_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows with a step; a last line that was cut off while it was written is left out, and said."""
     rows, notes = [], []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         try:
             row = json.loads(line) if line.strip() else None
         except json.JSONDecodeError:

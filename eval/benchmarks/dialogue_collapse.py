@@ -134,7 +134,7 @@ def train_and_examine(settings: dict[str, Any], seed: int, folder: Path) -> dict
     last = run / f"checkpoint-{settings['steps']}"
     doctor([str(last), "--run", str(run), "--only", "collapse", "--json", str(report)])
     findings = json.loads(report.read_text(encoding="utf-8"))["findings"]
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").split("\n") if line]
     curve = [
         {"step": row["step"], **{name: row[f"eval_{name}"] for name in CURVE}} for row in rows if "eval_mrr" in row
     ]

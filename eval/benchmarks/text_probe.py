@@ -103,7 +103,7 @@ def probe(
 def read_labelled(path: Path, max_rows: int, seed: int) -> Labelled:
     """A seeded subset of the rows of a jsonl file with `text` and an integer `label`. Raises InputError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
         rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
         texts, labels = [str(row["text"]) for row in rows], np.array([int(row["label"]) for row in rows])
     except OSError as error:

@@ -50,7 +50,7 @@ _FEW = 6  # curves; more need a smaller legend
 def read_log(path: str | Path) -> list[dict]:
     """Rows of a `log.jsonl` in order; raises InputError naming file and line for one that is no JSON object."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; give the log.jsonl of a run") from error
     rows = []

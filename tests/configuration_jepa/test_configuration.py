@@ -37,7 +37,7 @@ IMPOSSIBLE_FOR_TEXT = (
     ({"temperature": 0}, "temperature=0 is not possible: it must be above 0"),
     ({"teacher_momentum": 1.0}, "teacher_momentum=1.0"),
     ({"num_negatives": 0}, "num_negatives=0"),
-    ({"num_negatives": 92}, "num_negatives=92 is more than the 91 tokens"),
+    ({"num_negatives": 92, "ranking": "sampled"}, "num_negatives=92 is more than the 91 tokens"),
     ({"alignment_weight": -1.0}, "alignment_weight=-1.0"),
     ({"predictor_layers": -1}, "predictor_layers=-1"),
     ({"ranking_weight": 0.0}, "nothing to learn"),

@@ -162,6 +162,17 @@ def test_a_teacher_that_follows_is_right_and_so_is_one_before_training() -> None
     assert teacher_frozen(latent_subject(learn)) == []  # without one
 
 
+def test_a_teacher_that_stood_still_in_the_last_steps_is_named() -> None:
+    def learn_on(model: TextJepaForMaskedLM) -> None:
+        learn(model)
+        model.teacher.steps_without_update = 30
+
+    found = teacher_frozen(latent_subject(learn_on, target_table="ema", alignment_weight=0.5))
+    assert found.verdict == "fail"
+    assert "30 steps since the teacher's last update" in found.cause
+    assert "TeacherCallback" in found.remedy
+
+
 def test_a_young_teacher_may_be_near_its_start() -> None:
     assert frozen(lambda model: learn(model, updates=40, follows=False)) == "pass"
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from eval.loading import open_model, open_tokenizer
 from training.common.errors import InputError
@@ -107,3 +107,9 @@ def test_a_folder_without_run_json_has_no_run_and_a_damaged_one_is_refused(copie
         read_run(copied)
     (copied / "run.json").unlink()
     assert read_run(copied) is None
+
+
+def test_a_checkpoint_of_another_kind_is_refused_in_one_line_that_says_what_opens_it(checkpoint):
+    said = r"is a 'text_jepa' model, which AutoModelForCausalLM does not open; use python -m eval\.fill_blank"
+    with pytest.raises(InputError, match=said):
+        open_model(checkpoint, AutoModelForCausalLM, "cpu")

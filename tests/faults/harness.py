@@ -10,14 +10,18 @@ import os
 import random
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 from safetensors.torch import load_file
 
 from training.run_folder.checkpoints import list_checkpoints
@@ -72,27 +76,32 @@ class Ending:
 
 
 class Child:
-    """A forked process that runs `work` and exits with what it returns."""
+    """A forked process, in a group of its own, that runs `work` and exits with what it returns."""
 
     def __init__(self, work: Callable[[], int]) -> None:
         self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  (open until the child ends)
+        self._has_ended = False
         self.pid = os.fork()
         if self.pid == 0:
+            os.setpgid(0, 0)
             self._run(work)
 
-    def wait(self, timeout: float = 120.0) -> Ending:
-        """Its ending; a child that takes longer than `timeout` seconds is killed, and the test fails."""
-        limit = time.monotonic() + timeout
-        while True:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            if ended:
-                break
-            if time.monotonic() > limit:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                raise AssertionError(f"the child did not end: {self._texts()}")
-            time.sleep(0.005)
+    def wait(self) -> Ending:
+        """Its ending. A test that is interrupted here takes the child along."""
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except BaseException:
+            self.end()
+            raise
+        self._has_ended = True
         return Ending(os.waitstatus_to_exitcode(status), *self._texts())
+
+    def end(self) -> None:
+        """Kill it and all that it started, unless it has been waited for."""
+        if not self._has_ended:
+            end_with_all_it_started(self.pid)
+            os.waitpid(self.pid, 0)
+            self._has_ended = True
 
     def _texts(self) -> list[str]:
         texts = []
@@ -134,9 +143,55 @@ def import_everything() -> None:
     gc.freeze()  # the library collects garbage at every start, and a child need not look at what it inherits
 
 
-def fork(work: Callable[[], int], timeout: float = 120.0) -> Ending:
+def fork(work: Callable[[], int]) -> Ending:
     """`work` in a child, and how that ended."""
-    return Child(work).wait(timeout)
+    return Child(work).wait()
+
+
+@contextmanager
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A program in a group of its own, which ends with the block, and so does all that it started."""
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        end_with_all_it_started(process.pid)
+        process.wait()
+
+
+def completed(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with its output captured, but whatever ends the test ends all that the program started."""
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def end_with_all_it_started(pid: int) -> None:
+    """Kill a process, its children and their children, and what of its group a dead process has left behind."""
+    with suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or waits for nothing but to be asked how it ended."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def wait_for_the_end_of(process: psutil.Process) -> None:
+    """Of one that is nobody's child any more, so that the system does not tell."""
+    while not has_ended(process):
+        time.sleep(0.02)
+
+
+def wait_until(holds: Callable[[], bool], process: psutil.Process) -> None:
+    """Until `holds` does; it is an error that `process` ends before."""
+    while not holds():
+        assert not has_ended(process) or holds(), "the process ended and it had not happened"
+        time.sleep(0.02)
 
 
 def write_recipe(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 import itertools
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eval import fill_blank, score
-from tests.faults.harness import fork, train
+from tests.faults.harness import completed, fork, train
 from training.run_folder.checkpoints import list_checkpoints, step_of, write_manifest
 
 TENSOR = "model.norm.weight"
@@ -146,13 +145,7 @@ def test_training_scoring_and_filling_blanks_work_offline(
 ) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.delenv(name, raising=False)
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(recipe), str(tmp_path / "run")],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = completed([sys.executable, "-c", OFFLINE, str(recipe), str(tmp_path / "run")], cwd=repository)
     assert done.returncode == 0, done.stderr
     assert "NETWORK" not in done.stdout
 

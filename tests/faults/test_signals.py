@@ -3,20 +3,28 @@
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.faults.harness import Child, assert_same_run, before_step, command, train
+from tests.faults.harness import (
+    Child,
+    assert_same_run,
+    before_step,
+    command,
+    started,
+    train,
+    wait_for_the_end_of,
+    wait_until,
+)
 from training.run_folder.checkpoints import list_checkpoints
 from training.runtime.signals import SignalWatch, Terminated, sigterm_raises
 
 SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
-ENDLESS = "--max_steps 1000000 --save_steps 1000000 --eval_steps 1000000 --milestones 999999 --logging_steps 5"
+# So long that it has not ended when a test comes to stop it, and yet a run that overlooks the signal has an end.
+LONG = "--max_steps 20000 --save_steps 20000 --eval_steps 20000 --milestones 19999 --logging_steps 5"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -26,10 +34,7 @@ def test_a_signal_to_the_whole_group_saves_once_and_ends_with_75(
 ) -> None:
     """As Ctrl-C in a terminal: the data loader's workers get it too."""
 
-    def hurt() -> None:
-        os.setpgid(0, 0)
-        before_step(7, lambda: os.killpg(0, SIGNALS[name]))()
-
+    hurt = before_step(7, lambda: os.killpg(0, SIGNALS[name]))
     flags = f"--dataloader_num_workers {workers}"
     ending = train(recipe, tmp_path / "run", flags, hurt)
     assert ending.code == 75, ending
@@ -117,17 +122,20 @@ def test_the_launchers_death_saves_once_and_ends(recipe: Path, tmp_path: Path, n
 
     def launch() -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        return Child(command(recipe, run, ENDLESS, as_launched)).wait().code
+        return Child(command(recipe, run, LONG, as_launched)).wait().code
 
     launcher = Child(launch)
-    _wait_for(lambda: (run / "log.jsonl").is_file() and len((run / "log.jsonl").read_text().splitlines()) > 1)
-    script = psutil.Process(launcher.pid).children()[0]
+    script = None
     try:
+        wait_until(lambda: _logged_rows(run) > 1, psutil.Process(launcher.pid))
+        script = psutil.Process(launcher.pid).children()[0]
         os.kill(launcher.pid, number)
         assert launcher.wait().code == -number
-        _wait_for(lambda: _has_ended(script))
+        wait_for_the_end_of(script)
     finally:
-        _end(script)
+        launcher.end()
+        if script is not None and script.is_running():
+            script.kill()
     assert len(list_checkpoints(run)) == 1
     assert not (run / ".lock.json").exists()
 
@@ -169,20 +177,17 @@ def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path
         "--config_file",
         "training/launch/one_process.yaml",
     ]
-    flags = ["--output_dir", str(run), "--device", "cpu", *ENDLESS.split()]
-    with (tmp_path / "said").open("w+") as said:
-        launcher = subprocess.Popen(
-            [*accelerate, "training/train.py", str(recipe), *flags], cwd=repository, stdout=said, stderr=said
-        )
-        _wait_for(lambda: (run / "log.jsonl").is_file() and (run / "log.jsonl").stat().st_size > 0)
+    flags = ["--output_dir", str(run), "--device", "cpu", *LONG.split()]
+    command = [*accelerate, "training/train.py", str(recipe), *flags]
+    with (
+        (tmp_path / "said").open("w+") as said,
+        started(command, cwd=repository, stdout=said, stderr=said) as launcher,
+    ):
+        wait_until(lambda: _logged_rows(run) > 0, psutil.Process(launcher.pid))
         script = psutil.Process(launcher.pid).children()[0]
-        try:
-            launcher.terminate()
-            assert launcher.wait(30) != 0
-            _wait_for(lambda: _has_ended(script))
-        finally:
-            launcher.kill()
-            _end(script)
+        launcher.terminate()
+        assert launcher.wait() != 0
+        wait_for_the_end_of(script)
         said.seek(0)
         last_line = said.read().strip().splitlines()[-1]
     assert re.fullmatch(
@@ -191,17 +196,5 @@ def test_sigterm_to_accelerate_launch_saves_once_and_ends(recipe: Path, tmp_path
     assert len(list_checkpoints(run)) == 1
 
 
-def _has_ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
-def _end(process: psutil.Process) -> None:
-    if process.is_running():
-        process.kill()
-
-
-def _wait_for(holds, seconds: float = 60.0) -> None:
-    limit = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.02)
+def _logged_rows(run: Path) -> int:
+    return len((run / "log.jsonl").read_text().splitlines()) if (run / "log.jsonl").is_file() else 0

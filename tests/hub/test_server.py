@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+from tests.faults.harness import started
 from tests.hub.faults import Fault
 from tests.hub.store import Store
 
@@ -101,14 +102,10 @@ def test_a_new_server_serves_what_an_earlier_one_kept(hub, published):
 
 def test_by_hand_it_prints_what_to_set(hub, tmp_path, repository):
     command = [sys.executable, "-m", "tests.hub.server", "--port", "0", "--folder", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
-    try:
+    with started(command, cwd=repository, stdout=subprocess.PIPE, text=True) as process:
         printed = [process.stdout.readline() for _ in range(5)]
         assert {line.removeprefix("export ").split("=")[0] for line in printed} == {
             *("HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET")
         }
         url = printed[0].strip().split("=")[1]
         assert HfApi(endpoint=url, token="hf_read").whoami()["name"] == "user"
-    finally:
-        process.terminate()
-        process.wait()

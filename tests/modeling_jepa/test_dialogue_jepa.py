@@ -14,7 +14,7 @@ from transformers.generation import configuration_utils
 
 from configuration_jepa import DialogueJepaConfig
 from modeling_jepa import DialogueJepaForConditionalGeneration, DialogueJepaModel
-from tests.families import tiny_tokenizer
+from tests.families import DIALOGUE_JEPA, tiny_tokenizer
 
 SCRIPT = Path(__file__).with_name("open_without_packages.py")
 GPT2 = {
@@ -500,3 +500,23 @@ def test_a_context_longer_than_the_model_is_refused_by_name() -> None:
 def test_a_setting_out_of_range_is_refused_by_name(change: dict, said: str) -> None:
     with pytest.raises(Exception, match=said):
         DialogueJepaConfig(**change)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"guidance_scale": 2.0},
+        {"assistant_early_exit": 1},
+        {"prefill_chunk_size": 4},
+        {"inputs_embeds": torch.zeros(1, 4, 32)},
+        {"cache_implementation": "sliding_window"},
+        {"cache_implementation": "offloaded_static"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_settings_of_generation_without_a_meaning_are_refused_by_name(setting: dict) -> None:
+    model = DIALOGUE_JEPA.model(context_access="both")
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}.* is not possible with"):
+        model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, **setting)
+    with pytest.raises(ValueError, match="generate_batch"):
+        model.generate_batch([[5, 6, 7]])

@@ -7,6 +7,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from configuration_jepa import StagedGeneratorConfig
 from tests.families import FAMILIES, Family, row_of, tiny_tokenizer
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -150,18 +151,60 @@ def test_bf16_is_close_to_fp32(family: Family) -> None:
     assert family.learner(model.config).to(torch.bfloat16)(**family.learning_inputs(model.config)).loss.isfinite()
 
 
-def test_gradient_checkpointing_changes_no_gradient(family: Family) -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(family: Family, reentrant: bool) -> None:
     gradients = []
     for checkpointing in (False, True):
         model = family.model(dropout=0.1).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         torch.manual_seed(1)
         model(**family.learning_inputs(model.config)).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_weights_on_disk_change_no_answer(family: Family, tmp_path) -> None:
+    model = family.model()
+    model.save_pretrained(tmp_path)
+    opened = family.learner.from_pretrained(tmp_path, device_map={"": "disk"}, offload_folder=tmp_path / "disk")
+    inputs = family.inputs(model.config)
+    torch.testing.assert_close(answers(opened, inputs), answers(model, inputs), atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+def test_a_dynamically_quantised_model_answers_nearly_the_same(family: Family) -> None:
+    model = family.model()
+    inputs = family.inputs(model.config)
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    exact, rough = answers(model, inputs), answers(small, inputs)
+    assert (exact - rough).norm() / exact.norm() < 0.1
+
+
+def test_states_stay_fractions_beside_weights_of_whole_numbers(family: Family) -> None:
+    """As quantisers of 8 bits do: a layer whose `weight` is int8."""
+
+    class Int8(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Linear) -> None:
+            super().__init__()
+            self.scale = linear.weight.detach().abs().max() / 127
+            self.weight = torch.nn.Parameter((linear.weight / self.scale).round().to(torch.int8), requires_grad=False)
+            self.bias = linear.bias
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            assert states.is_floating_point()
+            return torch.nn.functional.linear(states, self.weight * self.scale, self.bias)
+
+    model = family.model()
+    inputs = family.inputs(model.config)
+    exact = answers(model, inputs)
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and module not in tables and "teacher" not in name:
+            model.set_submodule(name, Int8(module))
+    assert (exact - answers(model, inputs)).norm() / exact.norm() < 0.1
 
 
 def test_one_batch_is_memorised(family: Family) -> None:
@@ -203,6 +246,42 @@ def test_parts_are_sums_and_counts_in_float32(family: Family) -> None:
     assert {(tuple(part.shape), part.dtype, part.requires_grad) for part in output.loss_parts.values()} == {
         ((2,), torch.float32, False)
     }
+
+
+def test_a_stock_trainer_evaluates_with_the_usual_compute_metrics(family: Family, tmp_path) -> None:
+    model = family.model()
+    inputs = family.learning_inputs(model.config)
+    inputs.pop("negative_ids", None)
+    shifted = 1 if family.config_class is StagedGeneratorConfig else 0
+
+    def accuracy(predicted: transformers.EvalPrediction) -> dict[str, float]:
+        best, labels = predicted.predictions.argmax(-1), predicted.label_ids
+        best, labels = best[:, : best.shape[1] - shifted], labels[:, shifted:]
+        return {"accuracy": float((best == labels)[labels != -100].mean())}
+
+    rows = [{name: tensor[row] for name, tensor in inputs.items()} for row in range(4)]
+    arguments = transformers.TrainingArguments(tmp_path, report_to=[], use_cpu=True, disable_tqdm=True)
+    trainer = transformers.Trainer(model, arguments, eval_dataset=rows, compute_metrics=accuracy)
+    assert trainer.evaluate()["eval_accuracy"] == pytest.approx(total(model(**inputs).loss_parts["accuracy"]))
+
+
+def test_a_name_that_is_no_field_is_refused_when_it_is_set(family: Family) -> None:
+    config = family.config()
+    with pytest.raises(ValueError, match="has no field 'my_note'"):
+        config.my_note = "experiment 12"
+
+
+def test_any_batch_and_length_of_an_exported_model(family: Family) -> None:
+    if family.name == "staged_generator-3":
+        pytest.skip("its length is fixed")
+    model = family.model(**({"target_table": "ema"} if family.name == "text_jepa" else {}))
+    model.config.use_cache = False
+    inputs = family.inputs(model.config)
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, sizes)).module()
+    others = family.inputs(model.config, rows=3, length=8)
+    kept = others[family.answered].bool()
+    torch.testing.assert_close(program(**others)[0][kept], answers(model, others)[kept], atol=1e-5, rtol=0)
 
 
 def test_hidden_states_and_attentions_come_on_request(family: Family) -> None:

@@ -133,8 +133,15 @@ def test_guesses_from_the_prompt_equal_greedy(model) -> None:
 
 def test_tokens_are_streamed_as_they_come(model) -> None:
     tokenizer, prompt = tiny_tokenizer(model.config), random_tokens(1, PROMPT)
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
-    worker = Thread(target=greedy, args=(model, prompt), kwargs={"streamer": streamer})
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
+
+    def generate() -> None:
+        try:
+            greedy(model, prompt, streamer=streamer)
+        finally:
+            streamer.end()  # also where it fails, so that the reader does not wait for more
+
+    worker = Thread(target=generate)
     worker.start()
     pieces = list(streamer)
     worker.join()

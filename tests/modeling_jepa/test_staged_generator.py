@@ -7,10 +7,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, StaticCache, Trainer, TrainingArguments
 
 from modeling_jepa import StagedGeneratorForCausalLM, StagedGeneratorModel
 from modeling_jepa.semantic_blocks import BlockAttention, TimeEmbedding, block_cosines, block_decorrelation
+from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR
 from tests.modeling_jepa.tiny_generators import (
     LENGTH,
     STAGES,
@@ -460,3 +461,45 @@ def test_lora_is_trained_saved_loaded_and_merged(stage: int, tmp_path) -> None:
     assert type(merged) is StagedGeneratorForCausalLM
     torch.testing.assert_close(logits_of(merged, tokens), after, atol=1e-4, rtol=0)
     assert torch.equal(logits_of(base, tokens), before)
+
+
+def test_shifted_labels_take_the_place_of_labels() -> None:
+    """As sequence parallel training gives them; -100 where nothing is predicted."""
+    model = STAGED_GENERATOR.model()
+    inputs = STAGED_GENERATOR.learning_inputs(model.config)
+    expected = model(**inputs).loss
+    labels = inputs.pop("labels")
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    for given in ({}, {"labels": torch.full_like(labels, 42)}):
+        torch.testing.assert_close(model(**inputs, shift_labels=shifted, **given).loss, expected)
+
+
+def test_a_stock_trainer_shifts_labels_before_it_smooths_them(tmp_path) -> None:
+    """Every row repeats the tokens 5 to 20 in order, so that the next one follows from the one before."""
+    model = STAGED_GENERATOR.model(vocab_size=21, semantic_blocks="simple", stage=0)
+    rows = [{"input_ids": [5 + (start + place) % 16 for place in range(8)]} for start in range(16)]
+    rows = [row | {"labels": row["input_ids"]} for row in rows]
+    arguments = TrainingArguments(
+        tmp_path,
+        max_steps=60,
+        per_device_train_batch_size=16,
+        learning_rate=1e-2,
+        label_smoothing_factor=0.1,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    Trainer(model, arguments, train_dataset=rows).train()
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    best = model.eval()(ids).logits.argmax(-1)
+    assert (best[:, :-1] == ids[:, 1:]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("family", [STAGED_GENERATOR, ROUTED_GENERATOR], ids=lambda family: family.name)
+def test_an_early_exit_says_what_the_whole_model_says(family) -> None:
+    model = family.model()
+    prompt = torch.tensor([[5, 6, 7]])
+    plain = model.generate(prompt, max_new_tokens=5, do_sample=False)
+    assert torch.equal(model.generate(prompt, max_new_tokens=5, do_sample=False, assistant_early_exit=1), plain)
+    assert model.config.num_hidden_layers == 2

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, Trainer, TrainingArguments
 
-from modeling_jepa.teacher import MovingAverageTeacher
-from tests.families import TEXT_JEPA
+from modeling_jepa.teacher import STEPS_BEFORE_A_WARNING, MovingAverageTeacher, TeacherCallback
+from tests.families import DIALOGUE_JEPA, TEXT_JEPA, Family
 
 TABLES = ("ema", "contextual")
 
@@ -123,3 +123,59 @@ def test_teacher_grows_with_the_vocabulary(table: str) -> None:
         assert not target.requires_grad
         torch.testing.assert_close(target[: len(before)], before)
     model.update_teacher()
+
+
+TAUGHT = [(TEXT_JEPA, {"target_table": table, "alignment_weight": 1.0}) for table in TABLES] + [(DIALOGUE_JEPA, {})]
+
+
+def stock_trainer(family: Family, model, folder, callbacks: list) -> Trainer:
+    inputs = family.learning_inputs(model.config, rows=8)
+    inputs.pop("negative_ids", None)
+    rows = [{name: tensor[row] for name, tensor in inputs.items()} for row in range(8)]
+    arguments = TrainingArguments(
+        folder,
+        max_steps=STEPS_BEFORE_A_WARNING + 2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    return Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
+
+
+@pytest.mark.parametrize(("family", "changes"), TAUGHT, ids=["ema", "contextual", "dialogue"])
+def test_a_stock_trainer_moves_the_teacher_by_the_callback_and_is_warned_without(
+    family, changes, tmp_path, monkeypatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("modeling_jepa.teacher.logger.warning_once", said.append)
+    for callbacks in ([TeacherCallback()], []):
+        model = family.model(**changes, teacher_momentum=0.5).train()
+        model.update_teacher()
+        before = [weight.clone() for weight in model.teacher.target.parameters()]
+        stock_trainer(family, model, tmp_path, callbacks).train()
+        pairs = zip(before, model.teacher.target.parameters(), strict=True)
+        assert any((old != new).any() for old, new in pairs) is bool(callbacks)
+        assert model.teacher.stands_still is not bool(callbacks)
+        assert bool(said) is not bool(callbacks)
+    assert "TeacherCallback" in said[0]
+    assert "update_teacher()" in said[0]
+
+
+def test_a_model_without_a_teacher_takes_the_callback(tmp_path) -> None:
+    stock_trainer(TEXT_JEPA, TEXT_JEPA.model(), tmp_path, [TeacherCallback()]).train()
+
+
+def test_evaluation_and_accumulation_are_no_steps_without_an_update() -> None:
+    model = TEXT_JEPA.model(target_table="ema").train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    inputs = TEXT_JEPA.learning_inputs(model.config)
+    for _ in range(3 * STEPS_BEFORE_A_WARNING):
+        model(**inputs).loss.backward()
+        with torch.no_grad():
+            model(**inputs)
+    assert not model.teacher.stands_still
+    optimizer.step()

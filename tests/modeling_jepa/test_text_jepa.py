@@ -241,3 +241,18 @@ def test_untrained_loss_is_that_of_a_guess() -> None:
     model = TEXT_JEPA.model(head="softmax", auxiliary_weight=0.0, vocab_size=1000)
     loss = model(**TEXT_JEPA.learning_inputs(model.config, rows=100)).loss.item()
     assert loss == pytest.approx(math.log(1000), abs=0.1)
+
+
+@pytest.mark.parametrize("flags", [{}, {"mean_resizing": False}, {"pad_to_multiple_of": 64}], ids=str)
+def test_a_new_token_is_as_unlikely_as_one_never_seen(flags: dict, tmp_path) -> None:
+    model = TEXT_JEPA.model()
+    counts = torch.arange(97) * 10
+    model.set_token_counts(counts)
+    model.resize_token_embeddings(101, **flags)
+    unseen = torch.log(1.0 / (counts + 1.0).sum())
+    assert len(model.head.bias) == model.config.vocab_size > 97
+    torch.testing.assert_close(model.head.bias[97:], unseen.expand(model.config.vocab_size - 97))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(TEXT_JEPA.learner.from_pretrained(tmp_path).head.decoder.bias, model.head.bias)
+    model.resize_token_embeddings(50)
+    torch.testing.assert_close(model.head.bias, torch.log((counts[:50] + 1.0) / (counts + 1.0).sum()))

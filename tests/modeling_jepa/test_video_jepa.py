@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, EvalPrediction, Trainer, TrainingArguments
 from transformers.cache_utils import DynamicCache
 
 from configuration_jepa import VideoJepaConfig
@@ -440,3 +440,70 @@ def test_counts_start_the_bias_at_the_codes_frequencies() -> None:
         model.set_token_counts(torch.zeros(3))
     with pytest.raises(ValueError, match="values has shape"):
         model.set_frame_codes(torch.zeros(3, 16))
+
+
+# ---- stock roads ----
+
+
+def test_weights_on_disk_change_no_answer(tmp_path) -> None:
+    model = video()
+    model.save_pretrained(tmp_path)
+    opened = AutoModel.from_pretrained(tmp_path, device_map={"": "disk"}, offload_folder=tmp_path / "disk")
+    frames = clips(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(opened(frames).logits, model(frames).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+def test_a_dynamically_quantised_model_answers_nearly_the_same() -> None:
+    model = video()
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    frames = clips(model.config)
+    with torch.no_grad():
+        exact, rough = model(frames).logits, small(frames).logits
+    assert (exact - rough).norm() / exact.norm() < 0.1
+
+
+@every_variant
+def test_frames_of_any_batch_and_length_are_exported(variant: str) -> None:
+    model = video(variant)
+    sizes = {"frames": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(model, (), kwargs={"frames": clips(model.config)}, dynamic_shapes=sizes).module()
+    others = clips(model.config, count=2, length=4, seed=1)
+    torch.testing.assert_close(program(frames=others)[0], model(others)[0], atol=1e-5, rtol=0)
+
+
+def test_a_stock_trainer_evaluates_with_the_usual_compute_metrics(tmp_path) -> None:
+    model = video()
+    inputs = learning(model)
+
+    def accuracy(predicted: EvalPrediction) -> dict[str, float]:
+        best, labels = predicted.predictions.argmax(-1), predicted.label_ids
+        return {"accuracy": float((best == labels)[labels != -100].mean())}
+
+    rows = [{name: tensor[row] for name, tensor in inputs.items()} for row in range(3)]
+    arguments = TrainingArguments(tmp_path, report_to=[], use_cpu=True, disable_tqdm=True)
+    found = Trainer(model, arguments, eval_dataset=rows, compute_metrics=accuracy).evaluate()["eval_accuracy"]
+    right, count = model(**inputs).loss_parts["accuracy"]
+    assert found == pytest.approx(float(right / count))
+
+
+def test_learning_what_is_shown_is_warned_about(monkeypatch) -> None:
+    """As the Trainer's label smoothing, which takes the labels away, has it."""
+    said: list[str] = []
+    monkeypatch.setattr("modeling_jepa.modeling_video_jepa.logger.warning_once", said.append)
+    model = video().train()
+    inputs = learning(model)
+    model(**inputs)
+    assert not said
+    inputs.pop("labels")
+    model(**inputs)
+    assert "label_smoothing" in said[0]
+
+
+def test_embeddings_are_what_codes_pass_through_and_cannot_be_resized() -> None:
+    model = video()
+    assert model.get_input_embeddings() is model.model.embed_pixels
+    assert model.get_output_embeddings() is model.head.decoder
+    with pytest.raises(ValueError, match="set vocab_size"):
+        model.resize_token_embeddings(40)

@@ -24,12 +24,14 @@ def test_every_file_is_checked_here(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_accelerate_reads_the_file_and_the_readme_says_whether_it_was_run(repository: Path, name: str) -> None:
+def test_accelerate_reads_the_file_and_the_page_says_whether_it_was_run(repository: Path, name: str) -> None:
     path = repository / "training" / "launch" / f"{name}.yaml"
     config = load_config_from_file(str(path))
     assert config.num_machines == 1
     (row,) = [
-        line for line in (repository / "README.md").read_text().splitlines() if line.startswith(f"| `{name}.yaml`")
+        line
+        for line in (repository / "docs/launching.md").read_text().splitlines()
+        if line.startswith(f"| `{name}.yaml`")
     ]
     assert row.endswith(("| run by a test |", "| run |", "| not run |"))
 

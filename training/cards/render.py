@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cards.record import CardRecord
 from training.common.layout import CURVES_FILE, PICTURES, TEMPLATES
-from training.common.wording import millions
+from training.common.wording import millions, printable
 from training.family import CardStyle
 from training.runtime.hardware import hardware_line
 
@@ -43,7 +43,8 @@ def render_card(record: CardRecord, style: CardStyle, pictures: str = PICTURES) 
     """
     record = record.without_places()
     text = templates().get_template(style.template.name).render(**_variables(record, style, pictures))
-    return ModelCard(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False)
+    whole = printable(f"---\n{_card_data(record, style).to_yaml()}\n---\n\n{text}")
+    return ModelCard(whole, ignore_metadata_errors=False)
 
 
 @cache

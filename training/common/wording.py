@@ -1,5 +1,8 @@
 """Numbers, sizes and durations as people read them."""
 
+import re
+import unicodedata
+
 _MIB = 2**20
 
 
@@ -28,3 +31,16 @@ def readable_bytes(amount: float) -> str:
 def one_line(error: Exception) -> str:
     """An error's text without line breaks."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    r"""The text with its control characters and line separators escaped (`\x11`), and byte sequences that were cut
+    marked: git and grep take a file with such characters for a binary one. Line ends and tabs stay.
+    """
+    shown = [
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character not in "\n\t"
+        else character
+        for character in text
+    ]
+    return re.sub("\ufffd+", "[cut bytes]", "".join(shown))

@@ -118,7 +118,10 @@ def _text_masker(
     token_counts: np.ndarray | None = None,
 ) -> TextMasker:
     tokens = TokenIds.from_tokenizer(tokenizer)
-    return TextMasker(settings, tokens, seed, config.num_negatives, config.negative_sampling, token_counts)
+    negatives = config.num_negatives
+    if config.ranking != "sampled":  # they are for a figure alone: as many as a small vocabulary has
+        negatives = min(negatives, tokens.vocab_size - len(tokens.special_ids) - 1)
+    return TextMasker(settings, tokens, seed, negatives, config.negative_sampling, token_counts)
 
 
 def _prepare_blocks(

@@ -157,7 +157,7 @@ def train_bpe(settings: SourceSettings, texts: Iterable[str]) -> Tokenizer:
         raise InputError(f"max_vocab: got {settings.max_vocab}; byte-level BPE needs {smallest} or more")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = _normalizer(settings)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # what is decoded is what was written
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=settings.max_vocab,

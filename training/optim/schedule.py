@@ -3,6 +3,8 @@
 The library's `warmup_stable_decay` does the work; here its arguments are made from ours.
 """
 
+import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from training.settings.common import TrainingSettings
@@ -23,6 +25,15 @@ def phases(settings: TrainingSettings) -> Phases:
     return Phases(settings.num_warmup_steps, constant, left - constant)
 
 
+def rate_at(settings: TrainingSettings, step: int) -> float:
+    """The learning rate of a step."""
+    split, peak, floor = phases(settings), settings.learning_rate, settings.final_learning_rate
+    if step < split.warmup:
+        return floor + (peak - floor) * step / split.warmup
+    done = (step - split.warmup - split.constant) / max(split.decay, 1)
+    return floor + (peak - floor) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
+
+
 def scheduler_arguments(settings: TrainingSettings) -> dict:
     """The keyword arguments for `TrainingArguments` that give this schedule."""
     split = phases(settings)
@@ -35,3 +46,14 @@ def scheduler_arguments(settings: TrainingSettings) -> dict:
             "min_lr_ratio": settings.final_learning_rate / settings.learning_rate,
         },
     }
+
+
+def extension_note(settings: TrainingSettings, earlier_steps: int, step: int) -> str | None:
+    """What becomes of the learning rate of a run that goes on to more steps than it had; None where it has no more."""
+    if settings.max_steps <= earlier_steps:
+        return None
+    before, now = rate_at(replace(settings, max_steps=earlier_steps), step), rate_at(settings, step)
+    return (
+        f"max_steps is {settings.max_steps:,} and was {earlier_steps:,}: the learning rate of step {step:,} is "
+        f"{now:.3g}, and was {before:.3g}, as its schedule is spread over all steps"
+    )

@@ -6,6 +6,7 @@ is also a flag of the same name, and a flag wins: `--max_steps 500`. `--help` pr
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +41,11 @@ def parse_arguments(
     recipe_path = _find_recipe(argv)
     recipe = read_recipe(recipe_path) if recipe_path else {"family": DEFAULT_FAMILY}
     keys = keys_of_family(recipe["family"])
+    if {"-h", "--help"} & set(argv):
+        own = _values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}
+        _make_parser(
+            {name: replace(key, default=own.get(name, key.default)) for name, key in keys.items()}, program, purpose
+        ).parse_known_args(argv)
     flags = _parse_flags(argv, recipe["family"], program, purpose)
     if recipe_path is None and needs_recipe:
         raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
@@ -177,7 +183,10 @@ def _known_flags(argv: list[str], families: tuple[str, ...], program: str = "", 
     """What was given, as text. Raises `InputError` for a flag that is none of these families'."""
     known, unknown = _parser_of(families, program, purpose).parse_known_args(argv)
     if unknown:
-        near = suggestion(unknown[0].split("=")[0].lstrip("-"), [*_keys_of(families), *_UNIVERSAL])
+        name = unknown[0].split("=")[0].lstrip("-")
+        if name in _INSTEAD and name not in _keys_of(families):
+            raise InputError(f"unknown flag --{name}; {_INSTEAD[name]}")
+        near = suggestion(name, [*_keys_of(families), *_UNIVERSAL])
         raise InputError(f"unknown flag {unknown[0]}{near.replace('mean ', 'mean --')}")
     return vars(known)
 
@@ -188,6 +197,10 @@ def _keys_of(families: tuple[str, ...]) -> dict[str, Key]:
 
 @cache
 def _parser_of(families: tuple[str, ...], program: str, purpose: str) -> _Parser:
+    return _make_parser(_keys_of(families), program, purpose)
+
+
+def _make_parser(keys: dict[str, Key], program: str, purpose: str) -> _Parser:
     parser = _Parser(
         prog=program,
         description=f"{purpose} Every key of a recipe is also a flag, and a flag wins.",
@@ -196,7 +209,7 @@ def _parser_of(families: tuple[str, ...], program: str, purpose: str) -> _Parser
     )
     _add_universal(parser)
     groups = {section: parser.add_argument_group(f"{section} (recipe section)") for section in SECTIONS}
-    for key in _keys_of(families).values():
+    for key in keys.values():
         options: dict[str, Any] = {"help": f"{key.help} [{_shown(key.default)}]".replace("%", "%%")}
         if "list" in type_name(key.type):
             options |= {"nargs": "*", "metavar": "ITEM"}
@@ -218,6 +231,18 @@ _UNIVERSAL = {
     "diagnose_steps": "as --diagnose, and every so many steps",
     "hub_model_id": "where --push_to_hub publishes to: OWNER/NAME",
 }
+# What other programs call a flag, and what to give here.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("batch_size", "train_batch_size"), "use --per_device_train_batch_size (rows of a step on each process)"
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "epochs", "num_epochs"),
+        "use --max_steps: a run's length is in optimizer steps, and --dry_run says how many passes that is",
+    ),
+    **dict.fromkeys(("lr", "rate"), "use --learning_rate"),
+    **dict.fromkeys(("warmup_steps", "warmup"), "use --num_warmup_steps"),
+}
 _WHOLE_NUMBERS = ("stage", "diagnose_steps")
 
 
@@ -235,11 +260,9 @@ def _add_universal(parser: argparse.ArgumentParser) -> None:
 
 
 def _shown(default: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}.get(default, default)
-        if not isinstance(default, list)
-        else str(default)
-    )
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
+    return default
 
 
 if __name__ == "__main__":  # pragma: no cover - a way to look at the help alone

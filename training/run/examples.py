@@ -34,3 +34,19 @@ def holes_per_row(masking: MaskingSettings, length: float) -> float:
         return max(1.0, 0.5 * masking.max_span_share * length)
     final = masking.mask_rate if masking.mask_rate_final is None else masking.mask_rate_final
     return max(1.0, 0.5 * (masking.mask_rate + final) * length)
+
+
+def batch_note(run: Run, parts: tuple[str, ...], num_processes: int) -> str | None:
+    """What a step of several micro-batches does not share among them; None where nothing is lost.
+
+    Args:
+        parts: of the loss that compare the rows of a batch (`JepaConfig.of_the_batch`).
+    """
+    rows, accumulation = run.training.per_device_train_batch_size, run.training.gradient_accumulation_steps
+    if not parts or accumulation * num_processes == 1:
+        return None
+    whole = rows * accumulation * num_processes
+    return (
+        f"{' and '.join(parts)} compare the {rows} rows of each micro-batch, not the {whole} of a step: the figures "
+        f"are not those of --per_device_train_batch_size {whole}"
+    )

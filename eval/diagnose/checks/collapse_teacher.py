@@ -16,6 +16,7 @@ from eval.diagnose.probes.anatomy import untouched
 from eval.diagnose.report.report import FAIL, Finding, passed
 from eval.diagnose.subject.latent import Average
 from eval.diagnose.subject.subject import Subject
+from modeling_jepa.teacher import STEPS_BEFORE_A_WARNING, MovingAverageTeacher
 
 WEIGHTS = "model.safetensors"
 _RIGHT = (
@@ -23,7 +24,8 @@ _RIGHT = (
     f"{limit.TEACHER_STEPS} steps, and learns what the student learns"
 )
 _REMEDY = (
-    "call update_teacher() after each optimizer step (this package's Trainer does), with a momentum whose "
+    "call update_teacher() after each optimizer step, or give a Trainer of the library callbacks=[TeacherCallback()] "
+    "(from modeling_jepa; this package's Trainer does it by itself), with a momentum whose "
     "1 / (1 - momentum) is well below the number of steps: 0.996 for a thousand"
 )
 
@@ -55,6 +57,8 @@ def above_random(weight: Tensor) -> float:
 def _cause(figures: dict[str, Any], is_trained: bool) -> str | None:
     """What is wrong with the teacher, the surest first; None where nothing is."""
     updates, renewed = figures["num_updates"], figures["renewed_share"]
+    if figures["steps_without_update"] >= STEPS_BEFORE_A_WARNING:
+        return f"the student learnt for {figures['steps_without_update']} steps since the teacher's last update"
     if not is_trained:
         return None
     if updates <= 1:
@@ -83,6 +87,10 @@ def _figures(subject: Subject, average: Average) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "num_updates": updates,
         "momentum": momentum,
+        "steps_without_update": max(
+            (part.steps_without_update for part in subject.model.modules() if isinstance(part, MovingAverageTeacher)),
+            default=0,
+        ),
         "renewed_share": 1.0 - momentum**updates,
         "distance_to_student": float((first - second).norm() / second.norm().clamp_min(1e-300)),
         "student_above_random": _mean(above_random(student[name]) for name in matrices),

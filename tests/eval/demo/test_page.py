@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from eval.demo.tabs import open_tab
@@ -17,6 +18,7 @@ from eval.replies.index import ReplyIndex
 from tests.eval.causal_models import tiny_bpe, tiny_generator
 from tests.eval.dialogue_models import PAIRS, tiny_checkpoint, tiny_words
 from tests.eval.video_models import tiny_video_checkpoint
+from tests.faults.harness import started, wait_until
 
 pytestmark = pytest.mark.slow
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -111,15 +113,9 @@ def address(checkpoints: dict[str, str], repository: Path, tmp_path_factory) -> 
     """Where the command line serves the page."""
     port, output = 7871, tmp_path_factory.mktemp("served") / "output.txt"
     command = [sys.executable, "-m", "eval.demo", *checkpoints.values(), "--port", str(port)]
-    with output.open("w") as file:
-        process = subprocess.Popen(command, cwd=repository, stdout=file, stderr=subprocess.STDOUT)
-    limit = time.monotonic() + 5 * SECONDS
-    while "Running on local URL" not in output.read_text() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.2)
-    assert "Running on local URL" in output.read_text(), output.read_text()
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(30)
+    with output.open("w") as file, started(command, cwd=repository, stdout=file, stderr=subprocess.STDOUT) as process:
+        wait_until(lambda: "Running on local URL" in output.read_text(), psutil.Process(process.pid))
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from eval.advice.record import _read_log
 from eval.plots.curves import curve, plot_run, read_log
 from training.common.errors import InputError
 
@@ -60,3 +61,12 @@ def test_perplexity_and_credit_get_panels_of_their_own(log, tmp_path):
     plot_run(log, tmp_path / "with.png")
     heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24]) for name in ("without.png", "with.png")]
     assert 2 * heights[1] == 5 * heights[0]
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029", "\x0b"], ids=ascii)
+def test_a_line_separator_in_a_sample_ends_no_row(tmp_path, separator: str) -> None:
+    rows = [{"step": 1, "samples": [f"the people{separator} of"]}, {"step": 2}]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_log(path) == rows
+    assert _read_log(path) == (rows, [])

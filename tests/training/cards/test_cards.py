@@ -236,3 +236,15 @@ def test_the_time_of_a_run_is_that_of_its_log_without_breaks() -> None:
         ", in float32, as that CPU has no bfloat16."
     )
     assert "float32" not in hardware_line(machine, {**asked, "precision": "bfloat16"})
+
+
+def test_a_card_is_text_whatever_the_model_said() -> None:
+    record = record_of("quickstart")
+    row = {
+        **record.milestones[-1],
+        "samples": ["the \x11void\x00 of\x85a \u2028cut \ufffd\ufffd end, \u0939\u093f \U0001f600"],
+    }
+    card = card_of(replace(record, milestones=[*record.milestones[:-1], row]))
+    assert r"the \x11void\x00 of\x85a \u2028cut [cut bytes] end, " in card
+    assert "\u0939\u093f \U0001f600" in card
+    assert not {"\x00", "\x11", "\x85", "\u2028", "\ufffd"} & set(card)

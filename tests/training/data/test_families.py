@@ -1,9 +1,12 @@
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
-from training.data.families import FAMILIES
+from training.data.families import FAMILIES, _text_masker
 from training.data.sampling import PassSampler
+from training.data.settings import DataSettings, MaskingSettings
+from training.data.tokenization import build_tokenizer
 
 CONFIGS = {
     "text_jepa": TextJepaConfig(num_negatives=8, max_position_embeddings=16),
@@ -81,3 +84,11 @@ def test_clips_of_other_digits_lengths_or_numbers_are_other_data(tmp_path, monke
     ]
     assert hashes[0] == hashes[-1]
     assert len(set(hashes)) == 5
+
+
+def test_negatives_that_are_only_a_figure_are_as_many_as_there_are() -> None:
+    tokenizer = build_tokenizer(DataSettings(max_vocab=8), ["the people came"])
+    masker = _text_masker(MaskingSettings(), tokenizer, seed=0, config=TextJepaConfig(vocab_size=8, ranking="full"))
+    assert masker.num_negatives == 2
+    with pytest.raises(StrictDataclassError, match="num_negatives=32 is more than the 2"):
+        TextJepaConfig(vocab_size=8, ranking="sampled")

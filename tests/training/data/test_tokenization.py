@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import unicodedata
 
 import datasets
 import pytest
@@ -63,7 +64,11 @@ def test_max_vocab_bounds_the_vocabulary_and_keeps_the_most_frequent(word):
 
 def test_byte_level_bpe_knows_every_text(bpe):
     assert bpe.unk_token_id not in bpe("zürich 😀 \x01")["input_ids"]
-    assert bpe.decode(bpe("the zürich 😀")["input_ids"], skip_special_tokens=True).strip() == "the zürich 😀"
+
+
+@pytest.mark.parametrize("text", ["the zürich 😀", "The people", " the people ", "a\nb\tc  d", ", and", ""])
+def test_byte_level_bpe_decodes_to_what_it_encoded(bpe, text):
+    assert bpe.decode(bpe(text)["input_ids"], skip_special_tokens=True) == unicodedata.normalize("NFC", text).lower()
 
 
 @pytest.mark.parametrize("name", ["word", "bpe"])

@@ -2,11 +2,12 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
 from tests.training.optim.rates import learning_rates
-from training.optim.schedule import phases
+from training.optim.schedule import extension_note, phases, rate_at
 from training.settings.common import TrainingSettings
 
 SETTINGS = TrainingSettings(
@@ -42,3 +43,17 @@ def test_a_constant_share_of_nothing_and_of_everything_works(share: float) -> No
 def test_warm_up_is_a_twentieth_of_the_run_unless_it_is_given(max_steps: int, warmup: int) -> None:
     assert phases(TrainingSettings(max_steps=max_steps)).warmup == warmup
     assert phases(TrainingSettings(max_steps=max_steps, warmup_steps=1)).warmup == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"warmup_steps": 0}, {"constant_share": 0.0}], ids=str)
+def test_the_rate_of_a_step_is_that_of_the_schedule(changes: dict) -> None:
+    settings = replace(SETTINGS, **changes)
+    assert [rate_at(settings, step) for step in range(1000)] == pytest.approx(learning_rates(settings), rel=1e-6)
+
+
+def test_a_run_that_gets_longer_says_what_becomes_of_its_rate() -> None:
+    assert extension_note(SETTINGS, 1000, 1000) is None
+    said = extension_note(replace(SETTINGS, max_steps=2000), 1000, 1000)
+    assert said is not None
+    assert said.startswith("max_steps is 2,000 and was 1,000: the learning rate of step 1,000 is 0.0002")
+    assert "and was 1e-05" in said

@@ -167,3 +167,29 @@ def test_a_typo_ends_with_code_2_and_without_a_traceback_or_the_models(repositor
     ended = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.strip() == "error: unknown flag --lerning_rate; did you mean --learning_rate?"
+
+
+@pytest.mark.parametrize(
+    ("flag", "instead"),
+    [
+        ("--batch_size", "--per_device_train_batch_size"),
+        ("--num_train_epochs", "--max_steps"),
+        ("--lr", "--learning_rate"),
+    ],
+)
+def test_what_other_programs_call_a_flag_is_answered_with_ours(tiny_recipe: Path, flag: str, instead: str) -> None:
+    with pytest.raises(InputError, match=f"unknown flag {flag}; use {instead}"):
+        parse(tiny_recipe, flag, "4")
+
+
+def test_help_shows_numbers_as_numbers_and_a_named_recipe_as_it_stands(tmp_path: Path, capsys) -> None:
+    recipe = write(tmp_path, "family: text_jepa\ntraining:\n  max_steps: 77\n")
+    for argv, steps in (([], None), ([str(recipe)], 77)):
+        with pytest.raises(SystemExit):
+            parse_arguments([*argv, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        shown = shown[shown.index("model (recipe section)") :]
+        values = dict(re.findall(r"--(\w+) X .*?\[([^\]]*)\](?= --| \w+ \(recipe section\):|$)", shown))
+        assert not {"true", "false"} & set(values.values())
+        assert values["dropout"] == "0.0"
+        assert steps is None or values["max_steps"] == str(steps)

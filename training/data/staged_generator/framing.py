@@ -153,6 +153,6 @@ def _wrap(backend: Tokenizer, names: dict, max_length: int) -> PreTrainedTokeniz
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
-        padding_side="right",
+        padding_side="left",  # as `generate` of a decoder wants it; training packs rows, and pads none
         **names,
     )

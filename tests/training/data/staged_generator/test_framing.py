@@ -88,6 +88,10 @@ def test_a_prompt_is_begun_and_not_ended(tokenizer):
     assert tokenizer(TEXTS[0])["input_ids"] == ids[:-1].tolist()
 
 
+def test_rows_are_padded_on_the_left_as_generate_wants_them(tokenizer):
+    assert tokenizer.padding_side == "left"
+
+
 def test_rows_of_a_batch_can_be_padded_on_either_side(tokenizer):
     short, long = "a cat", "the old dog sees"
     for side in ("left", "right"):
@@ -134,7 +138,7 @@ def test_long_texts_are_encoded_in_pieces_to_the_very_same_ids(tokenizer, monkey
 
 def test_case_and_spaces_are_kept_unless_asked_otherwise():
     texts = ["The Old  Dog\n\n  sees"]
-    for lowercase, expected in ((False, " The Old  Dog\n\n  sees"), (True, " the old  dog\n\n  sees")):
+    for lowercase, expected in ((False, "The Old  Dog\n\n  sees"), (True, "the old  dog\n\n  sees")):
         settings = GeneratorDataSettings(max_vocab=300, lowercase=lowercase)
         built = build_generator_tokenizer(settings, texts, 16)
         assert built.decode(built(texts[0])["input_ids"], skip_special_tokens=True) == expected
