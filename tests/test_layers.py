@@ -5,10 +5,11 @@ Read from the source, so that an import inside a function or under `TYPE_CHECKIN
 
 import ast
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from training.common.source_code import imports
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,20 +47,6 @@ def layer_of(module: str) -> int | None:
     """Position in `LAYERS`, or None for a library's module."""
     fitting = [layer for layer in LAYERS if module == layer or module.startswith(layer + ".")]
     return LAYERS.index(max(fitting, key=len)) if fitting else None
-
-
-def imports(module: str, source: str, is_package: bool) -> Iterator[tuple[str, ast.stmt]]:
-    """Every (imported name, statement). `from a import b` gives `a.b`: its prefix decides, whichever `b` is."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = module.split(".") if is_package else module.split(".")[:-1]
-                package = package[: len(package) - node.level + 1]
-                base = ".".join([*package, base] if base else package)
-            yield from ((f"{base}.{alias.name}", node) for alias in node.names)
 
 
 def upward_imports(modules: dict[str, str]) -> list[str]:

@@ -14,7 +14,6 @@ import importlib
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,32 +27,16 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
-from eval.benchmarks.tables import comparison_markdown, comparison_table
+from eval.benchmarks.exams.memory import peak_memory
+from eval.benchmarks.statistics import comparison_rows, markdown
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions
+from training.common.source_code import files_behind
 
 SCHEMA_VERSION = 1
 CHECKOUT = Path(__file__).resolve().parents[2]
-# What a trained and scored number depends on. `eval` outside the scorers only prints.
-DEFAULT_CODE = (
-    "configuration_jepa",
-    "modeling_jepa",
-    "training",
-    "eval/metrics",
-    "eval/scorers",
-    "eval/metrics/baselines.py",
-    "training/common/errors.py",
-    "eval/metrics/frame_baselines.py",
-    "eval/generate.py",
-    "eval/loading.py",
-    "eval/metrics/ngrams.py",
-    "eval/replies/saying.py",
-    "eval/metrics/representation.py",
-    "eval/metrics/word_overlap.py",
-    "eval/generate.py",
-    "eval/benchmarks/recipe_cell.py",
-)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _ONE_THREAD = dict.fromkeys(_THREADS, "1")
 # glibc gives large blocks back at once, and a training step asks for the same ones again: a tenth of the time.
@@ -69,14 +52,15 @@ class Arm:
     one length, an entry per test example: `ids` (the same for all arms), `clusters` (the row that an example comes
     from) and one list per metric. `data` names the sources that the number depends on: files and folders count by
     their content, `builtin:` and `hub:` by their name. `code` are the files and folders of the checkout that produce
-    the number; of folders the Python files count. A file at `settings["recipe"]` counts by its content as well.
+    the number; of folders the Python files count. Without any it is the code of `function`, see `code_of`. A file at
+    `settings["recipe"]` counts by its content as well.
     """
 
     name: str
     settings: dict[str, Any]
     function: str = "eval.benchmarks.recipe_cell:train_and_score"
     data: tuple[str, ...] = ()
-    code: tuple[str, ...] = DEFAULT_CODE
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +96,11 @@ def plan_cells(arms: Sequence[Arm], seeds: Sequence[int], folder: str | Path) ->
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise InputError(f"arms must have different names, were given {', '.join(sorted(names))}")
-    stamps = {arm.name: (hash_paths(arm.code, CHECKOUT, "*.py"), _data_stamp(arm)) for arm in arms}
+    hashes = {
+        (function, code): hash_paths(code or code_of(function), CHECKOUT, "*.py")
+        for function, code in {(arm.function, arm.code) for arm in arms}
+    }
+    stamps = {arm.name: (hashes[arm.function, arm.code], _data_stamp(arm)) for arm in arms}
     cells = []
     for seed in seeds:
         for arm in arms:
@@ -160,6 +148,19 @@ def collect(cells: Sequence[Cell]) -> dict[str, list[dict]]:
         if cell.done:
             results.setdefault(cell.arm.name, []).append(json.loads(cell.path.read_text(encoding="utf-8")))
     return results
+
+
+def code_of(function: str) -> tuple[Path, ...]:
+    """The files of this checkout that "module:function" may run: its module, and all that it imports over others.
+
+    Raises:
+        InputError: there is no such module.
+    """
+    module = function.partition(":")[0]
+    found = files_behind(module, CHECKOUT)
+    if not found:
+        raise InputError(f"function {function!r}: {module} is no module of this checkout; use MODULE:FUNCTION")
+    return found
 
 
 def hash_paths(paths: Sequence[str | Path], root: Path, pattern: str = "*") -> str:
@@ -218,13 +219,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = run_cells(cells, arguments.workers, progress=sys.stderr.isatty())
         against = arguments.against or (arms[1].name if len(arms) > 1 else None)
         results = collect(cells)
-        table = comparison_table(results, arguments.metrics, against)
+        rows = comparison_rows(results, arguments.metrics, against)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Console(width=140).print(table)
+    Console(width=140).print(_table(rows))
     if arguments.markdown is not None:
-        Path(arguments.markdown).write_text(comparison_markdown(results, arguments.metrics, against), encoding="utf-8")
+        Path(arguments.markdown).write_text(markdown(rows), encoding="utf-8")
     for name, reason in outcome.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if outcome.failed else 0
@@ -244,12 +245,21 @@ def run_one(arm: Arm, seed: int, key: str) -> dict[str, Any]:
         "seed": seed,
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
-        # Linux counts in KiB, macOS in bytes.
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_bytes": peak_memory(),
         "versions": package_versions(),
         **result,
     }
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Table:
+    """Header and rows for the terminal."""
+    header, *body = rows
+    table = Table(header[0])
+    for heading in header[1:]:
+        table.add_column(heading, justify="right")
+    for row in body:
+        table.add_row(*row)
+    return table
 
 
 def _run_in_process(cell: Cell) -> str | None:

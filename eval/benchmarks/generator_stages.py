@@ -9,32 +9,16 @@ schedule: stage 0 itself, stage 1, stage 2 with credit assignment and its contro
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks import columns as column
 from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.comparison import parse_changes, publish, run_all, shown_command
-from eval.benchmarks.generator_arms import (
-    METRIC_FORMATS,
-    METRICS,
-    Rates,
-    Results,
-    add_generator_options,
-    arm_figures,
-    at_edge,
-    final_exam,
-    flags_of,
-    generator_arm,
-    marks_of,
-    ratios,
-    recipe_of,
-    shown_number,
-    shown_ratio,
-    tune,
-)
+from eval.benchmarks.columns import Record, Row, alone
+from eval.benchmarks.comparison import Options, Tuning, parse_changes
+from eval.benchmarks.generator_twin import METRICS, GeneratorComparison, ratio_column, recipe_of
+from eval.benchmarks.statistics import Results
 from training.common.errors import InputError
-from training.common.records import check_target, package_versions
 from training.settings.staged_generator import CREDIT_CONTROLS
 
 CONTINUED, NO_CREDIT, CREDIT, ROUTED = "stage 0", "stage 1", "stage 2", "stage 3"
@@ -60,139 +44,86 @@ NOTE = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module."""
-    options = _parser().parse_args(argv)
-    try:
-        check_target(Path(options.json))
+class GeneratorStages(GeneratorComparison):
+    """See the module."""
+
+    name = "generator_stages"
+    arms = ARMS
+    options = {**GeneratorComparison.options, "arms": list(ARMS), "rates": None, "base_steps": None}
+    others = (CONTINUED, NO_CREDIT)
+    note = NOTE
+    columns = (
+        *(column.SEEDS, column.RATE, column.figure("loss", "loss", ".4f"), *column.figures(METRICS)),
+        *(ratio_column("times stage 0's", CONTINUED), ratio_column("times stage 1's", NO_CREDIT)),
+        column.cost(
+            "logits changed by at first",
+            lambda arm: f"{arm['growth']['largest_change']:.2g} (KL {arm['growth']['mean_kl']:.2g})",
+        ),
+        *(column.SPEED, column.SECONDS, column.MEMORY),
+    )
+    off_pages = ("leak gap", "logits changed by at first", "CPU s")
+
+    def parser(self) -> argparse.ArgumentParser:
+        """With `--from`."""
+        parser = super().parser()
+        parser.add_argument("--from", dest="origin", metavar="CHECKPOINT", help="of stage 0; default: trained first")
+        parser.set_defaults(before=None)
+        return parser
+
+    def measure(self, options: Options) -> tuple[Record, bool]:
+        """All branches from one checkpoint, at the recipe's rate where none are given."""
         options.rates = options.rates or [recipe_of(options).learning_rate]
-        begun = begin(options)
-        if begun is None:
-            return 1
-        origin, start = begun
-        rates, tuning, failed = tune(options.arms, lambda *given: make_arm(*given, origin, options), options)
-        arms = [make_arm(name, rate, final_exam(options), origin, options) for name, rate in rates.items()]
-        cells = plan_cells(arms, range(options.seeds), Path(options.out) / "runs")
-        if not options.table:
-            failed |= run_all(cells, options.workers).failed
-        record = summarise(collect(cells), start, rates, tuning, options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    publish(record, table_rows(record), [NOTE], options.json, width=200)
-    return 1 if failed else 0
+        if options.origin is None:
+            self.begin(options)
+        return super().measure(options)
+
+    def begin(self, options: Options) -> None:
+        """Train the checkpoint that all branches start from, where it is not there yet.
+
+        Raises:
+            InputError: it is not there, and is not to be made.
+            SystemExit: its training failed.
+        """
+        keep = self.kept_in(options, "base")
+        steps = recipe_of(options).max_steps if options.base_steps is None else options.base_steps
+        overrides = {"data": options.data, **parse_changes(options.set), **ARMS[CONTINUED]}
+        arm = self.recipe_arm("base", options.recipe, overrides, {**self.exam(options), "marks": [steps]}, keep=keep)
+        (cell,) = plan_cells([arm], [0], Path(options.out) / "base")
+        if self.run([cell], options):
+            raise SystemExit(1)  # it has said why
+        checkpoint = Path(f"{keep}-seed0")
+        if not cell.done or not checkpoint.is_dir():
+            raise InputError(f"{checkpoint} is not there to branch from; leave --table out, or remove {cell.path}")
+        options.origin, options.before = str(checkpoint), collect([cell])[arm.name][0]["metrics"]
+
+    def arm(self, name: str, label: str, rate: float | None, exam: dict[str, Any], options: Options) -> Arm:
+        """One branch."""
+        changes = {**parse_changes(options.set), **ARMS[name], "learning_rate": rate, "init_from": options.origin}
+        return self.recipe_arm(label, options.recipe, {"data": options.data, **changes}, exam)
+
+    def said(self, options: Options) -> dict[str, Any]:
+        """The checkpoint's place is left open."""
+        return {**super().said(options), "from": "CHECKPOINT" if options.before is None else None}
+
+    def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
+        """With what growing changed."""
+        growth = results[name][0]["growth"]
+        kept = {key: growth[key] for key in ("from_stage", "largest_change", "mean_kl")}
+        return {**super().figures(name, results, tuning, options), "growth": kept}
+
+    def summary(self, results: Results, options: Options) -> Record:
+        """With the figures of the checkpoint."""
+        before = None if options.before is None else {name: options.before[name] for name in METRICS}
+        return {**super().summary(results, options), "before": before}
+
+    def rows(self, record: Record) -> list[Row]:
+        """The checkpoint, and a row per arm and mark."""
+        before = {name: alone(value) for name, value in (record["before"] or {}).items()}
+        return [*([Row("before", "stage 0, before", before)] if before else []), *super().rows(record)]
 
 
-def begin(options: argparse.Namespace) -> tuple[str, list[dict]] | None:
-    """The checkpoint that all branches start from, and the result of the run that made it; trains it where it is not
-    there yet. None where that failed.
-
-    Raises:
-        InputError: it is not there, and is not to be made.
-    """
-    if options.origin is not None:
-        return options.origin, []
-    keep = Path(options.out) / "checkpoints" / "base"
-    steps = recipe_of(options).max_steps if options.base_steps is None else options.base_steps
-    exam = {**final_exam(options), "marks": [steps]}
-    overrides = {"data": options.data, **parse_changes(options.set), **ARMS[CONTINUED]}
-    arm = generator_arm("base", overrides, exam, recipe=options.recipe, keep=str(keep))
-    (cell,) = plan_cells([arm], [0], Path(options.out) / "base")
-    if not options.table and run_all([cell], 1).failed:
-        return None
-    checkpoint = keep.with_name(f"{keep.name}-seed0")
-    if not cell.done or not checkpoint.is_dir():
-        raise InputError(f"{checkpoint} is not there to branch from; leave --table out, or remove {cell.path}")
-    return str(checkpoint), collect([cell])[arm.name]
-
-
-def make_arm(name: str, rate: float, exam: dict[str, Any], origin: str, options: argparse.Namespace) -> Arm:
-    """One branch at one rate."""
-    changes = {**parse_changes(options.set), **ARMS[name], "learning_rate": rate, "init_from": origin}
-    label = name if len(options.rates) == 1 or exam.get("split") != "valid" else f"{name}, {rate:g}"
-    return generator_arm(label, {"data": options.data, **changes}, exam, recipe=options.recipe)
-
-
-def summarise(
-    results: Results, start: list[dict], rates: Rates, tuning: dict[str, Rates], options: argparse.Namespace
-) -> dict[str, Any]:
-    """The record of the comparison."""
-    marks = marks_of(options)
-    arms = {
-        name: {
-            "learning_rate": rates[name],
-            "tuning_perplexity_on_valid": tuning.get(name),
-            "rate_at_the_grids_edge": at_edge(rates[name], tuning.get(name, {})),
-            "growth": {key: cells[0]["growth"][key] for key in ("from_stage", "largest_change", "mean_kl")},
-            **arm_figures(cells, marks),
-        }
-        for name, cells in results.items()
-    }
-    pairs = {
-        other: {
-            name: {str(step): ratios(cells, results[other], step) for step in marks}
-            for name, cells in results.items()
-            if name != other
-        }
-        for other in (CONTINUED, NO_CREDIT)
-        if other in results
-    }
-    rest = flags_of(options) + (f" --base_steps {options.base_steps}" if options.base_steps else "")
-    rest += " --from CHECKPOINT" if options.origin else ""
-    return {
-        "schema_version": 1,
-        "command": shown_command("generator_stages", options, rest),
-        "num_examples": next((cells[0]["num_examples"] for cells in results.values()), None),
-        "steps": marks[-1],
-        "before": {name: start[0]["metrics"][name] for name in METRICS} if start else None,
-        "arms": arms,
-        "ratios": pairs,
-        "note": NOTE,
-        "versions": package_versions(),
-    }
-
-
-def table_rows(record: dict[str, Any]) -> list[list[str]]:
-    """Header and a row per arm and mark."""
-    header = ["arm, steps", "seeds", "rate", "loss", "perplexity", "word perplexity", "bits per byte"]
-    header += ["greedy accuracy", "leak gap", "times stage 0's", "times stage 1's", "logits changed by at first"]
-    rows = [[*header, "tokens/CPU s", "CPU s", "peak MiB"]]
-    if record["before"] is not None:
-        before = [f"{record['before'][key]:{form}}" for key, form in zip(METRICS, METRIC_FORMATS, strict=True)]
-        rows.append(["stage 0, before", "1", "", "", *before, "", "", "", "", "", ""])
-    for name, arm in record["arms"].items():
-        for step, figures in arm["at"].items():
-            shown = [shown_number(figures["loss"], ".4f")]
-            shown += [shown_number(figures[key], form) for key, form in zip(METRICS, METRIC_FORMATS, strict=True)]
-            versus = [
-                shown_ratio(record["ratios"].get(other, {}).get(name, {}).get(step, {}).get("perplexity"))
-                for other in (CONTINUED, NO_CREDIT)
-            ]
-            costs = _costs(arm) if step == str(record["steps"]) else [""] * 4
-            rate = f"{arm['learning_rate']:g}" + (" (edge)" if arm["rate_at_the_grids_edge"] else "")
-            rows.append([f"{name}, {step}", str(len(arm["seeds"])), rate, *shown, *versus, *costs])
-    return rows
-
-
-def _costs(arm: dict[str, Any]) -> list[str]:
-    growth, memory = arm["growth"], arm["training_peak_memory_bytes"]["mean"] / 2**20
-    change = f"{growth['largest_change']:.2g} (KL {growth['mean_kl']:.2g})"
-    speed, seconds = arm["tokens_per_second"]["mean"], arm["training_cpu_seconds"]["mean"]
-    return [change, f"{speed:,.0f}", f"{seconds:,.0f}", f"{memory:,.0f}"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.generator_stages", description=(__doc__ or "").split("\n")[0]
-    )
-    add_generator_options(parser, "generator_stages")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="branches (default: all)")
-    parser.add_argument(
-        "--rates", nargs="+", type=float, help="learning rates to try for each branch (default: the recipe's alone)"
-    )
-    parser.add_argument("--from", dest="origin", metavar="CHECKPOINT", help="of stage 0; default: trained first")
-    parser.add_argument("--base_steps", type=int, help="length of that training (default: the recipe's)")
-    return parser
+COMPARISON = GeneratorStages()
+main = COMPARISON.main
 
 
 if __name__ == "__main__":

@@ -9,35 +9,50 @@ again: finished cells are kept. `--table` collects what is there. Exit codes: 0;
 does not hold; 2 bad input.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.comparison import parse_changes, publish, run_all, shown_command
-from eval.benchmarks.curves import reaching
-from eval.benchmarks.generator_arms import (
-    METRIC_FORMATS,
-    METRICS,
-    Rates,
+import numpy as np
+
+from eval.benchmarks import columns as column
+from eval.benchmarks.cells import Arm
+from eval.benchmarks.columns import Column, Record
+from eval.benchmarks.comparison import (
+    Comparison,
+    Options,
+    Tuned,
+    Tuning,
+    against,
+    arm_costs,
+    of_first,
+    parse_changes,
+    rate_of,
+)
+from eval.benchmarks.exams.runs import flags
+from eval.benchmarks.statistics import (
+    Cells,
     Results,
-    add_generator_options,
-    arm_figures,
-    at_edge,
-    final_exam,
-    flags_of,
-    generator_arm,
-    marks_of,
-    ratios,
-    shown_number,
+    check_asked,
+    interval_of_sums,
+    mean_and_spread,
+    over_seeds,
+    ratio_of,
+    reaching,
+    same_seeds,
     shown_ratio,
-    tune,
 )
 from training.common.errors import InputError
-from training.common.records import check_target, package_versions
+from training.run.arguments import parse_arguments
 
+RECIPE = str(Path("training") / "recipes" / "staged_generator" / "wikitext2_cpu.yaml")
+METRICS = {
+    "perplexity": ",.2f",
+    "word_perplexity": ",.2f",
+    "bits_per_byte": ".4f",
+    "greedy_accuracy": ".4f",
+    "leak_gap": ".1e",
+}
 OURS, GPT2, LLAMA, LLAMA_MUON, OURS_ADAMW = "ours", "gpt2", "llama", "llama_muon", "ours_adamw"
 ARMS: dict[str, dict[str, Any]] = {
     OURS: {},
@@ -59,75 +74,132 @@ NOTE = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module."""
-    options = _parser().parse_args(argv)
-    try:
-        check_target(Path(options.json))
-        final_exam(options)  # what cannot be run should not come to light after the tuning
-        rates, tuning, failed = tune(options.arms, lambda *given: make_arm(*given, options), options)
-        arms = [long_arm(name, rate, options) for name, rate in rates.items()]
-        cells = plan_cells(arms, range(options.seeds), Path(options.out) / "runs")
-        if not options.table:
-            failed |= run_all(cells, options.workers).failed
-        record = summarise(collect(cells), rates, tuning, options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    publish(record, table_rows(record), [checks(record), NOTE], options.json, width=220)
-    return 1 if failed or False in record["required"].values() else 0
+class GeneratorComparison(Comparison):
+    """What comparisons of the generator share; `others`: arms that the others' perplexities are divided by."""
 
+    family = "staged_generator"
+    options = {
+        "recipe": RECIPE,
+        "seeds": 3,
+        "steps": None,
+        "marks": [],
+        "tuning_steps": 400,
+        "eval_steps": 250,
+        "eval_rows": 256,
+        "max_rows": None,
+        "max_tokens": None,
+    }
+    shown = (
+        *("seeds", "recipe?", "steps", "marks", "rates", "tuning_steps", "eval_steps", "eval_rows", "max_tokens"),
+        *("base_steps", "from"),
+    )
+    others: tuple[str, ...] = ()
+    heading = "arm, steps"
 
-def make_arm(name: str, rate: float, exam: dict[str, Any], options: argparse.Namespace, **extra: Any) -> Arm:
-    """One arm at one rate; named by both, unless it is kept under its own name."""
-    given = ARMS[name]
-    changes = {**parse_changes(options.set), **given.get("overrides", {}), "learning_rate": rate}
-    label = name if "keep" in extra else f"{name}-{rate:g}"
-    overrides = {"data": options.data, **changes}
-    return generator_arm(label, overrides, exam, recipe=options.recipe, model=given.get("model", "recipe"), **extra)
+    def marks(self, options: Options) -> list[int]:
+        """The earlier ones that were asked for, and the end. Raises InputError."""
+        last = recipe_of(options).max_steps if options.steps is None else options.steps
+        if any(not 0 < mark < last for mark in options.marks):
+            raise InputError(f"marks: got {' '.join(map(str, options.marks))}; use steps from 1 to {last - 1}")
+        return [*sorted(set(options.marks)), last]
 
+    def said(self, options: Options) -> dict[str, Any]:
+        """The length, whatever the recipe says."""
+        return {"steps": self.marks(options)[-1]}
 
-def long_arm(name: str, rate: float, options: argparse.Namespace) -> Arm:
-    """The arm at its chosen rate, scored on test; its weights are kept."""
-    return make_arm(name, rate, final_exam(options), options, keep=str(Path(options.out) / "checkpoints" / name))
-
-
-def summarise(results: Results, rates: Rates, tuning: dict[str, Rates], options: argparse.Namespace) -> dict[str, Any]:
-    """The record of the comparison: all of it measured, nothing else."""
-    marks = marks_of(options)
-    anchors = results.get(LLAMA, [])
-    arms = {
-        name: {
-            "learning_rate": rates[name],
-            "tuning_perplexity_on_valid": tuning.get(name),
-            "rate_at_the_grids_edge": at_edge(rates[name], tuning.get(name, {})),
-            **arm_figures(cells, marks),
-            "to_llamas_final_perplexity": reaching(cells, anchors, "perplexity", lower_is_better=True),
+    def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
+        """At the marks; `loss` is in nats per test token."""
+        cells, marks = results[name], {}
+        for step in map(str, self.marks(options)):
+            found = [cell["marks"][step] for cell in cells]
+            loss = mean_and_spread([metrics["nll"] / metrics["tokens"] for metrics in found])
+            marks[step] = {"loss": loss, **over_seeds(found, list(METRICS))}
+        speeds = [cell["training_tokens"] / cell["training_cpu_seconds"] for cell in cells]
+        return {
+            **rate_of(cells, tuning.get(name), "tuning_perplexity_on_valid"),
+            **arm_costs(cells, "training_cpu_seconds", "training_peak_memory_bytes"),
+            "size": cells[0]["size"],
+            "training_tokens": cells[0]["training_tokens"],
+            "tokens_per_second": mean_and_spread(speeds),
+            "at": marks,
+            "valid_perplexity": mean_and_spread([cell["curve"][-1]["perplexity"] for cell in cells]),
         }
-        for name, cells in results.items()
+
+    def summary(self, results: Results, options: Options) -> Record:
+        """Arms beside each other."""
+        marks = self.marks(options)
+
+        def compare(first: Cells, second: Cells) -> dict[str, Any]:
+            return {str(step): ratios(first, second, step) for step in marks}
+
+        pairs = against(results, self.others, compare)
+        return {**of_first(results, "num_examples"), "steps": marks[-1], "ratios": pairs}
+
+
+def ratio_column(heading: str, other: str) -> Column:
+    """How many times the perplexity of another arm."""
+    return column.versus(heading, "ratios", other, "{name}", "{step}", "perplexity")
+
+
+class GeneratorTwin(GeneratorComparison):
+    """See the module."""
+
+    name = "generator_twin"
+    arms = ARMS
+    options = {**GeneratorComparison.options, "arms": list(ARMS), "rates": [2e-3, 4e-3, 8e-3]}
+    others = (GPT2, LLAMA)
+    note = NOTE
+    width = 220
+    columns = (
+        *(column.SEEDS, column.RATE, *column.figures(METRICS)),
+        *(ratio_column("times GPT-2's", GPT2), ratio_column("times Llama's", LLAMA)),
+        column.reach("Llama's final perplexity after", "to_llamas_final_perplexity"),
+        *(column.SPEED, column.SECONDS, column.MEMORY, column.PARAMETERS),
+    )
+    names = {
+        OURS: "ours, stage 0 (Muon)",
+        OURS_ADAMW: "the same with AdamW",
+        GPT2: "`GPT2LMHeadModel` (AdamW)",
+        LLAMA: "`LlamaForCausalLM` (AdamW)",
+        LLAMA_MUON: "the same with Muon",
     }
-    pairs = {
-        other: {
-            name: {str(step): ratios(cells, results[other], step) for step in marks}
-            for name, cells in results.items()
-            if name != other
-        }
-        for other in (GPT2, LLAMA)
-        if other in results
-    }
-    first = next(iter(results.values()), [{}])[0]
-    return {
-        "schema_version": 1,
-        "command": shown_command("generator_twin", options, flags_of(options)),
-        "num_examples": first.get("num_examples"),
-        "steps": marks[-1],
-        "arms": arms,
-        "ratios": pairs,
-        "required": held(pairs, str(marks[-1]), REQUIRED),
-        "aimed": {**held(pairs, str(marks[-1]), AIMED), **half_the_time(arms)},
-        "note": NOTE,
-        "versions": package_versions(),
-    }
+    off_pages = ("Llama's final perplexity after", "CPU s", "parameters")
+
+    def tune(self, options: Options) -> Tuned:
+        """As others."""
+        self.marks(options)  # what cannot be run should not come to light after the tuning
+        return super().tune(options)
+
+    def arm(self, name: str, label: str, rate: float | None, exam: dict[str, Any], options: Options) -> Arm:
+        """The weights of a long run are kept."""
+        given = ARMS[name]
+        changes = {**parse_changes(options.set), **given.get("overrides", {}), "learning_rate": rate}
+        settings = {"model": given.get("model", "recipe")}
+        settings |= {"keep": self.kept_in(options, name)} if label == name else {}
+        return self.recipe_arm(label, options.recipe, {"data": options.data, **changes}, exam, **settings)
+
+    def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
+        """With the way to Llama's final perplexity."""
+        reached = reaching(results[name], results.get(LLAMA, []), "perplexity", lower_is_better=True)
+        return {**super().figures(name, results, tuning, options), "to_llamas_final_perplexity": reached}
+
+    def required(self, record: Record) -> dict[str, bool]:
+        """Token perplexities at the end."""
+        return held(record["ratios"], str(record["steps"]), REQUIRED)
+
+    def aimed(self, record: Record) -> dict[str, bool]:
+        """Token perplexity at the end, and the time to Llama's."""
+        return {**held(record["ratios"], str(record["steps"]), AIMED), **half_the_time(record["arms"])}
+
+    def evidence(self, record: Record) -> list[str]:
+        """Both ratios at the end."""
+        found = {other: pairs.get(OURS, {}).get(str(record["steps"])) for other, pairs in record["ratios"].items()}
+        return [
+            f"- {OURS} / {other}: perplexity {shown_ratio(pair['perplexity'])},"
+            f" per word {shown_ratio(pair['word_perplexity'])}"
+            for other, pair in found.items()
+            if pair
+        ]
 
 
 def held(pairs: dict[str, Any], last: str, bounds: dict[str, float]) -> dict[str, bool]:
@@ -148,55 +220,38 @@ def half_the_time(arms: dict[str, Any]) -> dict[str, bool]:
     return {"llama's final perplexity in half its time": everywhere and reached["cpu_seconds"] <= whole / 2}
 
 
-def table_rows(record: dict[str, Any]) -> list[list[str]]:
-    """Header and a row per arm and mark."""
-    header = ["arm, steps", "seeds", "rate", "perplexity", "word perplexity", "bits per byte", "greedy accuracy"]
-    header += ["leak gap", "times GPT-2's", "times Llama's", "Llama's final perplexity after", "tokens/CPU s"]
-    rows = [[*header, "CPU s", "peak MiB", "parameters"]]
-    for name, arm in record["arms"].items():
-        for step, figures in arm["at"].items():
-            shown = [shown_number(figures[key], form) for key, form in zip(METRICS, METRIC_FORMATS, strict=True)]
-            versus = [
-                shown_ratio(record["ratios"].get(other, {}).get(name, {}).get(step, {}).get("perplexity"))
-                for other in (GPT2, LLAMA)
-            ]
-            costs = _costs(arm) if step == str(record["steps"]) else [""] * 5
-            rate = f"{arm['learning_rate']:g}" + (" (edge)" if arm["rate_at_the_grids_edge"] else "")
-            rows.append([f"{name}, {step}", str(len(arm["seeds"])), rate, *shown, *versus, *costs])
-    return rows
+def recipe_of(options: Options) -> Any:
+    """The training settings of the recipe with the changes that were asked for."""
+    return parse_arguments([options.recipe, f"--data={options.data}", *flags(parse_changes(options.set))]).training
 
 
-def checks(record: dict[str, Any]) -> str:
-    """What is required and aimed at, with both ratios at the end, a line each."""
-    last = str(record["steps"])
-    lines = [f"- required: {name}: {'yes' if holds else 'NO'}" for name, holds in record["required"].items()]
-    lines += [f"- aimed at: {name}: {'yes' if holds else 'no'}" for name, holds in record["aimed"].items()]
-    for other, pairs in record["ratios"].items():
-        found = pairs.get(OURS, {}).get(last)
-        if found:
-            words = shown_ratio(found["word_perplexity"])
-            lines.append(f"- {OURS} / {other}: perplexity {shown_ratio(found['perplexity'])}, per word {words}")
-    return "\n".join(lines)
+def ratios(first: Cells, second: Cells, step: int) -> dict[str, dict[str, float]]:
+    """How many times the second arm's perplexity the first one's is, per token and per word, over the seeds that both
+    have.
+
+    A ratio is exp of the difference of nll per token or word, averaged over seeds; its interval that of the
+    difference, resampled over documents and seeds. Empty where no seed is common.
+
+    Raises:
+        InputError: the arms were asked different tokens.
+    """
+    pairs = same_seeds(first, second)
+    if not pairs:
+        return {}
+    check_asked(pairs, "asked", "tokens")
+    nll = [np.array([cell["documents"][str(step)] for cell in side]) for side in zip(*pairs, strict=True)]
+    shown = pairs[0][0]
+    tokens = np.array(shown["tokens"], dtype=np.float64)
+    found = interval_of_sums(nll[0] - nll[1], tokens)
+    return {
+        "nll_per_token": vars(found),
+        "perplexity": ratio_of(found),
+        "word_perplexity": ratio_of(found, tokens.sum() / shown["marks"][str(step)]["words"]),
+    }
 
 
-def _costs(arm: dict[str, Any]) -> list[str]:
-    reached = arm["to_llamas_final_perplexity"]
-    after = "-" if reached["step"] is None else f"{reached['step']:,.0f} steps, {reached['cpu_seconds']:,.0f} s"
-    if reached["step"] is not None and reached["seeds_that_reached_it"] < reached["of"]:
-        after += f" ({reached['seeds_that_reached_it']} of {reached['of']} seeds)"
-    memory = arm["training_peak_memory_bytes"]["mean"] / 2**20
-    speed, seconds = arm["tokens_per_second"]["mean"], arm["training_cpu_seconds"]["mean"]
-    return [after, f"{speed:,.0f}", f"{seconds:,.0f}", f"{memory:,.0f}", f"{arm['num_parameters']:,}"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.generator_twin", description=(__doc__ or "").split("\n")[0]
-    )
-    add_generator_options(parser, "generator_twin")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="arms (default: all)")
-    parser.add_argument("--rates", nargs="+", type=float, default=[2e-3, 4e-3, 8e-3], help="learning rates to try")
-    return parser
+COMPARISON = GeneratorTwin()
+main = COMPARISON.main
 
 
 if __name__ == "__main__":

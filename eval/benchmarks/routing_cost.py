@@ -17,17 +17,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from eval.benchmarks.cells import CHECKOUT
-from eval.benchmarks.comparison import publish
+from eval.benchmarks.columns import Column, Record, Row, of_arm
+from eval.benchmarks.comparison import Benchmark
 from eval.benchmarks.routing_point import Point
 from modeling_jepa import graph_routing
 from training.common.errors import InputError
-from training.common.records import check_target, package_versions
+from training.common.records import package_versions
 
 MODES, KINDS = ("train", "decode"), ("graph", "dense")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
@@ -45,19 +46,55 @@ NOTE = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module."""
-    options = _parser().parse_args(argv)
-    try:
-        check_target(Path(options.json))
+class RoutingCost(Benchmark):
+    """See the module."""
+
+    name = "routing_cost"
+    width = 180
+    heading = "mode, tokens"
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The options."""
+        return _parser()
+
+    def measure(self, options: argparse.Namespace) -> tuple[Record, bool]:
+        """Every point, one after another."""
         if any(length < 2 for length in options.lengths):
             raise InputError(f"lengths: got {min(options.lengths)}; use 2 tokens or more")
-        record = summarise([run_point(point) for point in points(options)], options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    publish(record, table_rows(record), [conclusions(record), NOTE], options.json, width=180)
-    return 1 if False in record["required"].values() else 0
+        return summarise([run_point(point) for point in points(options)], options), False
+
+    def rows(self, record: Record) -> list[Row]:
+        """A row per mode and length."""
+        return [
+            Row(mode, f"{mode}, {int(length):,}", {}, point)
+            for mode, found in record["modes"].items()
+            for length, point in found["points"].items()
+        ]
+
+    def columns_of(self, record: Record) -> list[Column]:
+        """Times in milliseconds, ratios and memory."""
+        layers = record["layers"]
+        return [
+            of_arm("routing", lambda point: _milliseconds(point["graph"]["routing"])),
+            *(of_arm(f"{kind}, a layer", partial(_layers_of, kind, None)) for kind in KINDS),
+            *(of_arm(f"{kind}, {layers} layers", partial(_layers_of, kind, layers)) for kind in KINDS),
+            of_arm("ratio", lambda point: f"{point['ratio']:.3f}"),
+            of_arm("ratio of one layer", lambda point: f"{point['ratio_of_one_layer']:.3f}"),
+            of_arm("graph MiB", lambda point: f"{point['graph']['memory_bytes'] / 2**20:,.0f}"),
+            of_arm("dense MiB", lambda point: f"{point['dense']['memory_bytes'] / 2**20:,.0f}"),
+        ]
+
+    def evidence(self, record: Record) -> list[str]:
+        """Exponents and crossing points."""
+        lines = []
+        for mode, found in record["modes"].items():
+            for kind, exponent in found["exponents"].items():
+                time, memory = ("-" if value is None else f"{value:.2f}" for value in exponent.values())
+                lines.append(f"- {mode}, {kind}: time grows with tokens^{time}, memory with tokens^{memory}")
+            below = found["dense_is_faster_below"]
+            shown = "everywhere" if below is None else f"below {below:,.0f} tokens" if below else "nowhere"
+            lines.append(f"- {mode}: dense is faster {shown}, at {record['layers']} layers")
+        return lines
 
 
 def points(options: argparse.Namespace) -> list[Point]:
@@ -193,36 +230,13 @@ def requirements(modes: dict[str, Any]) -> dict[str, bool]:
     return held
 
 
-def table_rows(record: dict[str, Any]) -> list[list[str]]:
-    """Header and a row per mode and length, times in milliseconds."""
-    layers = record["layers"]
-    header = ["mode, tokens", "routing", "graph, a layer", "dense, a layer", f"graph, {layers} layers"]
-    header += [f"dense, {layers} layers", "ratio", "ratio of one layer", "graph MiB", "dense MiB"]
-    rows = [header]
-    for mode, found in record["modes"].items():
-        for length, point in found["points"].items():
-            graph, dense = point["graph"], point["dense"]
-            times = [graph["routing"], graph["attention"], dense["attention"]]
-            times += [_total(graph, layers), _total(dense, layers)]
-            shown = [f"{1000 * value:,.2f}" for value in times]
-            ratios = [f"{point[name]:.3f}" for name in ("ratio", "ratio_of_one_layer")]
-            memory = [f"{each['memory_bytes'] / 2**20:,.0f}" for each in (graph, dense)]
-            rows.append([f"{mode}, {int(length):,}", *shown, *ratios, *memory])
-    return rows
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f}"
 
 
-def conclusions(record: dict[str, Any]) -> str:
-    """Exponents, crossing points and what is required, a line each."""
-    lines = []
-    for mode, found in record["modes"].items():
-        for kind, exponent in found["exponents"].items():
-            time, memory = ("-" if value is None else f"{value:.2f}" for value in exponent.values())
-            lines.append(f"- {mode}, {kind}: time grows with tokens^{time}, memory with tokens^{memory}")
-        below = found["dense_is_faster_below"]
-        shown = "everywhere" if below is None else f"below {below:,.0f} tokens" if below else "nowhere"
-        lines.append(f"- {mode}: dense is faster {shown}, at {record['layers']} layers")
-    lines += [f"- required: {name}: {'yes' if holds else 'NO'}" for name, holds in record["required"].items()]
-    return "\n".join(lines)
+def _layers_of(kind: str, layers: int | None, point: dict[str, Any]) -> str:
+    """The time of so many layers with their routing; of None, of one layer's attention alone."""
+    return _milliseconds(point[kind]["attention"] if layers is None else _total(point[kind], layers))
 
 
 def _total(point: dict[str, Any], layers: int) -> float:
@@ -259,6 +273,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetitions", type=int, default=5, help="at most, of each timing")
     parser.add_argument("--seconds", type=float, default=20.0, help="after which a timing is not repeated again")
     return parser
+
+
+BENCHMARK = RoutingCost()
+main = BENCHMARK.main
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from eval.benchmarks.exam import peak_memory
+from eval.benchmarks.exams.memory import peak_memory
 from modeling_jepa.graph_routing import (
     Neighbours,
     Rules,

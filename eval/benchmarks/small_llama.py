@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from eval.benchmarks.comparison import parse_run
+from eval.benchmarks.exams.runs import parse_run
 from training.common.errors import InputError
 from training.data.dialogue_jepa.dialogues import load_dialogues
 from training.data.settings import DialogueDataSettings

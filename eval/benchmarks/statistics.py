@@ -1,8 +1,92 @@
-"""Interval of a paired difference between two arms, over seeds and test examples."""
+"""Figures over seeds: mean and spread, paired intervals between two arms, and how they are shown.
 
+A cell is the JSON of one (arm, seed), see `cells`: `seed`, `metrics`, `curve`, and what an exam kept of the answers.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from training.common.errors import InputError
+
+Cells = list[dict]
+Results = dict[str, Cells]
+Figure = dict[str, float | None]
+
+_AXES = ("step", "cpu_seconds")
+
+
+def mean_and_spread(values: Sequence[float | None]) -> Figure:
+    """`mean` and sample standard deviation `sd` over seeds; None where it cannot be said."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"mean": None, "sd": None}
+    return {"mean": float(np.mean(known)), "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None}
+
+
+def over_seeds(found: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Figure]:
+    """Mean and spread of each of these metrics over the seeds' metrics."""
+    return {name: mean_and_spread([metrics.get(name) for metrics in found]) for name in names}
+
+
+def reaching(cells: Cells, goals: Cells, metric: str, lower_is_better: bool = False) -> dict[str, Any]:
+    """Mean steps and CPU seconds to the last value of the other arm's curve of the same seed, over the seeds that got
+    there.
+
+    Args:
+        cells, goals: cells with `seed` and `curve`, a list of points with `step`, `cpu_seconds` and `metric`.
+    """
+    pairs = same_seeds(cells, goals)
+    points = [first_reach(one["curve"], other["curve"][-1][metric], metric, lower_is_better) for one, other in pairs]
+    found = [point for point in points if point is not None]
+    mean = {name: float(np.mean([point[name] for point in found])) if found else None for name in _AXES}
+    return {**mean, "seeds_that_reached_it": len(found), "of": len(pairs)}
+
+
+def first_reach(
+    curve: list[dict], goal: float, metric: str = "mrr", lower_is_better: bool = False
+) -> dict[str, float] | None:
+    """Where a curve first reaches a value: in a straight line between two points; None if it never does."""
+    before = None
+    for point in curve:
+        value = point[metric]
+        if value <= goal if lower_is_better else value >= goal:
+            share = 1.0 if before is None else (goal - before[metric]) / (value - before[metric])
+            start = before or point
+            return {name: start[name] + share * (point[name] - start[name]) for name in _AXES}
+        before = point
+    return None
+
+
+def same_seeds(first: Cells, second: Cells) -> list[tuple[dict, dict]]:
+    """Cells of two arms, paired by seed, for the seeds that both have, in their order."""
+    left, right = ({cell["seed"]: cell for cell in cells} for cells in (first, second))
+    return [(left[seed], right[seed]) for seed in sorted(left.keys() & right.keys())]
+
+
+def check_asked(pairs: Sequence[tuple[dict, dict]], key: str, what: str) -> None:
+    """Raise InputError where the hash under `key` of what was asked differs."""
+    if len({cell[key] for pair in pairs for cell in pair}) > 1:
+        raise InputError(f"the arms were asked different {what} and cannot be paired; run them on one test set")
+
+
+def difference(first: Cells, second: Cells, metric: str) -> "Interval | None":
+    """Interval of a metric's paired difference, or None where an arm kept no results per example.
+
+    Raises:
+        InputError: the two arms answered different examples.
+    """
+    pairs = [[cell.get("examples", {}) for cell in pair] for pair in same_seeds(first, second)]
+    pairs = [pair for pair in pairs if all(metric in examples for examples in pair)]
+    if not pairs:
+        return None
+    ids, clusters = pairs[0][0]["ids"], pairs[0][0].get("clusters")
+    if any(examples["ids"] != ids for pair in pairs for examples in pair):
+        raise InputError(f"{metric}: arms answered different test examples and cannot be paired; use one test set")
+    sides = (np.array([examples[metric] for examples in side], dtype=np.float64) for side in zip(*pairs, strict=True))
+    return paired_interval(*sides, clusters=None if clusters is None else np.array(clusters))
 
 
 @dataclass(frozen=True)
@@ -66,6 +150,61 @@ def interval_of_sums(
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(sums.sum() / (num_seeds * sizes.sum())), float(low), float(high))
+
+
+def ratio_of(found: Interval, units: float = 1.0) -> dict[str, float]:
+    """A difference of nats per token as a ratio of perplexities per unit, such as a word of so many `units` tokens."""
+    bounds = {"ratio": found.difference, "low": found.low, "high": found.high}
+    return {name: float(np.exp(value * units)) for name, value in bounds.items()}
+
+
+def shown_number(figure: Figure, form: str) -> str:
+    """Mean, with the spread over seeds where there is one."""
+    mean, spread = figure["mean"], figure["sd"]
+    if mean is None:
+        return "-"
+    return f"{mean:{form}}" + (f" ({spread:{form}})" if spread is not None else "")
+
+
+def shown_ratio(ratio: dict[str, float] | None) -> str:
+    """A ratio with its interval."""
+    return f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio else ""
+
+
+def shown_difference(found: dict[str, float] | None, digits: int = 4) -> str:
+    """A difference with its interval."""
+    if not found:
+        return ""
+    return "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*(found[key] for key in ("difference", "low", "high")), n=digits)
+
+
+def comparison_rows(results: Results, metrics: Sequence[str], against: str | None) -> list[list[str]]:
+    """Header and one row per arm: seeds, `mean (sd)` of each metric, its difference to `against`, CPU seconds.
+
+    A difference with its 95 % interval stands where both arms kept results per example, for the seeds that both have.
+
+    Raises:
+        InputError: `against` is no arm, or two arms answered different examples.
+    """
+    if against is not None and results and against not in results:
+        raise InputError(f"against={against!r} is no arm with results; there are {', '.join(results)}")
+    versus = [] if against is None else [f"{name} - {against}" for name in metrics]
+    rows = [["arm", "seeds", *metrics, *versus, "CPU s"]]
+    for arm, cells in results.items():
+        figures = [mean_and_spread([cell["metrics"].get(name) for cell in cells]) for name in metrics]
+        row = [arm, str(len(cells)), *(shown_number(figure, ".3f") for figure in figures)]
+        if against is not None:
+            pairs = [None if arm == against else difference(cells, results[against], name) for name in metrics]
+            row += ["-" if pair is None else shown_difference(vars(pair), 3) for pair in pairs]
+        rows.append([*row, f"{np.mean([cell['cpu_seconds'] for cell in cells]):,.0f}"])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Header and rows as a Markdown table."""
+    header, *body = rows
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *body)) + "\n"
 
 
 def _per_cluster(differences: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

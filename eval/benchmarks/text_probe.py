@@ -22,10 +22,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from eval.benchmarks.comparison import publish
+from eval.benchmarks.columns import Record, Row, alone, figure
+from eval.benchmarks.comparison import Benchmark, left_open
 from eval.loading import open_model, open_tokenizer
 from training.common.errors import InputError
-from training.common.records import check_target, package_versions
+from training.common.records import package_versions
 
 
 @dataclass(frozen=True)
@@ -36,31 +37,44 @@ class Labelled:
     labels: np.ndarray
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module."""
-    options = _parser().parse_args(argv)
-    try:
-        check_target(Path(options.json))
+class TextProbe(Benchmark):
+    """See the module."""
+
+    name = "text_probe"
+    width = 140
+    heading = "encoder"
+    columns = (figure("accuracy", "accuracy", ".3f"),)
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The options."""
+        parser = super().parser()
+        parser.add_argument("--data", required=True, help="folder with train.jsonl and test.jsonl")
+        parser.add_argument("--checkpoints", nargs="+", required=True, help="folders of our text models")
+        parser.add_argument("--train_rows", type=int, default=8000, help="texts to learn from (default: %(default)s)")
+        parser.add_argument("--test_rows", type=int, default=4000, help="texts to score on (default: %(default)s)")
+        parser.add_argument("--seed", type=int, default=0, help="of subsets and random weights (default: %(default)s)")
+        return parser
+
+    def measure(self, options: argparse.Namespace) -> tuple[Record, bool]:
+        """Accuracies of all encoders."""
         train = read_labelled(Path(options.data) / "train.jsonl", options.train_rows, options.seed)
         test = read_labelled(Path(options.data) / "test.jsonl", options.test_rows, options.seed)
-        accuracies = probe_all(options.checkpoints, train, test, options.seed)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    record = {
-        "schema_version": 1,
-        "command": "python -m eval.benchmarks.text_probe"
-        f" --data PATH/TO/{Path(options.data).resolve().name} --checkpoints {' '.join(options.checkpoints)}"
-        f" --train_rows {options.train_rows} --test_rows {options.test_rows} --seed {options.seed}",
-        "num_train": len(train.texts),
-        "num_examples": len(test.texts),
-        "seed": options.seed,
-        "accuracy": accuracies,
-        "versions": package_versions(),
-    }
-    rows = [["encoder", "accuracy"], *([name, f"{value:.3f}"] for name, value in accuracies.items())]
-    publish(record, rows, [], options.json, width=140)
-    return 0
+        given = f"--data {left_open(options.data)} --checkpoints {' '.join(options.checkpoints)}"
+        rest = f"--train_rows {options.train_rows} --test_rows {options.test_rows} --seed {options.seed}"
+        record = {
+            "schema_version": 1,
+            "command": f"python -m eval.benchmarks.text_probe {given} {rest}",
+            "num_train": len(train.texts),
+            "num_examples": len(test.texts),
+            "seed": options.seed,
+            "accuracy": probe_all(options.checkpoints, train, test, options.seed),
+            "versions": package_versions(),
+        }
+        return record, False
+
+    def rows(self, record: Record) -> list[Row]:
+        """A row per encoder, under its own name."""
+        return [Row(name, name, {"accuracy": alone(value)}) for name, value in record["accuracy"].items()]
 
 
 def probe_all(checkpoints: Sequence[str], train: Labelled, test: Labelled, seed: int) -> dict[str, float]:
@@ -102,17 +116,8 @@ def read_labelled(path: Path, max_rows: int, seed: int) -> Labelled:
     return Labelled([texts[index] for index in order], labels[order])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.text_probe", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--data", required=True, help="folder with train.jsonl and test.jsonl")
-    parser.add_argument("--checkpoints", nargs="+", required=True, help="folders of our text models")
-    parser.add_argument("--json", default="model_cards/results/text_probe.json", help="result file")
-    parser.add_argument("--train_rows", type=int, default=8000, help="texts to learn from (default: %(default)s)")
-    parser.add_argument("--test_rows", type=int, default=4000, help="texts to score on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of subsets and random weights (default: %(default)s)")
-    return parser
+BENCHMARK = TextProbe()
+main = BENCHMARK.main
 
 
 if __name__ == "__main__":

@@ -7,20 +7,16 @@ scored on valid; the test part stays unseen. Stop it and give the same command a
 `--table` collects what is there. Exit codes: 0, 1 a cell failed, 2 bad input.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.cells import Arm, collect, plan_cells
-from eval.benchmarks.comparison import add_common_options, parse_changes, publish, run_all, shown_command
-from eval.benchmarks.curves import mean_and_spread
-from eval.benchmarks.dialogue_twin import shown_difference
-from eval.benchmarks.generator_arms import Results, shown_number
-from eval.benchmarks.tables import difference
-from training.common.errors import InputError
-from training.common.records import check_target, package_versions
+from eval.benchmarks import columns as column
+from eval.benchmarks.cells import Arm
+from eval.benchmarks.columns import Record, figure, of_arm
+from eval.benchmarks.comparison import Comparison, Options, Tuning, arm_costs, of_first, parse_changes
+from eval.benchmarks.statistics import Results, difference, mean_and_spread, over_seeds, shown_difference, shown_number
 
 RECIPE = str(Path("training") / "recipes" / "video_jepa" / "mnist_small.yaml")
 STEPS = 800  # of that recipe, in 3 minutes of one CPU thread
@@ -51,35 +47,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "future, augmented": {"flip": True, "rotation": 10.0, "brightness": 0.1, "contrast": 0.1},
     "future, clips of 5, 10, 15, 20": {"curriculum_frames": [5, 10, 15, 20]},
 }
-METRICS = {"mse": ".1f", "psnr": ".2f", "ssim": ".3f", "expectation_ssim": ".3f", "argmax_mse": ".1f"}
-CODE = (
-    "configuration_jepa/configuration_base.py",
-    "configuration_jepa/configuration_video_jepa.py",
-    "modeling_jepa",
-    *(
-        f"training/{name}.py"
-        for name in (
-            "build",
-            "callbacks",
-            "family_video",
-            "optimizers",
-            "precision",
-            "run_state",
-            "schedule",
-            "settings",
-        )
-    ),
-    "training/families/video_held_out.py",
-    "training/trainer/trainer.py",
-    "training/settings/video_jepa.py",
-    "training/data",
-    "eval/metrics",
-    "eval/metrics/frame_baselines.py",
-    *(f"eval/scorers/{name}.py" for name in ("holes", "token_scores", "video")),
-    "eval/benchmarks/bare_trainer.py",
-    "eval/benchmarks/exam.py",
-    "eval/benchmarks/video_cell.py",
-)
 NOTE = (
     "Held-out clips of validation digits, 10 frames seen and 10 predicted; MSE summed over a frame. MSE and PSNR of "
     "the mean frame under the probabilities, SSIM of the best codes. `mixed`: half future, four tenths joint, one "
@@ -89,101 +56,83 @@ NOTE = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module."""
-    options = _parser().parse_args(argv)
-    try:
-        check_target(Path(options.json))
-        cells = plan_cells(objective_arms(options), range(options.seeds), Path(options.out) / "runs")
-        failed = {} if options.table else run_all(cells, options.workers).failed
-        record = summarise(collect(cells), options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    publish(record, table_rows(record), [NOTE], options.json, width=160)
-    return 1 if failed else 0
+FIGURES = (
+    figure("MSE", "mse", ".1f"),
+    figure("PSNR", "psnr", ".2f"),
+    figure("SSIM", "ssim", ".3f"),
+    figure("SSIM of the mean frame", "expectation_ssim", ".3f"),
+    figure("MSE of the best codes", "argmax_mse", ".1f"),
+)
+METRICS = ("mse", "psnr", "ssim", "expectation_ssim", "argmax_mse")
 
 
-def objective_arms(options: argparse.Namespace) -> list[Arm]:
-    """The chosen rows of `ARMS`."""
-    exam = {
-        "marks": [options.steps],
-        "max_rows": options.max_rows,
-        "eval_steps": options.eval_steps,
-        "eval_rows": options.eval_rows,
+def of_frame(place: int, arm: Record) -> str:
+    """The error of one of the predicted frames."""
+    return shown_number(arm["per_frame_mse"][place], ".0f")
+
+
+class VideoObjectives(Comparison):
+    """See the module."""
+
+    name, family = "video_objectives", "video_jepa"
+    flag = "--digits"
+    arms = ARMS
+    options = {
+        "arms": list(ARMS),
+        "recipe": RECIPE,
+        "seeds": 3,
+        "steps": STEPS,
+        "eval_steps": 100,
+        "eval_rows": 50,
+        "max_rows": 300,
     }
-    arms = []
-    for name in options.arms:
-        overrides = {"digits": options.data, **PLAIN, **ARMS[name], **parse_changes(options.set)}
-        settings = {"recipe": options.recipe, "overrides": overrides, "exam": exam}
-        arms.append(Arm(name, settings, "eval.benchmarks.video_cell:train_and_mark", (options.data,), CODE))
-    return arms
-
-
-def summarise(results: Results, options: argparse.Namespace) -> dict[str, Any]:
-    """The record of the comparison."""
-    first: list[dict] = next(iter(results.values()), [])
-    named = "" if options.arms == list(ARMS) else " --arms " + " ".join(f"'{name}'" for name in options.arms)
-    rest = f" --seeds {options.seeds} --steps {options.steps}{named}"
-    # Another selection of arms is another table: it must not be written over the first one's.
-    rest += f" --json {options.json}" if named and not Path(options.json).is_absolute() else ""
-    return {
-        "schema_version": 1,
-        "command": shown_command("video_objectives", options, rest, flag="--digits"),
-        "num_examples": first[0]["num_examples"] if first else None,
-        "steps": options.steps,
-        "arms": {name: _arm_figures(cells, results.get(BASE)) for name, cells in results.items()},
-        "baselines": {
-            name: {metric: figures[metric] for metric in METRICS}
-            for name, figures in (first[0]["baselines"] if first else {}).items()
-        },
-        "note": NOTE,
-        "versions": package_versions(),
-    }
-
-
-def table_rows(record: dict[str, Any]) -> list[list[str]]:
-    """Header, a row per arm and one per guesser."""
-    header = ["objective", "seeds", "MSE", "PSNR", "SSIM", "SSIM of the mean frame", "MSE of the best codes"]
-    rows = [[*header, "MSE minus future's", "MSE of frame 1", "of frame 10", "CPU s"]]
-    for name, arm in record["arms"].items():
-        shown = [shown_number(arm["figures"][metric], form) for metric, form in METRICS.items()]
-        ends = [shown_number(arm["per_frame_mse"][place], ".0f") for place in (0, -1)]
-        seconds = f"{arm['training_cpu_seconds']['mean']:,.0f}"
-        rows.append([name, str(len(arm["seeds"])), *shown, shown_difference(arm["mse_difference"], 1), *ends, seconds])
-    for name, found in record["baselines"].items():
-        guess = [f"{found[metric]:{form}}" for metric, form in METRICS.items()]
-        rows.append([name.replace("_", " "), "", *guess, "", "", "", ""])
-    return rows
-
-
-def _arm_figures(cells: list[dict], base: list[dict] | None) -> dict[str, Any]:
-    """One arm over its seeds, and its difference to `BASE`."""
-    found = None if base is None or base is cells else difference(cells, base, "mse")
-    by_frame = [cell["metrics"]["per_frame"]["mse"] for cell in cells]
-    return {
-        "seeds": [cell["seed"] for cell in cells],
-        "num_parameters": cells[0]["num_parameters"],
-        "figures": {name: mean_and_spread([cell["metrics"][name] for cell in cells]) for name in METRICS},
-        "per_frame_mse": [mean_and_spread(list(values)) for values in zip(*by_frame, strict=True)],
-        "mse_difference": None if found is None else vars(found),
-        "training_cpu_seconds": mean_and_spread([cell["training_cpu_seconds"] for cell in cells]),
-    }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.video_objectives", description=(__doc__ or "").split("\n")[0]
+    shown = ("seeds", "steps", "arms?", "json?")
+    fixed = {"split": "valid"}
+    note = NOTE
+    width = 160
+    heading = "objective"
+    columns = (
+        *(column.SEEDS, *FIGURES),
+        of_arm("MSE minus future's", lambda arm: shown_difference(arm["mse_difference"], 1)),
+        *(of_arm("MSE of frame 1", partial(of_frame, 0)), of_arm("of frame 10", partial(of_frame, -1))),
+        column.SECONDS,
     )
-    add_common_options(parser, "video_objectives", flag="--digits")
-    parser.set_defaults(max_rows=300)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="rows (default: all)")
-    parser.add_argument("--recipe", default=RECIPE, help="what all arms start from (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="length of each run (default: %(default)s)")
-    parser.add_argument("--eval_steps", type=int, default=100, help="between points of the curve (default: 100)")
-    parser.add_argument("--eval_rows", type=int, default=50, help="clips of such a point (default: 50)")
-    return parser
+    off_pages = ("SSIM of the mean frame", "MSE of the best codes")
+
+    def arm(self, name: str, label: str, rate: float | None, exam: dict[str, Any], options: Options) -> Arm:
+        """The recipe with what the arm changes."""
+        overrides = {"digits": options.data, **PLAIN, **ARMS[name], **parse_changes(options.set)}
+        return self.recipe_arm(label, options.recipe, overrides, exam)
+
+    def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
+        """At the end, and the difference to `BASE`."""
+        cells, base = results[name], results.get(BASE)
+        found = None if base is None or name == BASE else difference(cells, base, "mse")
+        by_frame = [cell["metrics"]["per_frame"]["mse"] for cell in cells]
+        return {
+            **arm_costs(cells, "training_cpu_seconds"),
+            "figures": over_seeds([cell["metrics"] for cell in cells], METRICS),
+            "per_frame_mse": [mean_and_spread(list(values)) for values in zip(*by_frame, strict=True)],
+            "mse_difference": None if found is None else vars(found),
+        }
+
+    def summary(self, results: Results, options: Options) -> Record:
+        """What all arms were asked."""
+        first = of_first(results, "num_examples", "baselines")
+        guesses = (first["baselines"] or {}).items()
+        kept = {name: {metric: found[metric] for metric in METRICS} for name, found in guesses}
+        return {"num_examples": first["num_examples"], "steps": options.steps, "baselines": kept}
+
+    def said(self, options: Options) -> dict[str, Any]:
+        """Names of arms hold spaces. Another selection is another table: it must not be written over the first."""
+        if options.arms == list(ARMS):
+            return {"json": None}
+        place = {"json": None} if Path(options.json).is_absolute() else {}
+        return {"arms": [f"'{name}'" for name in options.arms], **place}
+
+
+COMPARISON = VideoObjectives()
+main = COMPARISON.main
 
 
 if __name__ == "__main__":

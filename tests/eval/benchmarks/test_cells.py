@@ -1,6 +1,5 @@
 """Arms x seeds: keyed, resumable, one process each; tables with paired intervals."""
 
-import ast
 import json
 from dataclasses import replace
 
@@ -8,19 +7,18 @@ import numpy as np
 import pytest
 import yaml
 
-from eval.benchmarks.cells import DEFAULT_CODE, Arm, cell_key, collect, hash_paths, main, plan_cells, run_cells
+from eval.benchmarks import cells as cells_module
+from eval.benchmarks.cells import Arm, cell_key, code_of, collect, hash_paths, main, plan_cells, run_cells
 from eval.benchmarks.recipe_cell import blank_examples
-from eval.benchmarks.statistics import paired_interval
-from eval.benchmarks.tables import comparison_markdown, comparison_rows
+from eval.benchmarks.statistics import comparison_rows, markdown, paired_interval
 from eval.scorers.text_jepa import BlankAnswers
 from training.common.errors import InputError
 
-FUNCTION = "tests.eval.fake_cell:measure"
-CODE = ("tests/eval/benchmarks/fake_cell.py",)
+FUNCTION = "tests.eval.benchmarks.fake_cell:measure"
 
 
 def _arm(name, level, calls, **settings):
-    return Arm(name, {"level": level, "calls": str(calls), **settings}, FUNCTION, code=CODE)
+    return Arm(name, {"level": level, "calls": str(calls), **settings}, FUNCTION)
 
 
 @pytest.fixture(scope="module")
@@ -78,27 +76,37 @@ def test_the_key_changes_with_settings_seed_code_and_data_and_not_with_the_name(
     assert len({key, *changed}) == 6
 
 
-def test_the_usual_code_holds_all_of_eval_that_the_scorers_import(repository):
-    def is_held(path):
-        return any(path.is_relative_to(repository / held) for held in DEFAULT_CODE)
+@pytest.mark.parametrize("family", ["text_jepa", "staged_generator", "dialogue_jepa", "video_jepa"])
+def test_the_code_of_an_exam_holds_its_model_and_all_scorers_and_nothing_that_only_prints(family, repository):
+    held = {str(path.relative_to(repository)) for path in code_of(f"eval.benchmarks.exams.{family}:train_and_mark")}
+    assert f"modeling_jepa/modeling_{family}.py" in held
+    assert {str(path.relative_to(repository)) for path in (repository / "eval" / "scorers").glob("[a-z]*.py")} <= held
+    assert {"eval/benchmarks/exams/exam.py", "training/trainer/trainer.py", "training/common/errors.py"} <= held
+    assert not held & {
+        f"eval/benchmarks/{name}.py" for name in ("comparison", "columns", "readme_tables", "text_twin")
+    }
 
-    pending, seen = [*(repository / "eval" / "scorers").glob("*.py")], set()
-    while pending:
-        path = pending.pop()
-        seen.add(path)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eval."):
-                imported = (repository / node.module.replace(".", "/")).with_suffix(".py")
-                pending += [imported] if imported.is_file() and imported not in seen else []
-    assert sorted(str(path.relative_to(repository)) for path in seen if not is_held(path)) == []
-    assert len(seen) > 8
+
+def test_a_cell_is_asked_for_again_where_code_changes_that_its_function_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells_module, "CHECKOUT", tmp_path)
+    files = {name: tmp_path / f"{name}.py" for name in ("exam", "part", "other")}
+    for name, file in files.items():
+        file.write_text("def take():\n    import part" if name == "exam" else "a = 1")
+    keys = []
+    for name in (None, "other", "part"):
+        if name is not None:
+            files[name].write_text("a = 2")
+        keys.append(plan_cells([Arm("a", {}, "exam:take")], [0], tmp_path)[0].key)
+    assert keys[0] == keys[1] != keys[2]
+    with pytest.raises(InputError, match="nowhere is no module"):
+        plan_cells([Arm("a", {}, "nowhere:take")], [0], tmp_path)
 
 
 def test_a_changed_recipe_or_data_file_asks_for_a_new_cell(tmp_path):
     recipe, data = tmp_path / "r.yaml", tmp_path / "d.txt"
     recipe.write_text("a: 1")
     data.write_text("one")
-    arm = Arm("a", {"recipe": str(recipe)}, FUNCTION, data=(str(data), "builtin:sotu"), code=CODE)
+    arm = Arm("a", {"recipe": str(recipe)}, FUNCTION, data=(str(data), "builtin:sotu"))
     keys = [plan_cells([arm], [0], tmp_path)[0].key]
     recipe.write_text("a: 2")
     keys.append(plan_cells([arm], [0], tmp_path)[0].key)
@@ -118,7 +126,7 @@ def test_the_hash_of_a_folder_sees_names_contents_and_nothing_that_the_pattern_l
 
 
 def test_planning_refuses_arms_of_one_name_and_sources_that_are_not_there(tmp_path):
-    arm = Arm("a", {}, FUNCTION, code=CODE)
+    arm = Arm("a", {}, FUNCTION)
     with pytest.raises(InputError, match="different names"):
         plan_cells([arm, arm], [0], tmp_path)
     with pytest.raises(InputError, match=r"'gone\.txt' is neither"):
@@ -134,9 +142,9 @@ def test_the_table_shows_means_spread_and_the_paired_difference(finished):
     assert ours[:4] == ["ours", "2", "0.750 (0.000)", "-"]
     assert ours[4].startswith("+0.250 [+0.")
     assert twin[4:6] == ["-", "-"]
-    markdown = comparison_markdown(collect(cells), ["top1"], "twin").splitlines()
-    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: |"
-    assert len(markdown) == 4
+    lines = markdown(comparison_rows(collect(cells), ["top1"], "twin")).splitlines()
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert len(lines) == 4
 
 
 def test_arms_that_answered_different_examples_are_not_compared(finished):
@@ -149,7 +157,7 @@ def test_arms_that_answered_different_examples_are_not_compared(finished):
 
 
 def test_the_command_line_runs_a_file_of_arms_and_says_when_one_fails(tmp_path, capsys):
-    arm = {"name": "a", "function": FUNCTION, "code": list(CODE)}
+    arm = {"name": "a", "function": FUNCTION, "code": ["tests/eval/benchmarks/fake_cell.py"]}
     settings = {"level": 2, "calls": str(tmp_path / "calls")}
     spec = tmp_path / "arms.yaml"
     spec.write_text(yaml.safe_dump({"arms": [arm | {"settings": settings | {"fails_at": 0}}]}))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from eval.benchmarks import comparison, readme_tables
 from eval.benchmarks import dialogue_collapse as benchmark
-from eval.benchmarks import readme_tables
 from eval.benchmarks.cells import Outcome
 from training.common.records import write_json
 
@@ -25,11 +25,15 @@ def healthy_and_collapsed(**changes):
     return {**arms, **changes}
 
 
+def required(arms):
+    return benchmark.COMPARISON.required({"arms": arms})
+
+
 def test_what_is_required_holds_where_only_the_unprotected_run_is_named():
-    found = benchmark.required(healthy_and_collapsed())
+    found = required(healthy_and_collapsed())
     assert len(found) == 5
     assert all(found.values())
-    assert benchmark.required({}) == {}
+    assert required({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -43,12 +47,12 @@ def test_what_is_required_holds_where_only_the_unprotected_run_is_named():
     ],
 )
 def test_each_requirement_can_fail(name, changed, broken):
-    found = benchmark.required(healthy_and_collapsed(**{name: changed}))
+    found = required(healthy_and_collapsed(**{name: changed}))
     assert [broken in said for said, holds in found.items() if not holds] == [True]
 
 
 def test_the_table_has_both_ranks_at_every_step_and_what_was_said(tmp_path, monkeypatch):
-    rows = benchmark.table_rows({"arms": healthy_and_collapsed()})
+    rows = benchmark.COMPARISON.table({"arms": healthy_and_collapsed()})
     assert rows[0][1:] == ["0", "100", "advice at step", "doctor"]
     found = {row[0]: row[1:] for row in rows[1:]}
     assert found[benchmark.UNPROTECTED] == ["10.0 / 20.0", "0.5 / 1.0", "100", "collapse.latents"]
@@ -74,8 +78,8 @@ def test_an_arm_is_a_whole_run_with_its_log_and_the_doctors_findings(talks, tmp_
 
 def test_the_command_writes_all_arms_and_names_no_folder(talks, tmp_path, repository, monkeypatch):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(benchmark, "plan_cells", planned := Planned(tmp_path))
-    monkeypatch.setattr(benchmark, "run_cells", lambda cells, workers, progress: Outcome(kept=list(cells)))
+    monkeypatch.setattr(comparison, "plan_cells", planned := Planned(tmp_path))
+    monkeypatch.setattr(comparison, "run_cells", lambda cells, workers, progress: Outcome(kept=list(cells)))
     flags = ["--data", str(talks), "--steps", "100", "--json", str(tmp_path / "result.json")]
     assert benchmark.main(flags) == 0
     record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from configuration_jepa import DialogueJepaConfig
-from eval.benchmarks import dialogue_arms, dialogue_twin, readme_tables
+from eval.benchmarks import dialogue_twin, readme_tables
 from eval.benchmarks.anchors.dialogue import ANCHOR_FIELDS, ANCHORS
-from eval.benchmarks.comparison import parse_run
+from eval.benchmarks.exams.runs import parse_run
 from modeling_jepa import DialogueJepaForConditionalGeneration
 from training.common.errors import InputError
 
@@ -79,7 +79,7 @@ def test_every_arm_is_scored_on_the_same_pairs_and_stands_in_the_tables(
     assert (record["num_examples"], record["num_dialogues"]) == (30, 10)
     for name, arm in arms.items():  # a model that has learnt nothing may say single words, which have no distinct-2
         known = {metric for metric, figure in arm["figures"].items() if figure["mean"] is not None}
-        meant = set(ANCHORS[name].figures if name in TWINS else dialogue_arms.METRICS)
+        meant = set(ANCHORS[name].figures if name in TWINS else dialogue_twin.METRICS)
         assert known | ({"distinct_2"} & meant) == meant
     for name in ("ours", "ours_latent"):
         figure = arms[name]["figures"]["latent_usage_ratio"]["mean"]
@@ -102,11 +102,9 @@ def test_every_arm_is_scored_on_the_same_pairs_and_stands_in_the_tables(
 
 def test_arms_differ_in_the_loss_and_in_what_the_decoder_sees_alone(talks, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
-    options = dialogue_twin._parser().parse_args(["--data", str(talks), "--out", str(tmp_path), "--set", "bf16=true"])
-    made = {
-        name: dialogue_arms.dialogue_arm(name, name, 4e-3, {}, options).settings["overrides"]
-        for name in dialogue_arms.ARMS
-    }
+    options = dialogue_twin.COMPARISON.parser().parse_args(["--data", str(talks), "--set", "bf16=true"])
+    cells = dialogue_twin.COMPARISON.plan(options, dict.fromkeys(dialogue_twin.ARMS, 4e-3))
+    made = {cell.arm.name: cell.arm.settings["overrides"] for cell in cells}
     runs = {name: parse_run(dialogue_twin.RECIPE, one, 0, 10, tmp_path) for name, one in made.items()}
     ours = runs["ours"]
     for run in runs.values():
@@ -121,7 +119,8 @@ def test_arms_differ_in_the_loss_and_in_what_the_decoder_sees_alone(talks, repos
 def test_the_decoders_rate_keeps_the_recipes_proportion(talks, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
     given = ["--data", str(talks), "--set", "learning_rate=0.008", "decoder_learning_rate=0.002"]
-    arm = dialogue_arms.dialogue_arm("ours", "ours", 4e-3, {}, dialogue_twin._parser().parse_args(given))
+    options = dialogue_twin.COMPARISON.parser().parse_args(given)
+    arm = dialogue_twin.COMPARISON.arm("ours", "ours", 4e-3, {}, options)
     assert arm.settings["overrides"]["decoder_learning_rate"] == pytest.approx(1e-3)
 
 
@@ -220,18 +219,18 @@ def cell(nll, seed=0, asked="a", mrr=None):
 
 
 def test_ratios_are_of_perplexities_per_token_over_dialogues_and_common_seeds():
-    found = dialogue_arms.perplexity_ratio([cell([20.0, 90.0]), cell([0.0, 0.0], seed=1)], [cell([25.0, 105.0])])
+    found = dialogue_twin.perplexity_ratio([cell([20.0, 90.0]), cell([0.0, 0.0], seed=1)], [cell([25.0, 105.0])])
     assert found["ratio"] == pytest.approx(math.exp(-20 / 40))
     assert found["low"] == pytest.approx(found["high"])  # both dialogues differ by as much a token
-    assert dialogue_arms.perplexity_ratio([cell([1.0, 2.0])], [cell([1.0, 2.0], seed=1)]) == {}
+    assert dialogue_twin.perplexity_ratio([cell([1.0, 2.0])], [cell([1.0, 2.0], seed=1)]) == {}
     with pytest.raises(InputError, match="different pairs"):
-        dialogue_arms.perplexity_ratio([cell([1.0, 2.0])], [cell([1.0, 2.0], asked="b")])
+        dialogue_twin.perplexity_ratio([cell([1.0, 2.0])], [cell([1.0, 2.0], asked="b")])
 
 
 def test_differences_of_ranks_are_paired_by_example():
     first, second = cell([1.0, 1.0], mrr=[1.0, 0.5, 1.0]), cell([1.0, 1.0], mrr=[0.5, 0.5, 0.5])
-    assert dialogue_arms.paired_difference([first], [second], "mrr")["difference"] == pytest.approx(1 / 3)
-    assert dialogue_arms.paired_difference([first], [cell([1.0, 1.0])], "mrr") == {}
+    assert dialogue_twin.rank_differences([first], [second])["mrr"]["difference"] == pytest.approx(1 / 3)
+    assert dialogue_twin.rank_differences([first], [cell([1.0, 1.0])]) == {}
 
 
 def judged(**changes):
@@ -267,13 +266,13 @@ def judged(**changes):
     ],
 )
 def test_each_requirement_holds_up_to_its_bound(changes, place):
-    holds = list(dialogue_twin.required(judged(**changes)).values())
+    holds = list(dialogue_twin.COMPARISON.required(judged(**changes)).values())
     assert holds == [index != place for index in range(6)]
 
 
 def test_aims_are_five_points_and_five_percent():
-    assert list(dialogue_twin.aimed(judged()).values()) == [False, False]
-    assert list(dialogue_twin.aimed(judged(hits=0.05, seq2seq=0.95)).values()) == [True, True]
+    assert list(dialogue_twin.COMPARISON.aimed(judged()).values()) == [False, False]
+    assert list(dialogue_twin.COMPARISON.aimed(judged(hits=0.05, seq2seq=0.95)).values()) == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from configuration_jepa import StagedGeneratorConfig
-from eval.benchmarks import generator_arms, generator_stages, generator_twin, routing_cost
+from eval.benchmarks import comparison, generator_stages, generator_twin, routing_cost
 from eval.benchmarks.anchors.gpt2_and_llama import (
     ANCHORS,
     build_anchor,
@@ -20,9 +20,9 @@ from eval.benchmarks.anchors.gpt2_and_llama import (
     full_precision_sdpa,
     matching_size,
 )
-from eval.benchmarks.comparison import parse_run
-from eval.benchmarks.curves import first_reach
+from eval.benchmarks.exams.runs import parse_run
 from eval.benchmarks.routing_point import Point, measure
+from eval.benchmarks.statistics import first_reach, interval_of_sums, paired_interval
 from modeling_jepa import StagedGeneratorForCausalLM
 from training.common.errors import InputError
 
@@ -118,7 +118,7 @@ def test_the_stages_branch_from_one_checkpoint_and_stand_beside_stage_0_continue
 def test_every_control_of_credit_has_an_arm_that_the_recipe_understands(source, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
     runs = {
-        name: parse_run(generator_arms.BASE_RECIPE, {"data": str(source), **changes}, 0, 10, tmp_path)
+        name: parse_run(generator_twin.RECIPE, {"data": str(source), **changes}, 0, 10, tmp_path)
         for name, changes in generator_stages.ARMS.items()
     }
     assert {run.training.credit_control for run in runs.values()} == {
@@ -129,8 +129,9 @@ def test_every_control_of_credit_has_an_arm_that_the_recipe_understands(source, 
 
 def test_twin_arms_differ_in_network_and_optimizer_alone(source, repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
-    options = generator_twin._parser().parse_args(["--data", str(source), "--out", str(tmp_path)])
-    made = {name: generator_twin.long_arm(name, 2e-3, options).settings for name in generator_twin.ARMS}
+    options = generator_twin.COMPARISON.parser().parse_args(["--data", str(source), "--out", str(tmp_path)])
+    cells = generator_twin.COMPARISON.plan(options, dict.fromkeys(generator_twin.ARMS, 2e-3))
+    made = {cell.arm.name: cell.arm.settings for cell in cells}
     runs = {name: parse_run(one["recipe"], one["overrides"], 0, 10, tmp_path) for name, one in made.items()}
     ours = runs["ours"]
     for run in runs.values():
@@ -233,14 +234,14 @@ def cells(nll, seed=0, asked="a"):
 
 
 def test_ratios_are_of_perplexities_per_token_and_per_word_over_documents():
-    found = generator_arms.ratios(cells([20.0, 90.0]), cells([25.0, 105.0]), 5)
+    found = generator_twin.ratios(cells([20.0, 90.0]), cells([25.0, 105.0]), 5)
     assert found["nll_per_token"]["difference"] == pytest.approx(-20 / 40)
     assert found["perplexity"]["ratio"] == pytest.approx(math.exp(-20 / 40))
     assert found["word_perplexity"]["ratio"] == pytest.approx(math.exp(-20 / 20))
     assert found["perplexity"]["low"] == found["perplexity"]["high"]  # both documents differ by as much a token
-    assert generator_arms.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], seed=1), 5) == {}
+    assert generator_twin.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], seed=1), 5) == {}
     with pytest.raises(InputError, match="different tokens"):
-        generator_arms.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], asked="b"), 5)
+        generator_twin.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], asked="b"), 5)
 
 
 @pytest.mark.parametrize(("gpt2", "llama", "holds"), [(0.95, 1.02, True), (0.951, 1.02, False), (0.95, 1.03, False)])
@@ -263,9 +264,9 @@ def test_a_falling_curve_reaches_a_goal_between_its_points_or_never():
 
 def test_a_rate_at_the_edge_of_its_grid_is_named():
     tried = {"0.001": 9.0, "0.002": 8.0, "0.004": 7.0}
-    assert generator_arms.at_edge(0.004, tried)
-    assert not generator_arms.at_edge(0.002, tried)
-    assert not generator_arms.at_edge(0.002, {})
+    assert comparison.at_edge(0.004, tried)
+    assert not comparison.at_edge(0.002, tried)
+    assert not comparison.at_edge(0.002, {})
 
 
 @pytest.mark.parametrize("mode", routing_cost.MODES)
@@ -338,8 +339,6 @@ def test_lengths_that_cannot_be_routed_are_bad_input(tmp_path, capsys):
 
 
 def test_paired_sums_give_the_interval_of_paired_examples():
-    from eval.benchmarks.statistics import interval_of_sums, paired_interval
-
     first, second = np.random.default_rng(0).random((2, 3, 20))
     clusters = np.repeat(np.arange(5), 4)
     sums = (first - second).reshape(3, 5, 4).sum(-1)

@@ -86,8 +86,8 @@ def test_all_arms_are_scored_on_the_same_pairs_and_stand_in_the_tables(
 def test_a_model_as_it_came_has_the_perplexity_that_the_library_gives_it(
     talks, decoder, tmp_path, cells_in_this_process
 ):
-    options = pretrained_decoder._parser().parse_args(flags(talks, decoder, tmp_path))
-    cell = pretrained_decoder.plan(options)[-1]
+    options = pretrained_decoder.COMPARISON.parser().parse_args(flags(talks, decoder, tmp_path))
+    cell = pretrained_decoder.COMPARISON.plan(options, {})[-1]
     assert cell.arm.name == "as_it_came"
     found = run_one(cell.arm, 0, cell.key)["metrics"]["perplexity"]
     assert found == pytest.approx(_perplexity(talks, decoder), rel=1e-4)
@@ -138,11 +138,11 @@ def test_neither_twin_tells_contexts_apart(name):
 def test_what_is_required_is_a_ratio_and_two_lower_perplexities():
     record = {"arms": {"latent": {"usage": {"ratio": 1.1}}}, "perplexity_ratios": {}}
     record["perplexity_ratios"] = {"no_latent": {"latent": {"ratio": 0.99}}, "as_it_came": {"latent": {"ratio": 0.5}}}
-    assert list(pretrained_decoder.required(record).values()) == [True, True, True]
+    assert list(pretrained_decoder.COMPARISON.required(record).values()) == [True, True, True]
     record["arms"]["latent"]["usage"]["ratio"] = 1.09
     record["perplexity_ratios"]["no_latent"]["latent"]["ratio"] = 1.0
-    assert list(pretrained_decoder.required(record).values()) == [False, False, True]
-    assert pretrained_decoder.required({"arms": {}, "perplexity_ratios": {}}) == {}
+    assert list(pretrained_decoder.COMPARISON.required(record).values()) == [False, False, True]
+    assert pretrained_decoder.COMPARISON.required({"arms": {}, "perplexity_ratios": {}}) == {}
 
 
 def test_a_decoder_that_is_not_there_is_one_line_and_exit_code_2(talks, tmp_path, capsys, cells_in_this_process):
@@ -159,8 +159,8 @@ def test_the_small_llama_is_a_plain_checkpoint_that_may_say_replies(talks, tmp_p
     model, tokenizer = (one.from_pretrained(tmp_path / "llama") for one in (AutoModelForCausalLM, AutoTokenizer))
     assert model.config.vocab_size == len(tokenizer)
     assert not list((tmp_path / "llama").glob("*.bin"))
-    options = pretrained_decoder._parser().parse_args(flags(talks, tmp_path / "llama", tmp_path))
-    cell = pretrained_decoder.plan(options)[0]
+    options = pretrained_decoder.COMPARISON.parser().parse_args(flags(talks, tmp_path / "llama", tmp_path))
+    cell = pretrained_decoder.COMPARISON.plan(options, {})[0]
     assert math.isfinite(run_one(cell.arm, 0, cell.key)["metrics"]["perplexity"])
 
 

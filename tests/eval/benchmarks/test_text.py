@@ -12,8 +12,9 @@ from transformers import AutoModelForMaskedLM
 from configuration_jepa import TextJepaConfig
 from eval.benchmarks import text_ablation, text_probe, text_twin
 from eval.benchmarks.anchors.bert import BertAnchor, bert_config, sparse_scorer
-from eval.benchmarks.curves import first_reach
-from eval.benchmarks.text_arms import BASE_RECIPE, base_overrides, parse_run
+from eval.benchmarks.exams.runs import parse_run
+from eval.benchmarks.statistics import first_reach
+from eval.benchmarks.text_twin import BASE_RECIPE, base_overrides
 from eval.scorers.holes import HoleBatch, make_scorer
 from modeling_jepa import TextJepaForMaskedLM
 from training.common.errors import InputError
@@ -171,19 +172,21 @@ def test_differences_pair_the_same_blanks_only():
 
 
 def test_requirements_fail_where_the_interval_or_the_prototype_is_too_close():
-    arms = {name: {"at": {"8": {"mrr": {"mean": mrr}}}} for name, mrr in (("ours", 0.3), ("prototype", 0.16))}
-    pairs = {"ours": {"8": {"top1": {"low": -0.02}}}}
-    assert set(text_twin.requirements({**arms, "softmax": {}}, pairs, "8").values()) == {False}
-    pairs["ours"]["8"]["top1"]["low"] = -0.005
-    arms["prototype"]["at"]["8"]["mrr"]["mean"] = 0.15
-    assert set(text_twin.requirements({**arms, "softmax": {}}, pairs, "8").values()) == {True}
+    def required(low, prototype):
+        results = {name: [{"marks": {"8": {"mrr": mrr}}}] for name, mrr in (("ours", 0.3), ("prototype", prototype))}
+        pairs = {"ours": {"4": {"top1": {"low": 0.0}}, "8": {"top1": {"low": low}}}}
+        ratios = text_twin.over_the_prototypes(results, "8")
+        return text_twin.COMPARISON.required({"against_twin": pairs, "mrr_over_the_prototypes": ratios})
+
+    assert list(required(-0.02, 0.16).values()) == [False, False]
+    assert list(required(-0.005, 0.15).values()) == [True, True]
 
 
 def test_the_ablation_grid_is_whole_and_its_cells_keep_models_that_the_probe_opens(
     source, tmp_path, cells_in_this_process
 ):
-    options = text_ablation._parser().parse_args(["--data", str(source), "--out", str(tmp_path)])
-    assert len(text_ablation.ablation_arms(options)) == 1 + 27 + 3
+    options = text_ablation.COMPARISON.parser().parse_args(["--data", str(source), "--out", str(tmp_path)])
+    assert len(text_ablation.COMPARISON.plan(options, {})) == 1 + 27 + 3
     place = ["--out", str(tmp_path), "--json", str(tmp_path / "text_ablation.json"), "--steps", "2"]
     assert text_ablation.main(["--data", str(source), *place, "--only", "contextual, sigreg", *SET]) == 0
     record = json.loads((tmp_path / "text_ablation.json").read_text(encoding="utf-8"))

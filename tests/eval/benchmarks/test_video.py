@@ -6,7 +6,7 @@ import re
 import pytest
 
 from eval.benchmarks import readme_tables, video_objectives
-from eval.benchmarks.comparison import parse_run
+from eval.benchmarks.exams.runs import parse_run
 
 TINY = {
     "hidden_size": 16,
@@ -60,8 +60,9 @@ def test_arms_are_scored_on_the_same_clips_and_stand_in_the_tables(tmp_path, cel
 
 def test_arms_differ_in_what_their_names_say_alone(repository, monkeypatch, tmp_path):
     monkeypatch.chdir(repository)
-    options = video_objectives._parser().parse_args(["--digits", "builtin:digits", "--out", str(tmp_path)])
-    made = {arm.name: arm.settings["overrides"] for arm in video_objectives.objective_arms(options)}
+    options = video_objectives.COMPARISON.parser().parse_args(["--digits", "builtin:digits", "--out", str(tmp_path)])
+    cells = video_objectives.COMPARISON.plan(options, {})
+    made = {cell.arm.name: cell.arm.settings["overrides"] for cell in cells}
     runs = {name: parse_run(video_objectives.RECIPE, one, 0, 10, tmp_path) for name, one in made.items()}
     plain = runs.pop("future")
     assert len(runs) == len(video_objectives.ARMS) - 1
