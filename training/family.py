@@ -55,7 +55,7 @@ class Family:
         card: what its model cards look like.
         make_optimizer: (model, run) -> the optimizer; None for the library's AdamW.
         credit: (run) -> rules of credit assignment, or None where it is off.
-        new_parameters: (stage) -> how the names of the parameters begin that the stage before does not have.
+        new_parameters: (stage) -> what the names of the parameters contain that the stage before does not have.
         put_in: (model, prepared data) -> what of the data, beside the tokens' counts, the model holds.
         source: (data settings) -> what a card says of the data; None for sources of text.
         with_files: (run) -> the run with what the files say that it names, before data and model are touched.

@@ -26,6 +26,8 @@ _MODELING = (
     "modeling_base",
     "modeling_staged_generator",
     "semantic_blocks",
+    "staged_attention",
+    "temporal_memory",
 )
 _TRAINING = (
     "build",

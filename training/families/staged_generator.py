@@ -1,6 +1,7 @@
 """What training needs to know about the staged generator, beyond what all families share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -62,7 +63,12 @@ def _credit(run: Run) -> CreditRules | None:
 
 def _make_optimizer(model: PreTrainedModel, run: Run) -> Optimizer:
     make = MuonWithAdamW if run.training.optimizer == "muon" else grouped_adamw
-    return make(model, run.training, ONE_PART if _credit(run) is None else BY_PART)
+    settings = run.training
+
+    def rate(name: str) -> float:
+        return settings.learning_rate * (settings.gate_rate if name.endswith(".gate") else 1.0)
+
+    return make(model, settings, replace(ONE_PART if _credit(run) is None else BY_PART, rate=rate))
 
 
 def _facts(run: Run, config: StagedGeneratorConfig, prepared: Prepared, rows_per_step: int) -> RunFacts:

@@ -33,6 +33,13 @@ class GeneratorTrainingSettings(TrainingSettings):
         metadata=_help("adamw, or muon: Muon for the matrices of the trunk, AdamW for tables, norms and the rest"),
     )
     muon_momentum: float = field(default=0.95, metadata=_help("Muon's Nesterov momentum"))
+    gate_rate: float = field(
+        default=8.0,
+        metadata=_help(
+            "learning rate of the gates that start at zero (stages 1 and 3), as a multiple of the run's: a small gate "
+            "holds back all that is behind it"
+        ),
+    )
     credit: str = field(
         default="auto",
         metadata=_help(
@@ -77,6 +84,7 @@ class GeneratorTrainingSettings(TrainingSettings):
         for name, allowed in choices.items():
             require(self, name, getattr(self, name) in allowed, "one of " + ", ".join(allowed))
         require(self, "muon_momentum", 0 <= self.muon_momentum < 1, "at least 0 and below 1")
+        require(self, "gate_rate", self.gate_rate > 0, "above 0")
         require(self, "credit_steps", self.credit_steps >= 1, "at least 1")
         for name in ("credit_siblings", "credit_rest", "credit_floor"):
             require(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
