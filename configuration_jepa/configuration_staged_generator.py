@@ -86,7 +86,8 @@ class StagedGeneratorConfig(JepaConfig):
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if any(kwargs.pop(name, None) is not None for name in _FIRST_FORM) and self.stage >= 1:
+        first_form = [kwargs.pop(name) for name in _FIRST_FORM if name in kwargs]
+        if first_form and self.stage >= 1:
             raise ValueError(
                 f"stage={self.stage}: this checkpoint is of the first form of stages 1 to 3, which this version does "
                 "not have. Start from its stage 0 (--init_from), or train stage 1 anew; or open it with the code "

@@ -54,8 +54,10 @@ RANGES = {
     "max_vocab": (8, None, True, True),
     "seed": AT_LEAST_0,
     # of the staged generator
-    **dict.fromkeys("embedding_size num_semantic_blocks credit_steps sample_steps".split(), AT_LEAST_1),
-    **dict.fromkeys("routing_window routing_top_k routing_blocks".split(), AT_LEAST_0),
+    **dict.fromkeys(
+        "embedding_size num_semantic_blocks routing_occurrences credit_steps sample_steps".split(), AT_LEAST_1
+    ),
+    **dict.fromkeys("routing_window routing_blocks".split(), AT_LEAST_0),
     **dict.fromkeys("block_decorrelation_weight z_loss_weight".split(), AT_LEAST_0),
     **dict.fromkeys("label_smoothing muon_momentum".split(), BELOW_1),
     **dict.fromkeys("credit_siblings credit_rest credit_floor".split(), SHARE),
@@ -64,8 +66,8 @@ RANGES = {
     **dict.fromkeys("reply_weight lora_rank".split(), AT_LEAST_0),
     "decoder_learning_rate": OPEN_SHARE,
     "max_reply_length": (2, None, True, True),
-    "time_dim": (2, None, True, True),
-    "routing_candidates": (16, None, True, True),
+    "time_dim": (1, None, True, True),
+    "routing_code_bits": (1, 30, True, True),
     "stage": (0, 3, True, True),
     # of the video model
     **dict.fromkeys(

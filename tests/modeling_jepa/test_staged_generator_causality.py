@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_jepa import StagedGeneratorForCausalLM, modeling_staged_generator
-from modeling_jepa.graph_routing import Neighbours
+from configuration_jepa.configuration_staged_generator import EDGES
+from modeling_jepa import StagedGeneratorForCausalLM, modeling_staged_generator, staged_attention
 from tests.modeling_jepa.tiny_generators import (
     LENGTH,
     STAGES,
@@ -68,35 +68,32 @@ def repeated_tokens() -> torch.Tensor:
 
 
 def see_the_next_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plant an edge from each place to the one after it, on both roads."""
-    honest_mask, honest_routing = (
-        modeling_staged_generator.create_causal_mask,
-        modeling_staged_generator.find_neighbours,
-    )
+    """Plant an edge from each place to the one after it, in the usual attention."""
+    honest = modeling_staged_generator.create_causal_mask
 
     def with_the_next(batch, head, query, key):
         return key == query + 1
 
-    def leaking_mask(**arguments: object) -> torch.Tensor:
-        return honest_mask(**{**arguments, "or_mask_function": with_the_next})
+    def leaking(**arguments: object) -> torch.Tensor:
+        return honest(**{**arguments, "or_mask_function": with_the_next})
 
-    def leaking_routing(queries: torch.Tensor, keys: torch.Tensor, *arguments: object) -> Neighbours:
-        honest = honest_routing(queries, keys, *arguments)
-        following = torch.arange(1, queries.shape[1] + 1).expand(len(queries), -1)[..., None]
-        exists = following < keys.shape[1]
-        return Neighbours(
-            torch.cat((honest.index, following.clamp_max(keys.shape[1] - 1)), dim=-1),
-            torch.cat((honest.mask, exists), dim=-1),
-        )
-
-    monkeypatch.setattr(modeling_staged_generator, "create_causal_mask", leaking_mask)
-    monkeypatch.setattr(modeling_staged_generator, "find_neighbours", leaking_routing)
+    monkeypatch.setattr(modeling_staged_generator, "create_causal_mask", leaking)
 
 
-def route_by_the_whole_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Edges that all lead back, but are chosen by a vector from which the mean of the row is taken."""
-    honest = modeling_staged_generator.routing_vectors
-    monkeypatch.setattr(modeling_staged_generator, "routing_vectors", lambda rows: honest(rows - rows.mean(1, True)))
+def lead_one_place_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far edges to the second place after an occurrence: where the token stood just before, that is the next one."""
+    honest = staged_attention._EdgeFinder._following
+    monkeypatch.setattr(staged_attention._EdgeFinder, "_following", lambda self: honest(self) + 1)
+
+
+def count_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a token's occurrences the last ones of the whole row, wherever they stand."""
+    honest = staged_attention.sorted_edges
+
+    def flipped(groups, like, *given, **named):
+        return honest(groups.flip(1), like, *given, **named)
+
+    monkeypatch.setattr(staged_attention, "sorted_edges", flipped)
 
 
 @each_implementation
@@ -107,7 +104,6 @@ def test_later_tokens_change_no_logit(model, implementation: str) -> None:
 
 @each_implementation
 def test_later_tokens_change_no_logit_in_training(model, implementation: str) -> None:
-    """Training takes another road at stage 3: nothing gathered is kept."""
     model.set_attn_implementation(implementation)
     model.train()
     found = leak(model)
@@ -149,9 +145,18 @@ def test_training_on_an_edge_to_the_next_token_pays_only_where_it_is_seen(monkey
         assert prefix_only_loss(model, tokens) - teacher_forced_loss(model, tokens) > 0.1
 
 
-def test_edges_chosen_by_later_tokens_are_noticed(monkeypatch) -> None:
-    route_by_the_whole_row(monkeypatch)
-    assert leak(tiny_generator(3)) > 1e-2
+@pytest.mark.parametrize("plant", [lead_one_place_further, count_from_the_end])
+def test_a_far_edge_to_a_later_token_is_noticed(plant, monkeypatch) -> None:
+    plant(monkeypatch)
+    assert leak(tiny_generator(3, routing_edges=["successors"])) > 1e-2
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("kind", EDGES)
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_kind_of_edge_sees_a_later_token(kind: str, window: int, trained: bool) -> None:
+    make = trained_generator if trained else tiny_generator
+    assert leak(make(3, routing_edges=[kind], routing_window=window)) <= 1e-5
 
 
 def test_batch_mates_change_nothing(precise) -> None:
@@ -162,7 +167,7 @@ def test_batch_mates_change_nothing(precise) -> None:
 
 
 @each_implementation
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", "right", "middle"])
 def test_padding_changes_nothing(precise, side: str, implementation: str) -> None:
     """Rows of different lengths, each against itself alone; what stands in the padding does not matter."""
     precise.set_attn_implementation(implementation)
@@ -171,6 +176,8 @@ def test_padding_changes_nothing(precise, side: str, implementation: str) -> Non
     for row, length in enumerate(lengths):
         kept = slice(LENGTH - length, LENGTH) if side == "left" else slice(0, length)
         mask[row, kept] = 1
+        if side == "middle":
+            mask[row] = mask[row].roll(LENGTH // 3)
     padded = logits_of(precise, tokens, attention_mask=mask)
     assert padded.isfinite().all()
     for row in range(3):

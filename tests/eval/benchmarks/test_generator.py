@@ -270,7 +270,7 @@ def test_a_rate_at_the_edge_of_its_grid_is_named():
 
 @pytest.mark.parametrize("mode", routing_cost.MODES)
 def test_a_point_of_the_routing_cost_times_both_roads(mode):
-    shared = {"heads": 2, "head_dim": 4, "routing_size": 8, "window": 4, "top_k": 2, "candidates": 8}
+    shared = {"heads": 2, "head_dim": 4, "vocabulary": 8, "window": 4, "occurrences": 2}
     point = Point(40, mode, "graph", **shared, threads=torch.get_num_threads(), repetitions=2, seconds=9.0)
     graph, dense = measure(point), measure(replace(point, kind="dense"))
     assert graph["runs"] == {"routing": 2, "attention": 2}
@@ -296,7 +296,7 @@ def test_the_routing_record_counts_layers_fits_exponents_and_judges(monkeypatch,
     assert train["exponents"]["graph"]["time"] == pytest.approx(1.0)
     assert train["exponents"]["dense"]["time"] == pytest.approx(2.0)
     assert train["dense_is_faster_below"] == pytest.approx(8192 * 6.1 / 6)
-    assert list(record["required"].values()) == [True, True, False]
+    assert list(record["required"].values()) == [True, True, False, False]
     assert "| train, 8,192 |" in place.with_suffix(".md").read_text(encoding="utf-8")
 
 

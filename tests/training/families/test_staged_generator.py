@@ -35,11 +35,8 @@ model:
   num_attention_heads: 2
   embedding_size: 16
   num_semantic_blocks: 4
-  time_dim: 4
   max_position_embeddings: 32
-  routing_window: 4
-  routing_top_k: 2
-  routing_candidates: 8
+  routing_occurrences: 2
   dropout: 0.1
 data:
   data: {data}
@@ -122,16 +119,6 @@ def test_stages_1_and_2_start_with_the_logits_of_the_stage_before(stages) -> Non
         growth = milestones(folders[stage])["growth"]
         assert (growth["from_stage"], growth["to_stage"], growth["largest_change"]) == (stage - 1, stage, 0.0)
         assert growth["tokens"] > 50
-
-
-def test_the_change_of_stage_3_is_measured_and_printed(stages) -> None:
-    folders, endings = stages
-    assert "stage 3 starts from stage 2" in endings[3].out
-    assert "its logits change by at most" in endings[3].out
-    growth = milestones(folders[3])["growth"]
-    assert growth["largest_change"] > 1e-3
-    assert growth["mean_kl"] > 0
-    assert "stage 3 starts from stage 2" in (folders[3] / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_stage_may_be_left_out_and_one_may_go_on_with_itself(recipe: Path, stages, tmp_path: Path) -> None:
@@ -337,7 +324,8 @@ def test_a_stage_outside_0_to_3_is_refused(recipe: Path, stage: str) -> None:
         (["--optimizer", "sgd"], "optimizer='sgd' is not possible: it must be one of adamw, muon"),
         (["--best_metric", "mrr"], "best_metric='mrr' is not possible: it must be one of perplexity"),
         (["--mask_rate", "0.2"], "unknown flag --mask_rate"),
-        (["--stage", "3", "--routing_window", "0"], "routing_window=0 is not possible"),
+        (["--stage", "3", "--routing_occurrences", "0"], "routing_occurrences=0 is not possible"),
+        (["--gate_rate", "0"], "gate_rate=0.0 is not possible"),
         (["--num_semantic_blocks", "3"], "embedding_size=16 is not a multiple of num_semantic_blocks=3"),
         (["--tokenizer", "word"], "tokenizer: got 'word'"),
     ],
