@@ -163,9 +163,11 @@ def _at_mark(found: list[dict]) -> dict[str, dict[str, float | None]]:
     return {"loss": mean_and_spread([metrics["nll"] / metrics["tokens"] for metrics in found]), **figures}
 
 
-def ratios(first: list[dict], second: list[dict], step: int) -> dict[str, dict[str, float]]:
+def ratios(
+    first: list[dict], second: list[dict], step: int, second_step: int | None = None
+) -> dict[str, dict[str, float]]:
     """How many times the second arm's perplexity the first one's is, per token and per word, over the seeds that both
-    have.
+    have; after `step` steps of both, or `second_step` of the second.
 
     A ratio is exp of the difference of nll per token or word, averaged over seeds; its interval that of the
     difference, resampled over documents and seeds. Empty where no seed is common.
@@ -179,7 +181,11 @@ def ratios(first: list[dict], second: list[dict], step: int) -> dict[str, dict[s
         return {}
     if len({side[seed]["asked"] for side in (left, right) for seed in seeds}) > 1:
         raise InputError("the arms were asked different tokens and cannot be paired; run them on one test set")
-    nll = [np.array([side[seed]["documents"][str(step)] for seed in seeds]) for side in (left, right)]
+    steps = (step, step if second_step is None else second_step)
+    nll = [
+        np.array([side[seed]["documents"][str(mark)] for seed in seeds])
+        for side, mark in zip((left, right), steps, strict=True)
+    ]
     shown = left[seeds[0]]
     tokens = np.array(shown["tokens"], dtype=np.float64)
     found = interval_of_sums(nll[0] - nll[1], tokens)

@@ -1,17 +1,24 @@
-"""What each stage of the generator is worth: stages 1, 2 and 3 branched from one checkpoint of stage 0.
+r"""What each stage of the generator is worth: grown from one checkpoint of stage 0, or each from nothing.
 
-    python -m eval.benchmarks.generator_stages --data PATH/TO/wikitext2 --seeds 3 --workers 2
+    python -m eval.benchmarks.generator_stages --data PATH/TO/wikitext2 --seeds 3 --workers 2 --steps 300
+    python -m eval.benchmarks.generator_stages --data PATH/TO/wikitext2 --seeds 3 --workers 2 --from_nothing \
+        --arms "stage 0" "stage 1" "stage 3" --equal_time --json model_cards/results/generator_stages_nothing.json
 
 A checkpoint of stage 0 is trained first (or given by `--from`). From it go on, equally long and with the same rows and
-schedule: stage 0 itself, stage 1, stage 2 with credit assignment and its controls, and stage 3. Cells are kept as in
-`generator_twin`; `--table` collects what is there. Exit codes: 0, 1 a cell failed, 2 bad input.
+schedule: stage 0 itself, stage 1, stage 2 with credit assignment and its controls, and stage 3. With `--from_nothing`
+every arm is a whole training of its own. With `--equal_time` each arm is trained once more, for as many steps as cost
+what stage 0 costs. Cells are kept as in `generator_twin`; `--table` collects what is there. Exit codes: 0, 1 a cell
+failed, 2 bad input.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from eval.benchmarks.cells import Arm, collect, plan_cells
 from eval.benchmarks.comparison import parse_changes, publish, run_all, shown_command
@@ -49,12 +56,14 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     ROUTED: {"stage": 3, "credit": "off"},
 }
+SAME_TIME = "{name}, equal time"
 NOTE = (
-    "All arms start from the same weights and go on equally long, with the same rows, schedule and seeds; what a "
-    "stage adds starts at zero. Stage 2 differs from stage 1 in its training only, so stage 1 is stage 2 with credit "
-    "off. Controls of credit: gradients scaled instead of updates; a part drawn by chance instead of the most "
+    "All arms start from the same weights (or all from nothing) and go on equally long, with the same rows, schedule "
+    "and seeds; what a stage adds starts at zero. Equal time: trained for as many steps as take the CPU seconds of "
+    "stage 0, by what the arm's steps cost. Stage 2 differs from stage 1 in its training only, so stage 1 is stage 2 "
+    "with credit off. Controls of credit: gradients scaled instead of updates; a part drawn by chance instead of the most "
     "responsible one, with the same multipliers; the mean of the multipliers for every part. Stage 3 attends along "
-    "the graph from its first step, without credit. Loss: nats per test token. Ratios: of perplexities, with 95 % "
+    "far edges from its first step, without credit. Loss: nats per test token. Ratios: of perplexities, with 95 % "
     "intervals of a paired bootstrap over documents and seeds. Seconds are CPU seconds of training at one thread; "
     "memory is the training process's peak, libraries included."
 )
@@ -66,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_target(Path(options.json))
         options.rates = options.rates or [recipe_of(options).learning_rate]
-        begun = begin(options)
+        begun = (None, []) if options.from_nothing else begin(options)
         if begun is None:
             return 1
         origin, start = begun
@@ -75,6 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = plan_cells(arms, range(options.seeds), Path(options.out) / "runs")
         if not options.table:
             failed |= run_all(cells, options.workers).failed
+        if options.equal_time:
+            timed = plan_cells(
+                equal_time_arms(collect(cells), rates, origin, options),
+                range(options.seeds),
+                Path(options.out) / "runs",
+            )
+            if not options.table:
+                failed |= run_all(timed, options.workers).failed
+            cells += timed
         record = summarise(collect(cells), start, rates, tuning, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -106,9 +124,25 @@ def begin(options: argparse.Namespace) -> tuple[str, list[dict]] | None:
     return str(checkpoint), collect([cell])[arm.name]
 
 
-def make_arm(name: str, rate: float, exam: dict[str, Any], origin: str, options: argparse.Namespace) -> Arm:
+def equal_time_arms(results: Results, rates: Rates, origin: str | None, options: argparse.Namespace) -> list[Arm]:
+    """The arms beside stage 0, each for as many steps as cost what stage 0 cost."""
+    if CONTINUED not in results:
+        raise InputError(f"equal_time: needs the arm '{CONTINUED}'; name it among --arms")
+    steps = marks_of(options)[-1]
+    seconds = {name: np.mean([cell["training_cpu_seconds"] for cell in cells]) for name, cells in results.items()}
+    arms = []
+    for name, rate in rates.items():
+        if name == CONTINUED or name not in results:
+            continue
+        exam = {**final_exam(options), "marks": [max(1, round(steps * seconds[CONTINUED] / seconds[name]))]}
+        arms.append(replace(make_arm(name, rate, exam, origin, options), name=SAME_TIME.format(name=name)))
+    return arms
+
+
+def make_arm(name: str, rate: float, exam: dict[str, Any], origin: str | None, options: argparse.Namespace) -> Arm:
     """One branch at one rate."""
-    changes = {**parse_changes(options.set), **ARMS[name], "learning_rate": rate, "init_from": origin}
+    changes = {**parse_changes(options.set), **ARMS[name], "learning_rate": rate}
+    changes |= {} if origin is None else {"init_from": origin}
     label = name if len(options.rates) == 1 or exam.get("split") != "valid" else f"{name}, {rate:g}"
     return generator_arm(label, {"data": options.data, **changes}, exam, recipe=options.recipe)
 
@@ -118,19 +152,24 @@ def summarise(
 ) -> dict[str, Any]:
     """The record of the comparison."""
     marks = marks_of(options)
-    arms = {
-        name: {
-            "learning_rate": rates[name],
-            "tuning_perplexity_on_valid": tuning.get(name),
-            "rate_at_the_grids_edge": at_edge(rates[name], tuning.get(name, {})),
-            "growth": {key: cells[0]["growth"][key] for key in ("from_stage", "largest_change", "mean_kl")},
-            **arm_figures(cells, marks),
+    marks_by_arm = {name: sorted(map(int, cells[0]["marks"])) for name, cells in results.items()}
+    arms = {}
+    for name, cells in results.items():
+        tuned = name.removesuffix(SAME_TIME.format(name=""))
+        growth = cells[0].get("growth")
+        arms[name] = {
+            "learning_rate": rates[tuned],
+            "tuning_perplexity_on_valid": tuning.get(tuned),
+            "rate_at_the_grids_edge": at_edge(rates[tuned], tuning.get(tuned, {})),
+            "growth": growth and {key: growth[key] for key in ("from_stage", "largest_change", "mean_kl")},
+            **arm_figures(cells, marks_by_arm[name]),
         }
-        for name, cells in results.items()
-    }
     pairs = {
         other: {
-            name: {str(step): ratios(cells, results[other], step) for step in marks}
+            name: {
+                str(step): ratios(cells, results[other], step, step if step in marks else marks[-1])
+                for step in marks_by_arm[name]
+            }
             for name, cells in results.items()
             if name != other
         }
@@ -139,6 +178,9 @@ def summarise(
     }
     rest = flags_of(options) + (f" --base_steps {options.base_steps}" if options.base_steps else "")
     rest += " --from CHECKPOINT" if options.origin else ""
+    rest += " --from_nothing" if options.from_nothing else ""
+    rest += " --equal_time" if options.equal_time else ""
+    rest += "" if options.arms == list(ARMS) else " --arms " + " ".join(f"'{name}'" for name in options.arms)
     return {
         "schema_version": 1,
         "command": shown_command("generator_stages", options, rest),
@@ -168,7 +210,7 @@ def table_rows(record: dict[str, Any]) -> list[list[str]]:
                 shown_ratio(record["ratios"].get(other, {}).get(name, {}).get(step, {}).get("perplexity"))
                 for other in (CONTINUED, NO_CREDIT)
             ]
-            costs = _costs(arm) if step == str(record["steps"]) else [""] * 4
+            costs = _costs(arm) if step == list(arm["at"])[-1] else [""] * 4
             rate = f"{arm['learning_rate']:g}" + (" (edge)" if arm["rate_at_the_grids_edge"] else "")
             rows.append([f"{name}, {step}", str(len(arm["seeds"])), rate, *shown, *versus, *costs])
     return rows
@@ -176,7 +218,7 @@ def table_rows(record: dict[str, Any]) -> list[list[str]]:
 
 def _costs(arm: dict[str, Any]) -> list[str]:
     growth, memory = arm["growth"], arm["training_peak_memory_bytes"]["mean"] / 2**20
-    change = f"{growth['largest_change']:.2g} (KL {growth['mean_kl']:.2g})"
+    change = f"{growth['largest_change']:.2g} (KL {growth['mean_kl']:.2g})" if growth else ""
     speed, seconds = arm["tokens_per_second"]["mean"], arm["training_cpu_seconds"]["mean"]
     return [change, f"{speed:,.0f}", f"{seconds:,.0f}", f"{memory:,.0f}"]
 
@@ -191,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         "--rates", nargs="+", type=float, help="learning rates to try for each branch (default: the recipe's alone)"
     )
     parser.add_argument("--from", dest="origin", metavar="CHECKPOINT", help="of stage 0; default: trained first")
+    parser.add_argument("--from_nothing", action="store_true", help="train every arm from its first step")
+    parser.add_argument("--equal_time", action="store_true", help="also train every arm as long as stage 0 takes")
     parser.add_argument("--base_steps", type=int, help="length of that training (default: the recipe's)")
     return parser
 

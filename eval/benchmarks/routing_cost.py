@@ -6,7 +6,8 @@ Counted is what the two roads do differently in a forward and backward pass over
 with all before it cached: finding the edges, once for all layers, plus each layer's attention in a window and along
 far edges to successors; against each layer's causal `scaled_dot_product_attention` without a mask, its fastest form.
 Not counted is what both do alike: projections, rotary positions, MLPs, the output, the copying of a growing cache.
-Every point has a process of its own (`routing_point.py`); run it on a quiet machine. Exit codes: 0; 1 what is required does not hold; 2 bad input.
+Every point has a process of its own (`routing_point.py`); run it on a quiet machine. Exit codes: 0; 1 what is
+required does not hold; 2 bad input.
 """
 
 import argparse

@@ -280,7 +280,8 @@ def test_attentions_of_stage_3_are_near_and_the_kinds_of_far_edges() -> None:
     model = tiny_generator(3)
     kinds = model.attention_kinds()
     assert kinds == ["near", "successors", "places", "pairs", "blocks", "fibonacci"]
-    attentions = model(random_tokens(2), output_attentions=True).attentions
+    tokens = random_tokens(2, LENGTH // 2).repeat(1, 2)  # so that every pair comes again
+    attentions = model(tokens, output_attentions=True).attentions
     assert [tuple(layer.shape) for layer in attentions] == [(2, 4, LENGTH, len(kinds))] * 2
     assert (attentions[0][..., 0] == 1).all()
     assert not attentions[0][:, :, 0, 1:].any()  # nothing stands before the first token
@@ -302,7 +303,7 @@ def test_a_repeated_token_sees_what_followed_it_before() -> None:
     nn.init.zeros_(model.model.layers[0].self_attn.convolutions[1].taps)
     nn.init.zeros_(model.model.layers[0].self_attn.convolutions[2].taps)
     answers = [logits_of(model, each)[0, -1] for each in (tokens, elsewhere)]
-    torch.testing.assert_close(answers[0], answers[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=0)
 
 
 def test_only_the_chosen_blocks_decide_which_tokens_are_alike() -> None:
