@@ -61,11 +61,11 @@ NOTE = (
     "All arms start from the same weights (or all from nothing) and go on equally long, with the same rows, schedule "
     "and seeds; what a stage adds starts at zero. Equal time: trained for as many steps as take the CPU seconds of "
     "stage 0, by what the arm's steps cost. Stage 2 differs from stage 1 in its training only, so stage 1 is stage 2 "
-    "with credit off. Controls of credit: gradients scaled instead of updates; a part drawn by chance instead of the most "
-    "responsible one, with the same multipliers; the mean of the multipliers for every part. Stage 3 attends along "
-    "far edges from its first step, without credit. Loss: nats per test token. Ratios: of perplexities, with 95 % "
-    "intervals of a paired bootstrap over documents and seeds. Seconds are CPU seconds of training at one thread; "
-    "memory is the training process's peak, libraries included."
+    "with credit off. Controls of credit: gradients scaled instead of updates; a part drawn by chance instead of the "
+    "most responsible one, with the same multipliers; the mean of the multipliers for every part. Stage 3 attends "
+    "along far edges from its first step, without credit. Loss: nats per test token. Ratios: of perplexities, with "
+    "95 % intervals of a paired bootstrap over documents and seeds. Seconds are CPU seconds of training at one "
+    "thread; memory is the training process's peak, libraries included."
 )
 
 
