@@ -297,6 +297,84 @@ def test_cached_greedy_equals_uncached_greedy_for_128_tokens(stage: int) -> None
     assert torch.equal(cached, uncached)
 
 
+grown_stages = pytest.mark.parametrize(
+    ("stage", "changes"), [(1, {}), (1, {"decay_source": "token"}), (3, {}), (3, {"routing_window": 5})]
+)
+
+
+@grown_stages
+def test_a_padded_cache_that_is_cropped_reordered_and_repeated_equals_the_full_pass_for_300_tokens(
+    stage: int, changes: dict
+) -> None:
+    model = tiny_generator(stage, "sdpa", max_position_embeddings=320, **changes).double()
+    tokens, mask = random_tokens(2, 300), torch.ones(2, 300, dtype=torch.long)
+    mask[0, :17], mask[1, 120:130] = 0, 0
+    order, made, cache = torch.tensor([1, 0]), [], None
+    with torch.no_grad():
+        full = logits_of(model, tokens, attention_mask=mask)
+        for start, end in ((0, 140), *((place, place + 1) for place in range(140, 150)), (150, 300)):
+            if start == 145:  # as assisted decoding and beams do
+                wrong = random_tokens(2, 6, seed=9)
+                longer = torch.cat((mask[:, :start], torch.ones_like(wrong)), dim=1)
+                model(wrong, attention_mask=longer, past_key_values=cache)
+                cache.crop(-6)
+                cache.reorder_cache(order)
+                cache.batch_repeat_interleave(2)
+                cache.batch_select_indices(torch.tensor([0, 2]))
+                cache.reorder_cache(order)
+            output = model(tokens[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            made.append(output.logits)
+    found = torch.cat(made, dim=1)
+    torch.testing.assert_close(found[mask.bool()], full[mask.bool()], **SAME)
+
+
+@grown_stages
+def test_packed_documents_go_on_from_a_cache_as_if_alone(stage: int, changes: dict) -> None:
+    model, tokens, positions = tiny_generator(stage, **changes).double(), random_tokens(2), packed_positions(2)
+    full, made, cache = logits_of(model, tokens, position_ids=positions), [], None
+    with torch.no_grad():
+        for part in (slice(0, 22), slice(22, 23), slice(23, LENGTH)):
+            output = model(tokens[:, part], position_ids=positions[:, part], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            made.append(output.logits)
+    torch.testing.assert_close(torch.cat(made, dim=1), full, **SAME)
+
+
+@grown_stages
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"num_beams": 3},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda flags: next(iter(flags)),
+)
+def test_every_way_to_generate_gives_what_no_cache_gives(stage: int, changes: dict, flags: dict) -> None:
+    model = tiny_generator(stage, "sdpa", **changes).double()
+    prompt = random_tokens(1, 12).repeat(1, 2)
+    mask = torch.ones_like(prompt)
+    mask[0, :5] = 0
+    given = {"attention_mask": mask, "do_sample": False, "max_new_tokens": 24, "disable_compile": True}
+    beams = {"num_beams": flags["num_beams"]} if "num_beams" in flags else {}
+    assert torch.equal(
+        model.generate(prompt, **given, **flags), model.generate(prompt, **given, **beams, use_cache=False)
+    )
+
+
+@each_stage
+def test_a_gap_in_the_mask_is_no_new_document(stage: int) -> None:
+    """Batched conversations have one: what is masked in the middle counts for nothing, and forgets nothing."""
+    model, tokens = tiny_generator(stage).double(), random_tokens(1, 10)
+    gap = torch.cat((tokens[:, :6], torch.zeros(1, 2, dtype=torch.long), tokens[:, 6:]), dim=1)
+    mask = torch.tensor([[1] * 6 + [0] * 2 + [1] * 4])
+    flags = {"do_sample": False, "max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True}
+    whole, holed = model.generate(tokens, **flags), model.generate(gap, attention_mask=mask, **flags)
+    for ours, theirs in zip(holed.logits, whole.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, **SAME)
+
+
 @each_stage
 def test_every_token_counts_for_the_next_ones_prediction(stage: int) -> None:
     """The other side: a model blind to its past would pass every test above."""
