@@ -32,7 +32,7 @@ class SortedEdges:
     Attributes:
         queries, keys: `(B x T,)` rows of `(B x T, ...)` in sorted order; None where that is the order there is.
         back: `(B x T,)`, the sorted place of each query.
-        mask: `(B x blocks, 1, block, keys of a block)`, False where there is no such edge.
+        mask: `(B, blocks, block, keys of a block)`, False where there is no such edge.
         highest: width of the band.
         lowest: 0 where a token attends to itself as well.
     """
@@ -57,9 +57,8 @@ class SortedEdges:
         Args:
             null_key: `(N, D)`, a key of nothing: who attends to it gets 0.
         """
-        batch, _, length, _ = query.shape
-        size, reach = self.mask.shape[-2], self.mask.shape[-1]
-        blocks = self.mask.shape[0] // batch
+        length = query.shape[2]
+        batch, blocks, size, reach = self.mask.shape
         lacking = blocks * size - length
         around = (0, 0, self.highest, lacking - self.lowest)
         queries = pad(_sorted(query, self.queries), (0, 0, 0, lacking)).unflatten(2, (blocks, size))
@@ -67,7 +66,7 @@ class SortedEdges:
             pad(_sorted(states, self.keys), around).unfold(2, reach, size).transpose(-1, -2) for states in (key, value)
         )
         queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (queries, keys, values))
-        mask = self.mask
+        mask = self.mask.flatten(0, 1)[:, None]
         if null_key is not None:
             shape = (keys.shape[0], -1, 1, -1)
             keys = torch.cat((keys, null_key[:, None].to(keys.dtype).expand(shape)), dim=2)
@@ -237,6 +236,8 @@ def _band(groups: torch.Tensor, highest: int, lowest: int) -> torch.Tensor:
     """The mask of `SortedEdges` for sorted groups `(B, T)`."""
     length, size = groups.shape[1], max(_BLOCK, highest)
     blocks = (length + size - 1) // size
+    if torch.compiler.is_compiling():
+        blocks = blocks + 1  # a graph made for a single block would be of no use for longer rows
     reach = size + highest - lowest
     lacking = blocks * size - length
     queries = pad(groups, (0, lacking), value=NOBODY).unflatten(1, (blocks, size))
@@ -246,7 +247,7 @@ def _band(groups: torch.Tensor, highest: int, lowest: int) -> torch.Tensor:
     same = same & (distance >= lowest) & (distance <= highest)
     if not lowest:
         same = same | (distance == 0)  # padding attends to itself: there is nobody else
-    return same.flatten(0, 1)[:, None]
+    return same
 
 
 def _sorted(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

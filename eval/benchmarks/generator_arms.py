@@ -30,25 +30,21 @@ _MODELING = (
     "temporal_memory",
 )
 _TRAINING = (
-    "build",
-    "credit",
-    "family_generator",
-    "generator_settings",
-    "growing",
-    "optimizers",
-    "precision",
-    "run_state",
-    "schedule",
+    "data",
+    "families/staged_generator.py",
+    "init_from/growing.py",
+    "optim",
+    "run",
+    "runtime/precision.py",
     "settings",
     "trainer",
 )
-_SCORERS = ("causal", "edges", "holes", "leak", "token_scores", "windows")
+_SCORERS = ("causal", "causal_inside", "holes")
 CODE = (
     "configuration_jepa/configuration_base.py",
     "configuration_jepa/configuration_staged_generator.py",
     *(f"modeling_jepa/{name}.py" for name in _MODELING),
-    *(f"training/{name}.py" for name in _TRAINING),
-    "training/data",
+    *(f"training/{name}" for name in _TRAINING),
     "eval/metrics/language_modeling.py",
     *(f"eval/scorers/{name}.py" for name in _SCORERS),
     "eval/benchmarks/bare_trainer.py",

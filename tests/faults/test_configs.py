@@ -35,7 +35,7 @@ SHARE, OPEN_SHARE, BELOW_1, ABOVE_0 = (
 )
 RANGES = {
     **dict.fromkeys("hidden_size num_hidden_layers num_attention_heads intermediate_size".split(), AT_LEAST_1),
-    **dict.fromkeys("rope_theta norm_eps initializer_range temperature".split(), ABOVE_0),
+    **dict.fromkeys("rope_theta norm_eps initializer_range temperature gate_rate".split(), ABOVE_0),
     **dict.fromkeys(
         "dropout attention_dropout teacher_momentum adam_beta1 adam_beta2 best_smoothing".split(), BELOW_1
     ),
@@ -92,10 +92,20 @@ CHOICES = (
         "target_gradient",
     ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
-    *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
+    *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control", "decay_source"),
     *("context_access", "decoder_latent", "ranking_target", "frame_codes", "objective"),
 )
-FREE = ("data", "digits", "split", "text_column", "tokenizer", "run_name", "sample_phrases", "pretrained_decoder")
+FREE = (
+    "data",
+    "digits",
+    "split",
+    "text_column",
+    "tokenizer",
+    "run_name",
+    "sample_phrases",
+    "pretrained_decoder",
+    "routing_edges",
+)
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
 
 few = settings(

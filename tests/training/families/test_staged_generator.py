@@ -109,15 +109,16 @@ def milestones(folder: Path) -> dict:
 # ---- growing ----
 
 
-def test_stages_1_and_2_start_with_the_logits_of_the_stage_before(stages) -> None:
+def test_a_stage_starts_with_the_logits_of_the_stage_before(stages) -> None:
     folders, endings = stages
-    for stage in (1, 2):
+    for stage in (1, 2, 3):
         assert (
             f"stage {stage} starts from stage {stage - 1} in {folders[stage - 1].name}: same logits"
             in endings[stage].out
         )
         growth = milestones(folders[stage])["growth"]
-        assert (growth["from_stage"], growth["to_stage"], growth["largest_change"]) == (stage - 1, stage, 0.0)
+        assert (growth["from_stage"], growth["to_stage"]) == (stage - 1, stage)
+        assert growth["largest_change"] < 1e-6
         assert growth["tokens"] > 50
 
 
