@@ -141,7 +141,7 @@ STAGED_GENERATOR = Family(
 ROUTED_GENERATOR = replace(
     STAGED_GENERATOR,
     name="staged_generator-3",
-    small={**STAGED_GENERATOR.small, "stage": 3, "routing_edges": ["successors", "pairs"]},
+    small={**STAGED_GENERATOR.small, "stage": 3, "routing_edges": ["successors", "fibonacci"]},
     attended=lambda length: 1 + 2,
 )
 
