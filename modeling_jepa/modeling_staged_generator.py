@@ -309,13 +309,15 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
                 for it with every batch. The rest: see `StagedGeneratorModel.forward`.
         """
         shift_labels: Any = kwargs.pop("shift_labels", None)  # type: ignore[typeddict-item]
+        if self.training and use_cache is None and (labels is not None or shift_labels is not None):
+            use_cache = False  # nobody goes on from a training step
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=False if self.training and labels is not None and use_cache is None else use_cache,
+            use_cache=use_cache,
             **kwargs,
         )
         hidden_states = self.output_proj(outputs.last_hidden_state)
