@@ -1,14 +1,18 @@
 """Configuration of the staged generator: a causal language model that grows by stages."""
 
-from typing import ClassVar
+from dataclasses import field
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from configuration_jepa.configuration_base import JepaConfig, require, require_choice
 
 SEMANTIC_BLOCKS = ("simple", "full")
+DECAY_SOURCES = ("hidden", "token")
+EDGES = ("successors", "places", "pairs", "blocks", "fibonacci")
 LAST_STAGE = 3
-MAX_ROUTING_CANDIDATES = 1024
+# Fields of the first form, whose stage 1 was an embedding of the position and whose stage 3 attended to 1,024 places.
+_FIRST_FORM = ("routing_top_k", "routing_candidates", "routing_shortcuts")
 
 
 @strict
@@ -16,9 +20,9 @@ class StagedGeneratorConfig(JepaConfig):
     """Configuration of [`StagedGeneratorModel`] and [`StagedGeneratorForCausalLM`]. Fields of the trunk: see
     `JepaConfig`.
 
-    Stage 0 is a causal transformer on a factorised token embedding that is seen as semantic blocks; stage 1 adds a
-    time embedding per token; stage 2 changes how it is trained (credit assignment), not the model; stage 3 attends
-    along a sparse graph. `use_cache` is the library's switch for key-value caches in generation.
+    Stage 0 is a causal transformer on a factorised token embedding that is seen as semantic blocks; stage 1 adds
+    attention that forgets and a short convolution; stage 2 changes how it is trained (credit assignment), not the
+    model; stage 3 adds far edges of a graph. `use_cache` is the library's switch for key-value caches in generation.
 
     Args:
         stage: 0 to 3; each holds all parameters of the one before.
@@ -26,12 +30,17 @@ class StagedGeneratorConfig(JepaConfig):
             arXiv:1909.11942).
         num_semantic_blocks: equal parts that a token's embedding is seen as.
         semantic_blocks: `simple`, the parts only name places of the vector; `full`, they attend to each other.
-        time_dim: width of the time embedding of each token; even (stage 1 and later).
-        routing_window: nearest earlier tokens that every token attends to (stage 3).
-        routing_top_k: most similar earlier tokens before the window that a token attends to (stage 3).
-        routing_candidates: nearest tokens before the window among which those are sought; at most 1,024 (stage 3).
-        routing_blocks: semantic blocks whose cosine decides what is similar; null for all (stage 3).
-        routing_shortcuts: whether tokens at Fibonacci distances beyond the window are attended to (stage 3).
+        decay_source: what decides how fast a head forgets a token (stage 1 and later): `hidden`, the layer's hidden
+            state; `token`, a vector of `time_dim` per token.
+        time_dim: width of that vector.
+        routing_edges: kinds of far edges (stage 3), each with a softmax and gates of its own: `successors`, the
+            places after the latest earlier occurrences of the same token; `places`, those occurrences themselves;
+            `pairs`, successors of the same two tokens; `blocks`, successors of tokens with the same code of semantic
+            blocks; `fibonacci`, tokens at Fibonacci distances.
+        routing_occurrences: how many occurrences (stage 3).
+        routing_window: nearest earlier tokens that are attended to in the usual way; 0 for all of them (stage 3).
+        routing_blocks: semantic blocks that the code of `blocks` is made of; null for all (stage 3).
+        routing_code_bits: length of that code: signs of so many entries of the token's embedding (stage 3).
         block_decorrelation_weight: weight of the mean squared cosine between the blocks of a token.
         z_loss_weight: weight of the squared log-normaliser of the output (de Brebisson and Vincent, 2016,
             arXiv:1604.08859), which keeps logits from drifting.
@@ -39,8 +48,8 @@ class StagedGeneratorConfig(JepaConfig):
 
     Example:
         >>> from configuration_jepa import StagedGeneratorConfig
-        >>> StagedGeneratorConfig(stage=3).routing_window
-        32
+        >>> StagedGeneratorConfig(stage=3).routing_edges
+        ['successors']
     """
 
     model_type = "staged_generator"
@@ -64,16 +73,27 @@ class StagedGeneratorConfig(JepaConfig):
     embedding_size: int = 512
     num_semantic_blocks: int = 16
     semantic_blocks: str = "simple"
-    time_dim: int = 128
-    routing_window: int = 32
-    routing_top_k: int = 16
-    routing_candidates: int = MAX_ROUTING_CANDIDATES
+    decay_source: str = "hidden"
+    time_dim: int = 32
+    routing_edges: list[str] = field(default_factory=lambda: ["successors"])
+    routing_occurrences: int = 8
+    routing_window: int = 0
     routing_blocks: list[int] | None = None
-    routing_shortcuts: bool = True
+    routing_code_bits: int = 10
     block_decorrelation_weight: float | int = 0.0
     z_loss_weight: float | int = 0.0
     label_smoothing: float | int = 0.0
     use_cache: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        first_form = [kwargs.pop(name) for name in _FIRST_FORM if name in kwargs]
+        if first_form and self.stage >= 1:
+            raise ValueError(
+                f"stage={self.stage}: this checkpoint is of the first form of stages 1 to 3, which this version does "
+                "not have. Start from its stage 0 (--init_from), or train stage 1 anew; or open it with the code "
+                "beside its weights (trust_remote_code=True)."
+            )
+        super().__post_init__(**kwargs)
 
     def validate_stage(self) -> None:
         """Stage, blocks and time. Raises `ValueError`."""
@@ -86,29 +106,22 @@ class StagedGeneratorConfig(JepaConfig):
                 f"embedding_size={self.embedding_size} is not a multiple of num_semantic_blocks="
                 f"{self.num_semantic_blocks}: all blocks have one width. Change one of them."
             )
-        require(self, "time_dim", self.time_dim >= 2 and self.time_dim % 2 == 0, "even and at least 2")
+        require_choice(self, "decay_source", DECAY_SOURCES)
+        require(self, "time_dim", self.time_dim >= 1, "at least 1")
 
     def validate_routing(self) -> None:
-        """What a token attends to at stage 3. Raises `ValueError`."""
-        lowest = 1 if self.stage == LAST_STAGE else 0
-        for name in ("routing_window", "routing_top_k"):
-            require(self, name, getattr(self, name) >= lowest, f"at least {lowest} at stage {self.stage}")
-        require(
-            self,
-            "routing_candidates",
-            self.routing_top_k <= self.routing_candidates <= MAX_ROUTING_CANDIDATES,
-            f"from routing_top_k={self.routing_top_k} to {MAX_ROUTING_CANDIDATES}",
-        )
+        """Far edges. Raises `ValueError`."""
+        edges = self.routing_edges
+        sound = bool(edges) and len(set(edges)) == len(edges) and set(edges) <= set(EDGES)
+        require(self, "routing_edges", sound, "one or more, each once, of " + ", ".join(EDGES))
+        require(self, "routing_occurrences", self.routing_occurrences >= 1, "at least 1")
+        require(self, "routing_window", self.routing_window >= 0, "at least 0 (0: all earlier tokens)")
+        require(self, "routing_code_bits", 1 <= self.routing_code_bits <= 30, "from 1 to 30")
         if self.routing_blocks is not None:
             chosen, blocks = self.routing_blocks, range(self.num_semantic_blocks)
             allowed = f"null, or different numbers from 0 to {self.num_semantic_blocks - 1}"
             sound = bool(chosen) and len(set(chosen)) == len(chosen) and set(chosen) <= set(blocks)
             require(self, "routing_blocks", sound, allowed)
-        if self.stage == LAST_STAGE and self.attention_dropout:
-            raise ValueError(
-                f"attention_dropout={self.attention_dropout} is not possible at stage {LAST_STAGE}: a sparse graph "
-                "has none. Use dropout."
-            )
 
     def validate_loss(self) -> None:
         """Ranges of the loss fields. Raises `ValueError`."""

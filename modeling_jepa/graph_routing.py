@@ -1,59 +1,164 @@
-"""Graph routing: each token attends to itself, a window, a few similar earlier tokens and Fibonacci distances.
+"""Graph routing (stage 3): edges from a token to far places that its content names, and attention along them.
 
-A fixed number of neighbours per token, found and attended in chunks: cost and memory grow with T x K, and nothing here
-has the size T x T. What a token's neighbours are is a function of the tokens before it alone, and is computed in exact
-integers, so that chunks, batch-mates, padding and a cache cannot change it.
+Each kind of edge leads from a query to K places. Those after earlier occurrences of the same token are found by one
+stable sort of (group, place) per row, O(T log T): in sorted order the k-th earlier occurrence stands k places before,
+so attention along the edges is attention inside a band of width K, computed in blocks; nothing has the size T x T,
+forward or backward. One token after a cache compares itself with what is cached and gathers its K places.
 
-Shapes: B batch, T queries, S attended places, N heads, D head dimension, K neighbours, R width of a routing vector.
+Which edges a token has is decided in whole numbers, by the tokens up to its own: batch-mates, padding and a cache
+cannot change them.
+
+Shapes: B batch, T queries, S places so far, N heads, D head dimension, K edges of one kind.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-KINDS = ("self", "window", "similar", "shortcut")
-# Routing vectors are whole numbers up to this: sums of their products are exact in float32 and TF32, in any order.
-_LEVELS = 127
-_NOBODY = -(2**31)
-_CHUNK = 256
-_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}  # of the gathered keys of one chunk: what a processor's cache can hold
+from configuration_jepa.configuration_staged_generator import StagedGeneratorConfig
+
+NOBODY = -1  # the group of padding, and of what has no edges
+_BLOCK = 32  # queries that are computed together; each block reads `_BLOCK` + K keys
+_FEW = 8  # queries up to which comparing with every place is quicker than sorting
+_ELEMENTS = 2**24  # of the gathered keys of one chunk
 
 
 @dataclass(frozen=True)
-class Rules:
-    """Whom a token attends to.
+class SortedEdges:
+    """Edges of whole rows: from each query to the `lowest` to `highest` places before it in the order of its group.
 
     Attributes:
-        window: nearest earlier tokens.
-        top_k: most similar ones among the candidates; of equally similar ones the nearer.
-        candidates: nearest tokens before the window, shortcuts left out.
-        shortcuts: distances beyond the window that are always attended to.
+        queries, keys: `(B x T,)` rows of `(B x T, ...)` in sorted order; None where that is the order there is.
+        back: `(B x T,)`, the sorted place of each query.
+        mask: `(B, blocks, block, keys of a block)`, False where there is no such edge.
+        highest: width of the band.
+        lowest: 0 where a token attends to itself as well.
     """
 
-    window: int
-    top_k: int
-    candidates: int
-    shortcuts: tuple[int, ...]
+    queries: torch.Tensor | None
+    keys: torch.Tensor | None
+    back: torch.Tensor | None
+    mask: torch.Tensor
+    lowest: int
+    highest: int
 
-    @property
-    def kinds(self) -> list[str]:
-        """The kind of each neighbour, `(K,)`, in the order of `Neighbours.index`."""
-        counts = (1, self.window, self.top_k, len(self.shortcuts))
-        return [kind for kind, count in zip(KINDS, counts, strict=True) for _ in range(count)]
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        null_key: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """softmax(q . k of the edges) times their values; all `(B, N, T, D) -> (B, T, N, D)`.
+
+        Args:
+            null_key: `(N, D)`, a key of nothing: who attends to it gets 0.
+        """
+        length = query.shape[2]
+        batch, blocks, size, reach = self.mask.shape
+        lacking = blocks * size - length
+        around = (0, 0, self.highest, lacking - self.lowest)
+        queries = pad(_sorted(query, self.queries), (0, 0, 0, lacking)).unflatten(2, (blocks, size))
+        keys, values = (
+            pad(_sorted(states, self.keys), around).unfold(2, reach, size).transpose(-1, -2) for states in (key, value)
+        )
+        queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (queries, keys, values))
+        mask = self.mask.flatten(0, 1)[:, None]
+        if null_key is not None:
+            shape = (keys.shape[0], -1, 1, -1)
+            keys = torch.cat((keys, null_key[:, None].to(keys.dtype).expand(shape)), dim=2)
+            values, mask = pad(values, (0, 0, 0, 1)), pad(mask, (0, 1), value=True)
+        output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
+        output = output.unflatten(0, (batch, blocks)).transpose(2, 3).flatten(1, 2)[:, :length]
+        return output if self.back is None else _rows(output, self.back)
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """Places that each query attends to.
+class ListedEdges:
+    """Edges of some queries, one by one.
 
     Attributes:
-        index: `(B, T, K)` int64, places among the S attended ones.
-        mask: `(B, T, K)`, False where there is no such neighbour; the token itself is always there.
+        index: `(B, T, K)` places among the S.
+        mask: `(B, T, K)`, False where there is no such edge.
+        turn: cosine and sine `(B, T, K, D)` that keys are turned by first; None for none.
     """
 
     index: torch.Tensor
     mask: torch.Tensor
+    turn: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        null_key: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As of `SortedEdges`, with S keys and values; gathers once per chunk of queries."""
+        size = self.index.shape[1]
+        if not torch.compiler.is_compiling():
+            size = max(1, _ELEMENTS // (query.shape[0] * query.shape[1] * self.index.shape[2] * query.shape[3]))
+        parts = [slice(start, start + size) for start in range(0, self.index.shape[1], size)]
+        return torch.cat([self._attend(part, query, key, value, scaling, null_key) for part in parts], dim=1)
+
+    def _attend(
+        self,
+        part: slice,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        null_key: torch.Tensor | None,
+    ) -> torch.Tensor:
+        index, mask, few = self.index[:, part], self.mask[:, None, part], query[:, :, part]
+        keys, values = _gather(key, index), _gather(value, index)
+        if self.turn is not None:
+            precise = torch.promote_types(keys.dtype, torch.float32)
+            cos, sin = (states[:, None, part].to(precise) for states in self.turn)
+            first, second = keys.chunk(2, dim=-1)
+            keys = (keys * cos + torch.cat((-second, first), dim=-1) * sin).to(keys.dtype)
+        scores = (keys @ few[..., None]).squeeze(-1)
+        if null_key is not None:
+            scores = torch.cat((scores, few @ null_key[..., None].to(few.dtype)), dim=-1)
+            values, mask = pad(values, (0, 0, 0, 1)), pad(mask, (0, 1), value=True)
+        scores = (scores * scaling).masked_fill(~mask, torch.finfo(scores.dtype).min)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        probabilities = torch.softmax(scores, dim=-1, dtype=precise).to(values.dtype)
+        return (probabilities[..., None, :] @ values).squeeze(-2).transpose(1, 2)
+
+
+Edges = SortedEdges | ListedEdges
+
+
+class FarAttention(nn.Module):
+    """What a layer learns about one kind of edge: per head a gate, zero at the start, and a key of nobody.
+
+    The gated output of each head is added to that of its usual attention; queries and keys come without rotary
+    positions.
+    """
+
+    def __init__(self, config: StagedGeneratorConfig) -> None:
+        super().__init__()
+        heads = config.num_attention_heads
+        self.gate = nn.Parameter(torch.zeros(heads))
+        self.null_key = nn.Parameter(torch.zeros(heads, config.hidden_size // heads))
+
+    def forward(
+        self, edges: Edges, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """`(B, N, T, D) -> (B, T, N, D)`."""
+        return self.gate[:, None].to(value.dtype) * edges.attend(query, key, value, scaling, self.null_key)
+
+    def mass(
+        self, edges: Edges, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """How much of each head's attention goes along these edges, times the size of its gate: `(B, N, T)`."""
+        shares = edges.attend(query, key, torch.ones_like(value), scaling, self.null_key)
+        return (self.gate.abs()[:, None] * shares).mean(-1).transpose(1, 2)
 
 
 def fibonacci_distances(above: int, below: int) -> tuple[int, ...]:
@@ -66,247 +171,103 @@ def fibonacci_distances(above: int, below: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def routing_vectors(vectors: torch.Tensor) -> torch.Tensor:
-    """Directions of `vectors` (..., R), rounded to whole numbers of -127 to 127, float32.
+def sorted_edges(
+    groups: torch.Tensor | None, like: torch.Tensor, highest: int, lowest: int = 1, targets: torch.Tensor | None = None
+) -> SortedEdges:
+    """Edges to the `lowest`-th to `highest`-th latest place of the same group.
 
-    Their products are 127^2 times the cosine, up to the rounding, and exact: the same however they are computed.
+    Args:
+        groups: `(B, T)` whole numbers, `NOBODY` for who has no edges; None: the row is one group.
+        like: `(B, T)`, for shape and device.
+        targets: `(B, T)`, the place that an edge to a place leads to instead; by default that place itself.
     """
-    unit = torch.nn.functional.normalize(vectors.detach().float(), dim=-1, eps=1e-8)
-    return (unit * _LEVELS).round()
+    batch, length = like.shape
+    if groups is None:
+        band = _band(torch.zeros_like(like, dtype=torch.long), highest, lowest)
+        return SortedEdges(None, None, None, band, lowest, highest)
+    found, order = groups.sort(dim=-1, stable=True)
+    first = length * torch.arange(batch, device=order.device)[:, None]
+    ends = order if targets is None else targets.gather(1, order).clamp_max(length - 1)
+    back = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand_as(order))
+    queries, keys, back = ((rows + first).flatten() for rows in (order, ends, back))
+    return SortedEdges(queries, keys, back, _band(found, highest, lowest), lowest, highest)
 
 
 @torch.no_grad()
-def find_neighbours(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    first_place: torch.Tensor | int,
-    rules: Rules,
-    present: torch.Tensor | None = None,
-    documents: torch.Tensor | None = None,
-) -> Neighbours:
-    """The neighbours of each query, all at or before its own place.
+def listed_edges(
+    groups: torch.Tensor, first: torch.Tensor | int, length: int, count: int, targets: torch.Tensor | None = None
+) -> ListedEdges:
+    """Edges of the `length` queries from place `first` on to the latest `count` earlier places of the same group.
 
     Args:
-        queries: `(B, T, R)`, routing vectors of the queries.
-        keys: `(B, S, R)`, of all places so far, the queries' own included; places after them may hold anything.
-        first_place: of the first query among the S places.
-        rules: whom to attend to.
-        present: `(B, S)`, False for padding, which nobody attends to.
-        documents: `(B, S)`, a number per document; nobody attends to another document.
+        groups: `(B, S)`, `NOBODY` for who has no edges; places after the queries may hold anything.
+        targets: see `sorted_edges`.
     """
-    batch, length = queries.shape[:2]
-    place = first_place + torch.arange(length, device=queries.device)
-    fixed = torch.tensor([*range(rules.window + 1), *rules.shortcuts], device=queries.device)
-    index = (place[:, None] - fixed).expand(batch, -1, -1)
-    mask = _allowed(index, place, present, documents)
-    similar, similar_mask = _most_similar(queries, keys, place, rules, present, documents)
-    near = rules.window + 1
-    columns = (index[..., :near], similar, index[..., near:])
-    masks = (mask[..., :near], similar_mask, mask[..., near:])
-    return Neighbours(torch.cat(columns, dim=-1).clamp_min(0), torch.cat(masks, dim=-1))
-
-
-def gathered_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    neighbours: Neighbours,
-    scaling: float,
-    with_probabilities: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """softmax(q . k of the neighbours) times their values, in chunks of queries.
-
-    Args:
-        query: `(B, N, T, D)`.
-        key, value: `(B, N, S, D)`.
-        neighbours: places among the S.
-        scaling: of the products.
-        with_probabilities: whether they are wanted. Without them the backward pass gathers once more, instead of
-            keeping what was gathered.
-
-    Returns:
-        `(B, T, N, D)`, and the probabilities `(B, N, T, K)`, 0 where there is no neighbour, or None.
-    """
-    # Under autocast normed queries and keys are float32, and values are not.
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    if not with_probabilities:
-        output = _GatheredAttention.apply(query, key, value, neighbours.index, neighbours.mask, scaling)
-        return output.transpose(1, 2), None
-    outputs, probabilities = [], []
-    for part in _chunks(query, neighbours.index):
-        index = _rows(neighbours.index[:, part], key)
-        attended = _attend(query[:, :, part], key, value, index, neighbours.mask[:, part], scaling)
-        outputs.append(attended[0])
-        probabilities.append(attended[1])
-    return torch.cat(outputs, dim=2).transpose(1, 2), torch.cat(probabilities, dim=2)
-
-
-class _GatheredAttention(torch.autograd.Function):
-    """Keeps only what it was given; the backward pass gathers once more."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        index: torch.Tensor,
-        mask: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value, index, mask)
-        ctx.scaling = scaling
-        parts = _chunks(query, index)
-        return torch.cat(
-            [
-                _attend(query[:, :, part], key, value, _rows(index[:, part], key), mask[:, part], scaling)[0]
-                for part in parts
-            ],
-            dim=2,
-        )
-
-    @staticmethod
-    def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, index, mask = ctx.saved_tensors
-        query_gradients = []
-        precise = torch.promote_types(key.dtype, torch.float32)  # a place may be many queries' neighbour
-        key_gradient = torch.zeros_like(_flat(key), dtype=precise)
-        value_gradient = torch.zeros_like(_flat(value), dtype=precise)
-        for part in _chunks(query, index):
-            rows = _rows(index[:, part], key)
-            keys, values = _gather(key, rows), _gather(value, rows)
-            few, upstream = query[:, :, part], output_gradient[:, :, part]
-            probabilities = _probabilities(few, keys, mask[:, part], ctx.scaling)
-            # d softmax: p (g - sum p g), with g the gradient of the probabilities.
-            gradient = (values @ upstream[..., None]).squeeze(-1)
-            scores = probabilities * (gradient - (probabilities * gradient).sum(-1, keepdim=True)) * ctx.scaling
-            query_gradients.append((scores[..., None, :] @ keys).squeeze(-2))
-            width = key.shape[-1]
-            for_keys = scores[..., None] * few[..., None, :]
-            key_gradient.index_add_(0, rows.flatten(), for_keys.view(-1, width).to(precise))
-            spread = probabilities[..., None] * upstream[..., None, :]
-            value_gradient.index_add_(0, rows.flatten(), spread.view(-1, width).to(precise))
-        return (
-            torch.cat(query_gradients, dim=2),
-            key_gradient.view(key.shape).to(key.dtype),
-            value_gradient.view(value.shape).to(value.dtype),
-            None,
-            None,
-            None,
-        )
-
-
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: torch.Tensor, mask: torch.Tensor, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A chunk of queries `(B, N, C, D)` -> `(B, N, C, D)` and probabilities `(B, N, C, K)`."""
-    probabilities = _probabilities(query, _gather(key, rows), mask, scaling)
-    return (probabilities[..., None, :] @ _gather(value, rows)).squeeze(-2), probabilities
-
-
-def _probabilities(query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
-    scores = (keys @ query[..., None]).squeeze(-1) * scaling
-    scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-    precise = torch.promote_types(scores.dtype, torch.float32)
-    probabilities = torch.softmax(scores, dim=-1, dtype=precise).to(query.dtype)
-    return probabilities.masked_fill(~mask[:, None], 0.0)
-
-
-def _rows(index: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Places `(B, C, K)` as rows `(B, N, C, K)` of the flat keys `(B N S, D)`: one gather serves all heads."""
-    batch, heads, places, _ = key.shape
-    first = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * places
-    return index[:, None] + first
-
-
-def _gather(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`(B, N, S, D)`, `(B, N, C, K)` -> `(B, N, C, K, D)`."""
-    return _flat(states).index_select(0, rows.flatten()).view(*rows.shape, states.shape[-1])
-
-
-def _flat(states: torch.Tensor) -> torch.Tensor:
-    return states.reshape(-1, states.shape[-1])
-
-
-def _chunks(query: torch.Tensor, index: torch.Tensor) -> list[slice]:
-    """Slices of the queries whose gathered keys stay within the budget of the device."""
-    batch, heads, length, width = query.shape
-    budget = _ELEMENTS.get(query.device.type, _ELEMENTS["cuda"])
-    size = max(1, budget // (batch * heads * index.shape[-1] * width))
-    return [slice(start, start + size) for start in range(0, length, size)]
-
-
-def _allowed(
-    index: torch.Tensor, place: torch.Tensor, present: torch.Tensor | None, documents: torch.Tensor | None
-) -> torch.Tensor:
-    """Which of the places `(B, C, K)` may be attended to by the queries at `place` (C,)."""
+    queries = first + torch.arange(length, device=groups.device)
+    find = _by_comparison if length <= _FEW else _by_sorting
+    index = find(groups, queries, count)
     mask = index >= 0
-    safe = index.clamp_min(0)
-    if present is not None:
-        mask = mask & _at(present, safe)
-    if documents is not None:
-        mask = mask & (_at(documents, safe) == documents[:, place][..., None])
-    return mask | (index == place[:, None])
+    index = index.clamp_min(0)
+    return ListedEdges(index if targets is None else _at(targets, index), mask)
+
+
+def _by_comparison(groups: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
+    """Latest `count` earlier places of the same group `(B, T, count)`, -1 where there are fewer."""
+    own = groups.index_select(1, queries)[..., None]
+    place = torch.arange(groups.shape[1], device=groups.device)
+    same = (own == groups[:, None]) & (own != NOBODY) & (place < queries[:, None])
+    found = torch.where(same, place, -1).topk(min(count, groups.shape[1]), dim=-1).values
+    return pad(found, (0, count - found.shape[-1]), value=-1)
+
+
+def _by_sorting(groups: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
+    # What stands after the last query is nobody's.
+    place = torch.arange(groups.shape[1], device=groups.device)
+    found, order = groups.masked_fill(place > queries[-1], NOBODY).sort(dim=-1, stable=True)
+    back = torch.empty_like(order).scatter_(1, order, place.expand_as(order)).index_select(1, queries)[..., None]
+    earlier = back - torch.arange(1, count + 1, device=groups.device)
+    safe = earlier.clamp_min(0)
+    own = groups.index_select(1, queries)[..., None]
+    same = (earlier >= 0) & (_at(found, safe) == own) & (own != NOBODY)
+    return torch.where(same, _at(order, safe), -1)
+
+
+def _band(groups: torch.Tensor, highest: int, lowest: int) -> torch.Tensor:
+    """The mask of `SortedEdges` for sorted groups `(B, T)`."""
+    length, size = groups.shape[1], max(_BLOCK, highest)
+    blocks = (length + size - 1) // size
+    if torch.compiler.is_compiling():
+        blocks = blocks + 1  # a graph made for a single block would be of no use for longer rows
+    reach = size + highest - lowest
+    lacking = blocks * size - length
+    queries = pad(groups, (0, lacking), value=NOBODY).unflatten(1, (blocks, size))
+    keys = pad(groups, (highest, lacking - lowest), value=NOBODY).unfold(1, reach, size)
+    distance = (highest + torch.arange(size)[:, None] - torch.arange(reach)).to(groups.device)
+    same = (queries[..., None] == keys[:, :, None]) & (queries[..., None] != NOBODY)
+    same = same & (distance >= lowest) & (distance <= highest)
+    if not lowest:
+        same = same | (distance == 0)  # padding attends to itself: there is nobody else
+    return same
+
+
+def _sorted(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """`(B, N, T, D)` in another order of the places."""
+    return states if rows is None else _rows(states.transpose(1, 2), rows).transpose(1, 2)
+
+
+def _rows(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`(B, T, N, D)` with the places in the order of `rows` (B x T,): all heads of a place are moved at once."""
+    return states.flatten(2).flatten(0, 1).index_select(0, rows).view(states.shape)
+
+
+def _gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`(B, N, S, D)`, places `(B, C, K)` -> `(B, N, C, K, D)`."""
+    batch, heads, places, width = states.shape
+    first = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * places
+    rows = index[:, None] + first
+    return states.reshape(-1, width).index_select(0, rows.flatten()).view(*rows.shape, width)
 
 
 def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`values` (B, S) at `index` (B, C, K)."""
     return values.gather(1, index.flatten(1)).view(index.shape)
-
-
-def _most_similar(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    place: torch.Tensor,
-    rules: Rules,
-    present: torch.Tensor | None,
-    documents: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places and mask of the `top_k` candidates of each query, `(B, T, top_k)` both."""
-    # There are no more candidates than places before the window.
-    candidates = max(min(rules.candidates, keys.shape[1] - 1 - rules.window), 1)
-    nearness, sound = _band(min(_CHUNK, place.shape[0]), candidates, rules, place.device)
-    indices, masks = [], []
-    for start in range(0, place.shape[0], _CHUNK):
-        few = place[start : start + _CHUNK]
-        size, width = few.shape[0], candidates + few.shape[0] - 1
-        run = few[0] - rules.window - candidates + torch.arange(width, device=few.device)
-        safe = run.clamp(0, keys.shape[1] - 1)
-        usable = sound[:size, :width] & (run >= 0)
-        if present is not None:
-            usable = usable & present.index_select(1, safe)[:, None]
-        if documents is not None:
-            same = documents.index_select(1, few)[..., None] == documents.index_select(1, safe)[:, None]
-            usable = usable & same
-        # Whole numbers: similarity first, and among equally similar ones nearness.
-        similarity = _products(queries[:, start : start + _CHUNK], keys.index_select(1, safe)).to(torch.int32)
-        order = torch.where(usable, similarity * candidates + nearness[:size, :width], _NOBODY)
-        best, column = _top(order, rules.top_k)
-        indices.append(run[column])
-        masks.append(best > _NOBODY)
-    return torch.cat(indices, dim=1), torch.cat(masks, dim=1)
-
-
-def _band(size: int, candidates: int, rules: Rules, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """For `size` queries in a row and the run of places that holds the candidates of all of them: how near a place is
-    to a query, 0 for the farthest candidate, int32 `(size, candidates + size - 1)`; and whether it is one of its own
-    candidates, as those form a diagonal band, without the shortcuts.
-    """
-    run = torch.arange(candidates + size - 1, dtype=torch.int32, device=device)
-    nearness = run - torch.arange(size, dtype=torch.int32, device=device)[:, None]
-    distance = rules.window + candidates - nearness
-    taken = torch.tensor(rules.shortcuts, dtype=torch.int32, device=device)
-    return nearness, (nearness >= 0) & (nearness < candidates) & ~torch.isin(distance, taken)
-
-
-def _products(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """`(B, C, R)`, `(B, L, R)` -> `(B, C, L)`, in float32 whatever autocast says."""
-    with torch.autocast(first.device.type, enabled=False):
-        return first.float() @ second.float().transpose(1, 2)
-
-
-def _top(order: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest along the last axis with their columns; where there are fewer, nobody at column 0."""
-    best, column = order.topk(min(count, order.shape[-1]), dim=-1)
-    lacking = (0, count - best.shape[-1])
-    return torch.nn.functional.pad(best, lacking, value=_NOBODY), torch.nn.functional.pad(column, lacking)

@@ -17,7 +17,6 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from configuration_jepa.configuration_base import JepaConfig
-from modeling_jepa.graph_routing import Neighbours, gathered_attention
 
 PositionEmbeddings = tuple[torch.Tensor, torch.Tensor]
 
@@ -137,7 +136,6 @@ class Attention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         key_value_states: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        neighbours: Neighbours | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend.
@@ -148,12 +146,10 @@ class Attention(nn.Module):
             attention_mask: what the library's mask functions make for the implementation in use.
             key_value_states: `(B, S, H)`, the attended sequence of cross-attention.
             past_key_values: a cache; an `EncoderDecoderCache` computes the cross-attended keys only once.
-            neighbours: the few places that each query attends to; then the mask and the implementation are not used.
             **kwargs: for the attention interface.
 
         Returns:
-            `(B, T, H)`, and the probabilities `(B, N, T, S)` where the implementation gives them; with `neighbours`
-            `(B, N, T, neighbours)`, outside training.
+            `(B, T, H)`, and the probabilities `(B, N, T, S)` where the implementation gives them.
         """
         query = self._normed(self._split_heads(self.q_proj(hidden_states)), self.q_norm)
         if self.is_cross_attention:
@@ -161,14 +157,10 @@ class Attention(nn.Module):
         else:
             query, key, value = self._self_key_value(query, hidden_states, position_embeddings, past_key_values)
 
-        with _full_precision_on_cpu(query) as full_precision:
+        with full_precision_on_cpu(query) as full_precision:
             if full_precision:
                 query, key, value = query.float(), key.float(), value.float()
-            if neighbours is None:
-                output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
-            else:
-                keep = not self.training
-                output, probabilities = gathered_attention(query, key, value, neighbours, self.scaling, keep)
+            output, probabilities = self._attend(query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2).contiguous()), probabilities
 
     def _attend(
@@ -239,7 +231,7 @@ def _last_linear(config: JepaConfig) -> type[nn.Linear]:
 
 
 @contextmanager
-def _full_precision_on_cpu(states: torch.Tensor) -> Iterator[bool]:
+def full_precision_on_cpu(states: torch.Tensor) -> Iterator[bool]:
     """Switch a CPU's autocast off, and say whether that was done.
 
     There the backward pass of attention is six times slower in bfloat16 than in float32 (14.5 against 2.3 ms for
@@ -279,14 +271,20 @@ class Block(GradientCheckpointingLayer):
         layer_idx: place in the trunk, and in a cache.
         is_causal: passed to self-attention.
         has_cross_attention: whether the block also attends to another sequence.
+        attention: class of its self-attention.
     """
 
     def __init__(
-        self, config: JepaConfig, layer_idx: int, is_causal: bool = False, has_cross_attention: bool = False
+        self,
+        config: JepaConfig,
+        layer_idx: int,
+        is_causal: bool = False,
+        has_cross_attention: bool = False,
+        attention: type[Attention] = Attention,
     ) -> None:
         super().__init__()
         self.self_attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, layer_idx, is_causal=is_causal)
+        self.self_attn = attention(config, layer_idx, is_causal=is_causal)
         if has_cross_attention:
             self.cross_attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
             self.cross_attn = Attention(config, layer_idx, is_cross_attention=True)
@@ -303,7 +301,6 @@ class Block(GradientCheckpointingLayer):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        neighbours: Neighbours | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """`(B, T, H) -> (B, T, H)`; arguments as of `Attention.forward`, those of cross-attention with `encoder_`."""
@@ -312,7 +309,6 @@ class Block(GradientCheckpointingLayer):
             position_embeddings=position_embeddings,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            neighbours=neighbours,
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)

@@ -1,8 +1,8 @@
 """The staged generator: a causal language model that grows by stages and never sees its own answer.
 
-Stage 0 is a causal transformer on factorised embeddings; 1 adds a time embedding; 2 is trained with credit assignment;
-3 attends along a sparse graph. Shapes: B batch, T new tokens, S all tokens so far, E embedding size, H width,
-V vocabulary.
+Stage 0 is a causal transformer on factorised embeddings; 1 forgets, and sees the last three tokens through a
+convolution; 2 is trained with credit assignment; 3 attends along far edges as well. Shapes: B batch, T new tokens, S
+all tokens so far, E embedding size, H width, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -24,11 +24,13 @@ from transformers.utils.output_capturing import capture_outputs
 
 from configuration_jepa.configuration_staged_generator import LAST_STAGE, StagedGeneratorConfig
 from modeling_jepa.chunked_cross_entropy import NextTokenParts, chunked_cross_entropy, cross_entropy_parts
-from modeling_jepa.graph_routing import Rules, fibonacci_distances, find_neighbours, routing_vectors
+from modeling_jepa.graph_routing import FarAttention
 from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import part
 from modeling_jepa.modeling_base import JepaPreTrainedModel
-from modeling_jepa.semantic_blocks import BlockAttention, TimeEmbedding, block_cosines, block_decorrelation
+from modeling_jepa.semantic_blocks import BlockAttention, block_cosines, block_decorrelation
+from modeling_jepa.staged_attention import RowPlan, StagedAttention, make_plan
+from modeling_jepa.temporal_memory import Forgetting, ShortConvolution
 
 
 @dataclass
@@ -41,7 +43,8 @@ class StagedGeneratorOutput(ModelOutput):
             greedy next token, and `block_decorrelation` where it has a weight.
         logits: `(B, T, V)`, or the last `logits_to_keep`; None in training with labels, where they never exist.
         past_key_values: the cache.
-        hidden_states, attentions: as everywhere in the library; attentions of stage 3 are `(B, heads, T, neighbours)`.
+        hidden_states, attentions: as everywhere in the library; attentions of stage 3 are `(B, heads, T, kinds)`,
+            see `StagedGeneratorForCausalLM.attention_kinds`.
     """
 
     loss: torch.Tensor | None = None
@@ -63,18 +66,25 @@ class StagedGeneratorPreTrainedModel(JepaPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, StagedGeneratorForCausalLM):
             init.zeros_(module.token_counts)
+        elif isinstance(module, Forgetting):
+            init.zeros_(module.gate)
+        elif isinstance(module, ShortConvolution):
+            init.zeros_(module.taps)
+        elif isinstance(module, FarAttention):
+            init.zeros_(module.gate)
+            init.zeros_(module.null_key)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As the library's; new tokens have no time."""
+        """As the library's; new tokens have no time of their own."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
-        time: Any = self.base_model.time_embedding
-        if time is not None:
-            old, size = time.amplitudes, embeddings.num_embeddings
-            kept = min(size, old.num_embeddings)
+        old: Any = self.base_model.token_times
+        if old is not None:
+            size = embeddings.num_embeddings
             new = type(old)(size, old.embedding_dim, device=old.weight.device, dtype=old.weight.dtype)
+            kept = min(size, old.num_embeddings)
             new.weight.data.zero_()
             new.weight.data[:kept] = old.weight.data[:kept]
-            time.amplitudes = new
+            self.base_model.token_times = new
         return embeddings
 
 
@@ -88,10 +98,14 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         self.block_attention = BlockAttention(config) if config.semantic_blocks == "full" else None
         self.embed_proj = nn.Linear(config.embedding_size, config.hidden_size, bias=False)
         self.embed_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.time_embedding = TimeEmbedding(config) if config.stage >= 1 else None
+        has_times = config.stage >= 1 and config.decay_source == "token"
+        self.token_times = nn.Embedding(config.vocab_size, config.time_dim) if has_times else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            [Block(config, layer_idx, is_causal=True) for layer_idx in range(config.num_hidden_layers)]
+            [
+                Block(config, layer_idx, is_causal=True, attention=StagedAttention)
+                for layer_idx in range(config.num_hidden_layers)
+            ]
         )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.gradient_checkpointing = False
@@ -113,12 +127,13 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
 
         Args:
             input_ids: `(B, T)`.
-            attention_mask: `(B, S)`, 1 for tokens and 0 for padding; all tokens by default. Below stage 3 also the
-                library's prepared masks.
-            position_ids: `(B, T)`, place in the document. Where nothing is cached yet, a document begins at every 0,
-                and nothing is attended to across documents. By default counted from the mask, and on from the cache.
+            attention_mask: `(B, S)`, 1 for tokens and 0 for padding, which may stand anywhere; all tokens by default.
+                At stage 0 also the library's prepared masks.
+            position_ids: `(B, T)`, place in the document. A document begins at every token at 0 (at stage 0 only
+                where nothing is cached yet), and nothing is attended to across documents. By default counted from the
+                mask, and on from the cache.
             past_key_values: the tokens before.
-            inputs_embeds: `(B, T, E)` instead of `input_ids`; at stage 0 only, as time is per token after it.
+            inputs_embeds: `(B, T, E)` instead of `input_ids`, where no part of the model asks which token it is.
             use_cache: whether to make a cache.
             **kwargs: for the attention interface and the recording of outputs.
 
@@ -128,20 +143,24 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        documents = None
-        if position_ids is not None and _is_empty(past_key_values):
-            documents = (position_ids == 0).cumsum(-1).expand(embeddings.shape[:2])
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         # A static cache gives the very tensor that it counts on.
         past = 0 if past_key_values is None else past_key_values.get_seq_length() + 0
         self._refuse_too_long(embeddings.shape[1], past)
         positions = _count_positions(embeddings, attention_mask, past) if position_ids is None else position_ids
-        hidden_states = self._embed(embeddings, input_ids, positions)
-        if self.config.stage == LAST_STAGE:
-            routed = self._route(embeddings, attention_mask, past_key_values, past, documents)
-        else:
-            routed = self._mask(embeddings, attention_mask, past_key_values, documents)
+        hidden_states = self._embed(embeddings)
+        given: dict[str, Any] = {}
+        documents = None
+        if self.config.stage >= 1:
+            begins = position_ids is not None or not _is_empty(past_key_values)
+            plan = self._plan(input_ids, hidden_states, positions, attention_mask, begins, past_key_values, past)
+            given = {"plan": plan, "token_times": None if self.token_times is None else self.token_times(input_ids)}
+            documents = plan.documents
+        elif position_ids is not None and _is_empty(past_key_values):
+            documents = _begins(position_ids.expand(embeddings.shape[:2]), attention_mask).cumsum(-1)
+        if "plan" not in given or given["plan"].near is None:
+            given["attention_mask"] = self._mask(embeddings, attention_mask, past_key_values, documents)
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         position_embeddings = rotary_position_embeddings(
             positions, head_dim, self.config.rope_theta, hidden_states.dtype
@@ -152,22 +171,10 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
                 hidden_states,
                 position_embeddings=position_embeddings,
                 past_key_values=past_key_values,
-                **routed,
+                **given,
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
-
-    @property
-    def routing_rules(self) -> Rules:
-        """Whom a token attends to at stage 3."""
-        config = self.config
-        distances = fibonacci_distances(config.routing_window, config.max_position_embeddings)
-        return Rules(
-            config.routing_window,
-            config.routing_top_k,
-            config.routing_candidates,
-            distances if config.routing_shortcuts else (),
-        )
 
     def _refuse_too_long(self, length: int, past: int | torch.Tensor) -> None:
         limit = self.config.max_position_embeddings
@@ -177,18 +184,40 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
                 f"A sequence of {total:,} tokens is longer than max_position_embeddings={limit}: shorten it."
             )
 
-    def _embed(
-        self, embeddings: torch.Tensor, input_ids: torch.LongTensor | None, position_ids: torch.Tensor
-    ) -> torch.Tensor:
-        """`(B, T, E) -> (B, T, H)`: blocks, trunk's width, time."""
+    def _embed(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """`(B, T, E) -> (B, T, H)`: blocks, trunk's width."""
         if self.block_attention is not None:
             embeddings = self.block_attention(embeddings)
-        hidden_states = self.embed_norm(self.embed_proj(embeddings))
-        if self.time_embedding is not None:
-            if input_ids is None:
-                raise ValueError("inputs_embeds: from stage 1 on, time is per token: give input_ids.")
-            hidden_states = hidden_states + self.time_embedding(input_ids, position_ids)
-        return self.dropout(hidden_states)
+        return self.dropout(self.embed_norm(self.embed_proj(embeddings)))
+
+    def _plan(
+        self,
+        input_ids: torch.LongTensor | None,
+        hidden_states: torch.Tensor,
+        positions: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        documents_begin: bool,
+        cache: Cache | None,
+        past: int | torch.Tensor,
+    ) -> RowPlan:
+        """What stages 1 to 3 need to know of the rows, found once for all layers."""
+        stage = self.config.stage
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(f"attention_mask has {attention_mask.ndim} axes: at stage {stage} it must be (B, S).")
+        if input_ids is None and (stage == LAST_STAGE or self.token_times is not None):
+            reason = "far edges go by the tokens" if stage == LAST_STAGE else "decay_source=token needs the tokens"
+            raise ValueError(f"inputs_embeds: at stage {stage} {reason}: give input_ids.")
+        return make_plan(
+            self.config,
+            input_ids,
+            positions.expand(hidden_states.shape[:2]),
+            attention_mask,
+            documents_begin,
+            cache,
+            past,
+            self.embed_tokens.weight,
+            hidden_states.dtype,
+        )
 
     def _mask(
         self,
@@ -196,8 +225,8 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         attention_mask: torch.Tensor | None,
         cache: Cache | None,
         documents: torch.Tensor | None,
-    ) -> dict[str, Any]:
-        """The dense road of stages 0 to 2."""
+    ) -> Any:
+        """For dense attention, as the implementation in use wants it."""
         same: Callable | None = None
         if documents is not None:
             self._refuse_blind_attention(documents, attention_mask)
@@ -205,7 +234,7 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
             def same(batch: Any, head: Any, query: Any, key: Any) -> Any:
                 return documents[batch, query] == documents[batch, key]
 
-        mask = create_causal_mask(
+        return create_causal_mask(
             config=self.config,
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
@@ -213,7 +242,6 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
             position_ids=None,  # else the library looks for documents itself, for a single row only
             and_mask_function=same,
         )
-        return {"attention_mask": mask}
 
     def _refuse_blind_attention(self, documents: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Flash attention takes no mask of ours: rows of several documents would see each other without a word."""
@@ -227,48 +255,6 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
                 f"position_ids: rows of several documents need attn_implementation eager, sdpa or flex_attention, not "
                 f"{self.config._attn_implementation}."
             )
-
-    def _route(
-        self,
-        embeddings: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        cache: Cache | None,
-        past: int | torch.Tensor,
-        documents: torch.Tensor | None,
-    ) -> dict[str, Any]:
-        """The sparse road of stage 3: who attends to whom is found once, for all layers."""
-        if attention_mask is not None and attention_mask.ndim != 2:
-            raise ValueError(
-                f"attention_mask has {attention_mask.ndim} axes: at stage {LAST_STAGE} it must be (B, S)."
-            )
-        queries = routing_vectors(self._chosen_blocks(embeddings))
-        keys = queries if cache is None else self._cached_routes(queries, cache)
-        present = None
-        if attention_mask is not None:
-            lacking = keys.shape[1] - attention_mask.shape[1]
-            present = nn.functional.pad(attention_mask.bool(), (0, lacking)) if lacking else attention_mask.bool()
-        neighbours = find_neighbours(queries, keys, past, self.routing_rules, present, documents)
-        return {"neighbours": neighbours}
-
-    def _chosen_blocks(self, embeddings: torch.Tensor) -> torch.Tensor:
-        if self.config.routing_blocks is None:
-            return embeddings
-        blocks = embeddings.unflatten(-1, (self.config.num_semantic_blocks, -1))
-        return blocks[..., self.config.routing_blocks, :].flatten(-2)
-
-    def _cached_routes(self, queries: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Routing vectors of all tokens `(B, S, R)`: they live in the cache as one layer more, so that whatever is
-        done to a cache (reordered for beams, cropped, repeated) is done to them.
-        """
-        place = self.config.num_hidden_layers
-        if cache.layer_class_to_replicate is None and len(cache.layers) == place:
-            if cache.get_seq_length():
-                raise ValueError(f"past_key_values: this cache was not filled by a model of stage {LAST_STAGE}.")
-            first = cache.layers[0]
-            cache.layers.append(StaticLayer(first.max_cache_len) if isinstance(first, StaticLayer) else DynamicLayer())
-        # The values of this layer are never read.
-        keys, _ = cache.update(queries[:, None], queries[:, None, :, :1], place)
-        return keys[:, 0]
 
 
 class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin):
@@ -323,6 +309,8 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
                 for it with every batch. The rest: see `StagedGeneratorModel.forward`.
         """
         shift_labels: Any = kwargs.pop("shift_labels", None)  # type: ignore[typeddict-item]
+        if self.training and use_cache is None and (labels is not None or shift_labels is not None):
+            use_cache = False  # nobody goes on from a training step
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -364,8 +352,10 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         )
 
     def attention_kinds(self) -> list[str]:
-        """The kind of each neighbour at stage 3: of the last axis of `attentions`."""
-        return self.model.routing_rules.kinds
+        """What the last axis of `attentions` is at stage 3: `near`, the usual attention, and the kinds of far edges,
+        each with the share of its softmax that is not nobody's, times the size of the head's gate.
+        """
+        return ["near", *self.config.routing_edges]
 
     @torch.no_grad()
     def block_figures(self) -> dict[str, float]:
@@ -382,8 +372,11 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
 
     @staticmethod
     def new_parameters(stage: int) -> tuple[str, ...]:
-        """How the names of the parameters begin that a checkpoint of the stage before does not have."""
-        return ("model.time_embedding.",) if stage == 1 else ()
+        """What the names of the parameters contain that a checkpoint of the stage before does not have."""
+        return {
+            1: ("self_attn.forgetting.", "self_attn.convolutions.", "model.token_times."),
+            LAST_STAGE: ("self_attn.far.",),
+        }.get(stage, ())
 
     @torch.no_grad()
     def set_token_counts(self, counts: torch.Tensor) -> None:
@@ -423,8 +416,8 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         past_key_values: Cache,
         **kwargs: Any,
     ) -> Any:
-        """As the library's; at stage 3 the padding mask itself, at the length of the static cache."""
-        if config.stage < LAST_STAGE:
+        """As the library's; from stage 1 on the padding mask itself, at the length of the static cache."""
+        if config.stage == 0:
             return create_masks_for_generate(
                 config=config,
                 inputs_embeds=inputs_embeds,
@@ -500,6 +493,14 @@ def _count_positions(
     if isinstance(past, int) and counted.shape[1] < past + length:
         return counted[:, -length:]  # a mask of the new tokens alone
     return counted.index_select(1, torch.arange(length, device=counted.device) + past)
+
+
+def _begins(position_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Where a document begins, `(B, T)`: at a token at position 0. Masked places are at 0 too, and begin nothing."""
+    begins = position_ids == 0
+    if attention_mask is None or attention_mask.ndim != 2:
+        return begins
+    return begins & attention_mask[:, : begins.shape[1]].bool()
 
 
 def _is_empty(cache: Cache | None) -> bool:

@@ -1,13 +1,13 @@
-"""Token embeddings seen as equal semantic blocks, and the time embedding of each token.
+"""Token embeddings seen as equal semantic blocks.
 
-Shapes: B batch, T sequence, E embedding size, G blocks, W = E / G their width, V vocabulary, H hidden size.
+Shapes: B batch, T sequence, E embedding size, G blocks, W = E / G their width.
 """
 
 import torch
 from torch import nn
 
 from configuration_jepa.configuration_staged_generator import StagedGeneratorConfig
-from modeling_jepa.layers import RMSNorm, ZeroInitEmbedding, ZeroInitLinear
+from modeling_jepa.layers import RMSNorm, ZeroInitLinear
 
 
 class BlockAttention(nn.Module):
@@ -31,29 +31,6 @@ class BlockAttention(nn.Module):
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         attended = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype) @ value
         return (blocks + self.out_proj(attended)).flatten(-2)
-
-
-class TimeEmbedding(nn.Module):
-    """What time does to each token: an amplitude per token, zero at the start, times waves of its position.
-
-    t(v, p) = W (a_v * [sin(p f), cos(p f)]), with frequencies f in a geometric row from 1 down to
-    1 / max_position_embeddings. The position is that within the document, counted from its start: a cache knows it.
-    """
-
-    def __init__(self, config: StagedGeneratorConfig) -> None:
-        super().__init__()
-        self.longest = config.max_position_embeddings
-        self.amplitudes = ZeroInitEmbedding(config.vocab_size, config.time_dim)
-        self.out_proj = nn.Linear(config.time_dim, config.hidden_size, bias=False)
-
-    def forward(self, input_ids: torch.LongTensor, position_ids: torch.LongTensor) -> torch.Tensor:
-        """`(B, T)`, `(B or 1, T)` -> `(B, T, H)`."""
-        amplitudes = self.amplitudes(input_ids)
-        pairs = amplitudes.shape[-1] // 2
-        steps = torch.arange(pairs, dtype=torch.float32, device=input_ids.device) / max(pairs - 1, 1)
-        angles = position_ids[..., None].float() * float(self.longest) ** -steps
-        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
-        return self.out_proj(amplitudes * waves.to(amplitudes.dtype))
 
 
 def block_decorrelation(embeddings: torch.Tensor, num_blocks: int) -> torch.Tensor:

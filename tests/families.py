@@ -137,12 +137,12 @@ STAGED_GENERATOR = Family(
     main_part="cross_entropy",
     tasks=("text-generation", "feature-extraction"),
 )
-# Itself, two before it, two similar ones, and the Fibonacci distances from 3 to 13.
+# The usual attention, and two kinds of far edges.
 ROUTED_GENERATOR = replace(
     STAGED_GENERATOR,
     name="staged_generator-3",
-    small={**STAGED_GENERATOR.small, "stage": 3, "routing_window": 2, "routing_top_k": 2, "routing_candidates": 8},
-    attended=lambda length: 1 + 2 + 2 + 4,
+    small={**STAGED_GENERATOR.small, "stage": 3, "routing_edges": ["successors", "fibonacci"]},
+    attended=lambda length: 1 + 2,
 )
 
 

@@ -79,12 +79,12 @@ def representation_collapsing(log: RunLog, facts: RunFacts) -> Advice | None:
 
 
 def stage_3_from_nothing(log: RunLog, facts: RunFacts) -> Advice | None:
-    """Graph routing is trained without the stages that it builds on."""
+    """Stage 3 is trained without the stages that it builds on."""
     if facts.stage != 3 or not facts.from_nothing:
         return None
     return Advice(
         "stage_3_from_nothing",
-        "stage 3 routes by the similarity of blocks that stages 0 to 2 make, and starts here from random weights",
+        "stage 3 starts here from random weights, without the stages that it builds on",
         "train stage 2 first and give it with --init_from; or expect more steps",
         1.0,
     )

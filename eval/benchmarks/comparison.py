@@ -5,6 +5,7 @@ Commands are run from the root of a checkout, as recipes are named by their path
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -292,8 +293,8 @@ class Comparison(Benchmark):
             name = option.removesuffix("?")
             value = said.get(name, vars(options).get(name))
             changed = value != defaults.get_default(name) or not option.endswith("?")
-            if changed and value is not None and value != []:
-                parts.append(f"--{name} {_shown(value)}")
+            if changed and value not in (None, [], False):
+                parts.append(f"--{name}" if value is True else f"--{name} {_shown(value)}")
         return " ".join(parts)
 
 
@@ -367,4 +368,4 @@ def left_open(source: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(_shown, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))

@@ -110,7 +110,7 @@ class GeneratorComparison(Comparison):
     def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
         """At the marks; `loss` is in nats per test token."""
         cells, marks = results[name], {}
-        for step in map(str, self.marks(options)):
+        for step in map(str, marks_of(cells)):
             found = [cell["marks"][step] for cell in cells]
             loss = mean_and_spread([metrics["nll"] / metrics["tokens"] for metrics in found])
             marks[step] = {"loss": loss, **over_seeds(found, list(METRICS))}
@@ -225,9 +225,14 @@ def recipe_of(options: Options) -> Any:
     return parse_arguments([options.recipe, f"--data={options.data}", *flags(parse_changes(options.set))]).training
 
 
-def ratios(first: Cells, second: Cells, step: int) -> dict[str, dict[str, float]]:
+def marks_of(cells: Cells) -> list[int]:
+    """The steps at which an arm was scored."""
+    return sorted(map(int, cells[0]["marks"]))
+
+
+def ratios(first: Cells, second: Cells, step: int, second_step: int | None = None) -> dict[str, dict[str, float]]:
     """How many times the second arm's perplexity the first one's is, per token and per word, over the seeds that both
-    have.
+    have; after `step` steps of both, or `second_step` of the second.
 
     A ratio is exp of the difference of nll per token or word, averaged over seeds; its interval that of the
     difference, resampled over documents and seeds. Empty where no seed is common.
@@ -239,7 +244,11 @@ def ratios(first: Cells, second: Cells, step: int) -> dict[str, dict[str, float]
     if not pairs:
         return {}
     check_asked(pairs, "asked", "tokens")
-    nll = [np.array([cell["documents"][str(step)] for cell in side]) for side in zip(*pairs, strict=True)]
+    steps = (step, step if second_step is None else second_step)
+    nll = [
+        np.array([cell["documents"][str(mark)] for cell in side])
+        for side, mark in zip(zip(*pairs, strict=True), steps, strict=True)
+    ]
     shown = pairs[0][0]
     tokens = np.array(shown["tokens"], dtype=np.float64)
     found = interval_of_sums(nll[0] - nll[1], tokens)

@@ -1,6 +1,6 @@
 """Times one point of the cost of routing, in a process of its own: reads a request as JSON, writes the figures.
 
-Shapes: T tokens, R width of a routing vector, N heads, D head dimension; one row, no padding, one document.
+Shapes: T tokens, N heads, D head dimension; one row, no padding, one document.
 """
 
 import json
@@ -16,16 +16,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from eval.benchmarks.exams.memory import peak_memory
-from modeling_jepa.graph_routing import (
-    Neighbours,
-    Rules,
-    fibonacci_distances,
-    find_neighbours,
-    gathered_attention,
-    routing_vectors,
-)
+from modeling_jepa.graph_routing import Edges, ListedEdges, listed_edges, sorted_edges
 
-_PIECE = 256
+_ZIPF = 1.0  # exponent of the tokens' frequencies
 
 
 @dataclass(frozen=True)
@@ -33,12 +26,12 @@ class Point:
     """What is timed.
 
     Attributes:
-        length: tokens T, and the model's length, which decides the shortcuts.
+        length: tokens T.
         mode: `train`, forward and backward over T tokens; `decode`, one token after T - 1 cached ones.
         kind: `graph` or `dense`.
         heads, head_dim: of one attention layer.
-        routing_size: R, the width of the token table.
-        window, top_k, candidates: of the routing.
+        vocabulary: different tokens, whose frequencies are those of a text (Zipf).
+        window, occurrences: of the routing, whose far edges lead to successors.
         threads: of torch.
         repetitions, seconds: at most so many after one to warm up, and no further one after so many seconds.
     """
@@ -48,10 +41,9 @@ class Point:
     kind: str
     heads: int
     head_dim: int
-    routing_size: int
+    vocabulary: int
     window: int
-    top_k: int
-    candidates: int
+    occurrences: int
     threads: int
     repetitions: int
     seconds: float
@@ -64,19 +56,18 @@ def measure(point: Point) -> dict[str, Any]:
     torch.set_num_threads(point.threads)
     torch.manual_seed(0)
     queries = 1 if point.mode == "decode" else point.length
-    embeddings = torch.randn(1, point.length, point.routing_size)
     shapes = (queries, point.length, point.length)
     states = [torch.randn(1, point.heads, places, point.head_dim) for places in shapes]
     if point.mode == "train":
         states = [each.requires_grad_() for each in states]
-    search = _search(point, embeddings)
+    search = _search(point)
     held = psutil.Process().memory_info().rss
-    routing, neighbours = 0.0, None
+    routing, edges = 0.0, None
     runs = {"routing": 0, "attention": 0}
     if point.kind == "graph":
-        neighbours = search()
+        edges = search()
         routing, runs["routing"] = _median(point, search)
-    attention, runs["attention"] = _median(point, _step(point, states, neighbours))
+    attention, runs["attention"] = _median(point, _step(point, states, edges))
     return {
         "routing": routing,
         "attention": attention,
@@ -91,35 +82,36 @@ def main() -> int:
     return 0
 
 
-def _search(point: Point, embeddings: torch.Tensor) -> Callable[[], Neighbours]:
-    """Finding the neighbours as a forward pass does: of all tokens, or of the last with the others' vectors cached."""
-    distances = fibonacci_distances(point.window, point.length)
-    rules = Rules(point.window, point.top_k, point.candidates, distances)
-    if point.mode == "train":
+def _search(point: Point) -> Callable[[], tuple[Edges, Edges]]:
+    """Finding near and far edges as a forward pass does: of all tokens, or of the last with the others cached."""
+    frequencies = torch.arange(1, point.vocabulary + 1, dtype=torch.double) ** -_ZIPF
+    tokens = torch.multinomial(frequencies, point.length, replacement=True)[None]
+    place = torch.arange(point.length)
+    following = (place + 1).clamp_max(point.length - 1)[None]
 
-        def all_of_them() -> Neighbours:
-            vectors = routing_vectors(embeddings)
-            return find_neighbours(vectors, vectors, 0, rules)
+    def all_of_them() -> tuple[Edges, Edges]:
+        near = sorted_edges(None, tokens, point.window, lowest=0)
+        return near, sorted_edges(tokens, tokens, point.occurrences, targets=following)
 
-        return all_of_them
-    # In pieces, as a cache fills: what is made on the way must not be the peak.
-    cached = torch.cat([routing_vectors(few) for few in embeddings.split(_PIECE, dim=1)], dim=1)
+    def last_one() -> tuple[Edges, Edges]:
+        window = place[-point.window - 1 :][None, None]
+        near = ListedEdges(window, torch.ones_like(window, dtype=torch.bool))
+        return near, listed_edges(tokens, point.length - 1, 1, point.occurrences, following)
 
-    def last_one() -> Neighbours:
-        return find_neighbours(routing_vectors(embeddings[:, -1:]), cached, point.length - 1, rules)
-
-    return last_one
+    return all_of_them if point.mode == "train" else last_one
 
 
-def _step(point: Point, states: list[torch.Tensor], neighbours: Neighbours | None) -> Callable[[], Any]:
+def _step(point: Point, states: list[torch.Tensor], edges: tuple[Edges, Edges] | None) -> Callable[[], Any]:
     """One layer's attention as the model calls it."""
     query, key, value = states
     scaling, training = point.head_dim**-0.5, point.mode == "train"
+    null_key = torch.zeros(point.heads, point.head_dim)
 
     def attend() -> torch.Tensor:
-        if neighbours is None:
+        if edges is None:
             return scaled_dot_product_attention(query, key, value, is_causal=training, scale=scaling)
-        return gathered_attention(query, key, value, neighbours, scaling, with_probabilities=not training)[0]
+        near, far = edges
+        return near.attend(query, key, value, scaling) + far.attend(query, key, value, scaling, null_key)
 
     if not training:
         return torch.inference_mode()(attend)

@@ -1,7 +1,7 @@
 """Where a model that attends along a graph looks, as a metric object of the `evaluate` library.
 
 metric = AttentionByEdge(keep_in_memory=True)
-metric.compute(predictions=[3.0, 1.0], references=["window", "similar"])
+metric.compute(predictions=[3.0, 1.0], references=["near", "successors"])
 
 This file imports nothing of this package, so that it also loads from its path alone.
 """
@@ -20,8 +20,8 @@ Returns:
 Examples:
     >>> import evaluate
     >>> metric = evaluate.load("eval/metrics/attention_by_edge.py", keep_in_memory=True)
-    >>> metric.compute(predictions=[2.0, 1.0, 1.0], references=["window", "similar", "window"])
-    {'edge_mass': {'window': 0.75, 'similar': 0.25}}
+    >>> metric.compute(predictions=[2.0, 1.0, 1.0], references=["near", "successors", "near"])
+    {'edge_mass': {'near': 0.75, 'successors': 0.25}}
 """
 _CITATION = r"""
 @software{jepa_lm,

@@ -92,7 +92,9 @@ _MAX_TEXTS = 8
 
 
 def edge_mass(model: PreTrainedModel, ids: Sequence[np.ndarray], context: int) -> dict[str, float] | None:
-    """Mean share of attention per kind of edge (self, window, similar, shortcut), summing to 1.
+    """Mean share of attention per kind of edge, summing to 1: `near`, the usual attention, and each kind of far edge.
+
+    A far edge counts as much as its head's gate lets through; what goes to nobody does not count.
 
     Over all layers, heads and tokens of up to eight texts, each cut to the context. None for a model without routing.
     """

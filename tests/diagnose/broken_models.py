@@ -6,12 +6,15 @@ that takes the part's place. Both stay with a copy of the model, and with its tr
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
+
+from modeling_jepa.graph_routing import ListedEdges
 
 IGNORED = -100
 
@@ -86,18 +89,21 @@ def sees_everything_in_a_chunk(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def routes_to_the_next(model: PreTrainedModel) -> PreTrainedModel:
-    """Of our graph routing: one edge more, to the token after."""
+    """Of our graph routing: far edges that all lead to the token after, through open gates."""
     base = type(model.model)
 
-    def route(self: nn.Module, *given: Any) -> dict[str, Any]:
-        found = base._route(self, *given)["neighbours"]
-        rows, length = given[0].shape[:2]
-        last = given[3] + length - 1
-        after = torch.arange(given[3], last + 1).expand(rows, -1)[..., None] + 1
-        index = torch.cat([found.index, after.clamp_max(last)], -1)
-        return {"neighbours": type(found)(index, torch.cat([found.mask, after <= last], -1))}
+    def plan(self: nn.Module, *given: Any) -> Any:
+        found = base._plan(self, *given)
+        rows, length = given[1].shape[:2]
+        last = found.first + length - 1
+        after = torch.arange(found.first, last + 1).expand(rows, -1)[..., None] + 1
+        edges = ListedEdges(after.clamp_max(last), after <= last)
+        return replace(found, far=dict.fromkeys(found.far, edges))
 
-    model.model.__class__ = type(f"Own{base.__name__}", (base,), {"_route": route, "__module__": __name__})
+    for name, parameter in model.named_parameters():
+        if ".far." in name and name.endswith("gate"):
+            nn.init.ones_(parameter)
+    model.model.__class__ = type(f"Own{base.__name__}", (base,), {"_plan": plan, "__module__": __name__})
     return model
 
 

@@ -59,10 +59,7 @@ def tiny_generator(tokenizer: PreTrainedTokenizerFast, stage: int = 0) -> Staged
         max_position_embeddings=CONTEXT,
         embedding_size=16,
         num_semantic_blocks=4,
-        time_dim=8,
-        routing_window=3,
-        routing_top_k=2,
-        routing_candidates=8,
+        routing_occurrences=2,
         stage=stage,
         **{name: getattr(tokenizer, name) for name in names},
     )

@@ -35,7 +35,7 @@ SHARE, OPEN_SHARE, BELOW_1, ABOVE_0 = (
 )
 RANGES = {
     **dict.fromkeys("hidden_size num_hidden_layers num_attention_heads intermediate_size".split(), AT_LEAST_1),
-    **dict.fromkeys("rope_theta norm_eps initializer_range temperature".split(), ABOVE_0),
+    **dict.fromkeys("rope_theta norm_eps initializer_range temperature gate_rate".split(), ABOVE_0),
     **dict.fromkeys(
         "dropout attention_dropout teacher_momentum adam_beta1 adam_beta2 best_smoothing".split(), BELOW_1
     ),
@@ -54,8 +54,10 @@ RANGES = {
     "max_vocab": (8, None, True, True),
     "seed": AT_LEAST_0,
     # of the staged generator
-    **dict.fromkeys("embedding_size num_semantic_blocks credit_steps sample_steps".split(), AT_LEAST_1),
-    **dict.fromkeys("routing_window routing_top_k routing_blocks".split(), AT_LEAST_0),
+    **dict.fromkeys(
+        "embedding_size num_semantic_blocks routing_occurrences credit_steps sample_steps".split(), AT_LEAST_1
+    ),
+    **dict.fromkeys("routing_window routing_blocks".split(), AT_LEAST_0),
     **dict.fromkeys("block_decorrelation_weight z_loss_weight".split(), AT_LEAST_0),
     **dict.fromkeys("label_smoothing muon_momentum".split(), BELOW_1),
     **dict.fromkeys("credit_siblings credit_rest credit_floor".split(), SHARE),
@@ -64,8 +66,8 @@ RANGES = {
     **dict.fromkeys("reply_weight lora_rank".split(), AT_LEAST_0),
     "decoder_learning_rate": OPEN_SHARE,
     "max_reply_length": (2, None, True, True),
-    "time_dim": (2, None, True, True),
-    "routing_candidates": (16, None, True, True),
+    "time_dim": (1, None, True, True),
+    "routing_code_bits": (1, 30, True, True),
     "stage": (0, 3, True, True),
     # of the video model
     **dict.fromkeys(
@@ -90,10 +92,20 @@ CHOICES = (
         "target_gradient",
     ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
-    *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control"),
+    *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control", "decay_source"),
     *("context_access", "decoder_latent", "ranking_target", "frame_codes", "objective"),
 )
-FREE = ("data", "digits", "split", "text_column", "tokenizer", "run_name", "sample_phrases", "pretrained_decoder")
+FREE = (
+    "data",
+    "digits",
+    "split",
+    "text_column",
+    "tokenizer",
+    "run_name",
+    "sample_phrases",
+    "pretrained_decoder",
+    "routing_edges",
+)
 SPECIAL_IDS = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
 
 few = settings(
@@ -418,6 +430,8 @@ def test_a_configuration_refuses_what_is_out_of_range(config: type, field: Any, 
         values = st.integers(max_value=4)
     elif field.name == "decoder_config":
         values = st.just({"hidden_size": 16})
+    elif field.name == "routing_edges":
+        values = st.lists(words(), max_size=2)
     elif field.type is bool:
         values = st.integers()
     else:

@@ -36,7 +36,6 @@ FILES = (
     "configuration_base.py",
     "configuration_text_jepa.py",
     "counter_random.py",
-    "graph_routing.py",
     "latent_head.py",
     "layers.py",
     "losses.py",

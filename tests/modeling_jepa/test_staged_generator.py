@@ -1,4 +1,4 @@
-"""What is special to the staged generator: its stages, blocks, time, routing, loss and figures."""
+"""What is special to the staged generator: its stages, blocks, memory, routing, loss and figures."""
 
 import copy
 
@@ -9,8 +9,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import DynamicCache, StaticCache, Trainer, TrainingArguments
 
+from configuration_jepa import StagedGeneratorConfig
 from modeling_jepa import StagedGeneratorForCausalLM, StagedGeneratorModel
-from modeling_jepa.semantic_blocks import BlockAttention, TimeEmbedding, block_cosines, block_decorrelation
+from modeling_jepa.layers import apply_rotary, rotary_position_embeddings
+from modeling_jepa.semantic_blocks import BlockAttention, block_cosines, block_decorrelation
+from modeling_jepa.temporal_memory import Forgetting, decay_columns, sums_of
 from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR
 from tests.modeling_jepa.tiny_generators import (
     LENGTH,
@@ -37,17 +40,17 @@ each_stage = pytest.mark.parametrize("stage", STAGES)
         ({"num_semantic_blocks": 5}, "embedding_size=24 is not a multiple of num_semantic_blocks=5"),
         ({"num_semantic_blocks": 0}, "num_semantic_blocks=0"),
         ({"embedding_size": 0}, "embedding_size=0"),
-        ({"time_dim": 7}, "time_dim=7 is not possible: it must be even"),
         ({"time_dim": 0}, "time_dim=0"),
-        ({"stage": 3, "routing_window": 0}, "routing_window=0 is not possible: it must be at least 1 at stage 3"),
-        ({"stage": 3, "routing_top_k": 0}, "routing_top_k=0 is not possible: it must be at least 1 at stage 3"),
+        ({"decay_source": "time"}, "decay_source='time' is not possible: it must be one of hidden, token"),
+        ({"routing_edges": []}, "routing_edges=.* one or more, each once, of successors, places"),
+        ({"routing_edges": ["similar"]}, "routing_edges"),
+        ({"routing_edges": ["pairs", "pairs"]}, "routing_edges"),
+        ({"routing_occurrences": 0}, "routing_occurrences=0 is not possible: it must be at least 1"),
         ({"routing_window": -1}, "routing_window=-1"),
-        ({"routing_candidates": 2}, "routing_candidates=2 is not possible: it must be from routing_top_k=3 to 1024"),
-        ({"routing_candidates": 1025}, "routing_candidates=1025"),
+        ({"routing_code_bits": 31}, "routing_code_bits=31"),
         ({"routing_blocks": []}, "routing_blocks"),
         ({"routing_blocks": [0, 0]}, "routing_blocks"),
         ({"routing_blocks": [4]}, "null, or different numbers from 0 to 3"),
-        ({"stage": 3, "attention_dropout": 0.1}, "attention_dropout=0.1 is not possible at stage 3"),
         ({"block_decorrelation_weight": -1.0}, "block_decorrelation_weight=-1.0"),
         ({"z_loss_weight": -1.0}, "z_loss_weight=-1.0"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
@@ -58,48 +61,54 @@ def test_an_impossible_value_is_refused_by_name(change: dict, message: str) -> N
         tiny_config(**{"stage": 0, **change})
 
 
-def test_routing_can_be_off_below_stage_3() -> None:
-    config = tiny_config(2, routing_window=0, routing_top_k=0, attention_dropout=0.1)
-    assert (config.routing_window, config.attention_dropout) == (0, 0.1)
+FIRST_FORM = {"time_dim": 8, "routing_top_k": 16, "routing_candidates": 1024, "routing_shortcuts": True}
+
+
+def test_a_checkpoint_of_the_first_form_is_opened_at_stage_0_and_refused_by_name_after_it() -> None:
+    assert StagedGeneratorConfig(stage=0, **FIRST_FORM).stage == 0
+    for stage in (1, 2, 3):
+        with pytest.raises(
+            ValueError, match=f"stage={stage}: this checkpoint is of the first form.*Start from its st"
+        ):
+            StagedGeneratorConfig(stage=stage, **FIRST_FORM)
 
 
 # Growing
 
 
+def is_new(name: str, stage: int) -> bool:
+    return any(part in name for part in StagedGeneratorForCausalLM.new_parameters(stage))
+
+
 @each_stage
-def test_a_stage_holds_all_parameters_of_the_one_before(stage: int) -> None:
+@pytest.mark.parametrize("source", ["hidden", "token"])
+def test_a_stage_holds_all_parameters_of_the_one_before(stage: int, source: str) -> None:
     if stage == 0:
         assert StagedGeneratorForCausalLM.new_parameters(0) == ()
         return
-    before, after = (set(tiny_generator(number).state_dict()) for number in (stage - 1, stage))
-    new = StagedGeneratorForCausalLM.new_parameters(stage)
+    before, after = (set(tiny_generator(number, decay_source=source).state_dict()) for number in (stage - 1, stage))
     assert before <= after
-    assert after - before == {name for name in after if name.startswith(new)} if new else after == before
+    assert after - before == {name for name in after if is_new(name, stage)}
+    assert (after == before) == (stage == 2)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_a_grown_stage_gives_the_same_logits(stage: int, implementation: str, tmp_path) -> None:
-    small = tiny_generator(stage - 1, implementation)
+    small = tiny_generator(stage - 1, implementation).double()
     small.save_pretrained(tmp_path)
     grown, info = StagedGeneratorForCausalLM.from_pretrained(
         tmp_path, stage=stage, attn_implementation=implementation, output_loading_info=True
     )
-    new = StagedGeneratorForCausalLM.new_parameters(stage)
-    assert {name for name in grown.state_dict() if new and name.startswith(new)} == set(info["missing_keys"])
+    grown.double()
+    assert {name for name in grown.state_dict() if is_new(name, stage)} == set(info["missing_keys"])
     assert grown.config.stage == stage
     tokens = random_tokens(4)
-    assert (logits_of(grown, tokens) - logits_of(small, tokens)).abs().max() == 0
-
-
-def test_stage_3_takes_stage_2_and_answers_otherwise() -> None:
-    second, third = tiny_generator(2), StagedGeneratorForCausalLM(tiny_config(3)).eval()
-    assert third.load_state_dict(second.state_dict())
-    tokens = random_tokens(2)
-    change = (logits_of(third, tokens) - logits_of(second, tokens)).abs().amax((0, 2))
-    # As long as everything lies in the window, both see the same.
-    torch.testing.assert_close(change[:4], torch.zeros(4), atol=1e-5, rtol=0)
-    assert change.max() > 1e-3
+    assert (logits_of(grown, tokens) - logits_of(small, tokens)).abs().max() <= 1e-9
+    labels = tokens
+    grown.train()(tokens, labels=labels).loss.backward()  # what is new is held back by a gate, and the gate learns
+    gates = [parameter for name, parameter in grown.named_parameters() if name.endswith((".gate", ".taps"))]
+    assert all(gate.grad.abs().max() > 0 for gate in gates)
 
 
 @each_stage
@@ -182,38 +191,80 @@ def test_effective_rank_counts_equal_directions() -> None:
     assert model.block_figures()["effective_rank"] == pytest.approx(8, abs=1e-3)
 
 
-# Time
+# Memory
 
 
-def test_time_is_nothing_before_it_is_learned() -> None:
-    time = StagedGeneratorForCausalLM(tiny_config(1)).model.time_embedding
-    assert not time(random_tokens(2), torch.arange(LENGTH)[None]).any()
+def by_the_formula(model: StagedGeneratorForCausalLM, hidden: torch.Tensor) -> torch.Tensor:
+    """Self-attention of the first layer at stage 1, `(1, T, H)`, written out with T x T decays."""
+    part = model.model.layers[0].self_attn
+    length = hidden.shape[1]
+    states = []
+    for proj, convolution in zip((part.q_proj, part.k_proj, part.v_proj), part.convolutions, strict=True):
+        plain = proj(hidden)
+        shifted = [nn.functional.pad(plain, (0, 0, back, 0))[:, :length] for back in range(4)]
+        convolved = plain + sum(tap * each for tap, each in zip(convolution.taps, shifted, strict=True))
+        states.append(convolved.unflatten(-1, (4, 8)).transpose(1, 2))
+    query, key, value = part.q_norm(states[0]), part.k_norm(states[1]), states[2]
+    turns = rotary_position_embeddings(torch.arange(length)[None], 8, 10000.0, hidden.dtype)
+    scores = apply_rotary(query, turns) @ apply_rotary(key, turns).transpose(-1, -2) * 8**-0.5
+    memory = part.forgetting
+    decays = -8 * memory.gate * nn.functional.softplus(hidden @ memory.proj.weight.T - 3)
+    for i in range(length):
+        for j in range(length):
+            total = decays[0, j + 1 : i + 1].sum(0) if j <= i else torch.full((4,), float("-inf"))
+            scores[0, :, i, j] += total
+    return part.o_proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
 
-def test_time_depends_on_token_and_position_alone() -> None:
-    time = tiny_generator(1).model.time_embedding
-    tokens, positions = torch.tensor([[7, 8, 7, 7]]), torch.tensor([[3, 3, 4, 3]])
-    first, other, later, again = time(tokens, positions)[0]
-    assert torch.equal(first, again)
-    assert (first - other).abs().max() > 1e-3
-    assert (first - later).abs().max() > 1e-3
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_forgetting_and_convolution_are_those_of_the_formula(implementation: str) -> None:
+    model, heard = tiny_generator(1, implementation).double(), {}
+    layer = model.model.layers[0].self_attn
+    layer.register_forward_hook(
+        lambda module, given, named, made: heard.update(
+            hidden=given[0] if given else named["hidden_states"], made=made[0]
+        ),
+        with_kwargs=True,
+    )
+    with torch.no_grad():
+        model(random_tokens(1, 20))
+        expected = by_the_formula(model, heard["hidden"])
+    torch.testing.assert_close(heard["made"], expected, atol=1e-9, rtol=0)
 
 
-def test_time_is_that_of_the_formula() -> None:
-    config = tiny_config(1, time_dim=6, max_position_embeddings=64)
-    time = TimeEmbedding(config)
-    nn.init.normal_(time.amplitudes.weight)
-    angles = 5 * torch.tensor([1.0, 64**-0.5, 1 / 64])
-    waves = torch.cat((angles.sin(), angles.cos()))
-    expected = time.out_proj.weight @ (time.amplitudes.weight[9] * waves)
-    torch.testing.assert_close(time(torch.tensor([[9]]), torch.tensor([[5]]))[0, 0], expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_columns_of_a_decay_keep_it_to_a_thousandth(dtype: torch.dtype) -> None:
+    sums = -torch.rand(1, 2, 3000).cumsum(-1)  # down to -1,500
+    columns = decay_columns(sums, dtype, 0.18)
+    assert torch.equal(columns, columns.to(dtype).to(columns.dtype))  # nothing is lost on the way to a kernel
+    assert columns.shape[-1] == (1 if dtype is torch.float32 else 3)
+    torch.testing.assert_close(sums_of(columns, 0.18), sums, atol=1e-3, rtol=0)
 
 
-def test_embeddings_in_place_of_ids_are_refused_from_stage_1_on() -> None:
-    embeddings = torch.randn(1, 4, 24)
-    assert tiny_generator(0)(inputs_embeds=embeddings).logits.shape == (1, 4, VOCABULARY)
-    with pytest.raises(ValueError, match="inputs_embeds: from stage 1 on, time is per token: give input_ids"):
-        tiny_generator(1)(inputs_embeds=embeddings)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_model_in_bfloat16_answers_like_itself_in_float32(stage: int) -> None:
+    """With decays of hundreds, which bfloat16 alone would round to whole numbers."""
+    model, tokens = tiny_generator(stage, "sdpa"), random_tokens(2, 180)
+    for part in model.modules():
+        if isinstance(part, Forgetting):
+            nn.init.constant_(part.gate, 2.0)
+    precise = logits_of(model, tokens)
+    found = logits_of(copy.deepcopy(model).bfloat16(), tokens).float()
+    assert (found - precise).abs().mean() < 0.05 * precise.abs().mean()
+
+
+def test_embeddings_in_place_of_ids_are_refused_only_where_tokens_are_needed() -> None:
+    tokens = random_tokens(1)
+    for stage in (0, 1, 2):
+        model = tiny_generator(stage)
+        given = model.model.embed_tokens(tokens)
+        assert torch.equal(model(inputs_embeds=given).logits, model(tokens).logits)
+    with pytest.raises(
+        ValueError, match="inputs_embeds: at stage 1 decay_source=token needs the tokens: give input_i"
+    ):
+        tiny_generator(1, decay_source="token")(inputs_embeds=given)
+    with pytest.raises(ValueError, match="inputs_embeds: at stage 3 far edges go by the tokens: give input_ids"):
+        tiny_generator(3)(inputs_embeds=given)
 
 
 @pytest.mark.parametrize("given", [{}, {"input_ids": torch.ones(1, 2).long(), "inputs_embeds": torch.ones(1, 2, 24)}])
@@ -225,46 +276,58 @@ def test_exactly_one_input_is_needed(given: dict) -> None:
 # Routing in the model
 
 
-def test_attention_kinds_name_the_neighbours() -> None:
+def test_attentions_of_stage_3_are_near_and_the_kinds_of_far_edges() -> None:
     model = tiny_generator(3)
     kinds = model.attention_kinds()
-    # A window of 3, and the Fibonacci numbers from 5 to 144 below a context of 192.
-    assert [kinds.count(kind) for kind in ("self", "window", "similar", "shortcut")] == [1, 3, 3, 8]
-    mask = torch.ones(2, LENGTH, dtype=torch.long)
-    mask[1, :7] = 0
-    attentions = model(random_tokens(2), attention_mask=mask, output_attentions=True).attentions
+    assert kinds == ["near", "successors", "places", "pairs", "blocks", "fibonacci"]
+    tokens = random_tokens(2, LENGTH // 2).repeat(1, 2)  # so that every pair comes again
+    attentions = model(tokens, output_attentions=True).attentions
     assert [tuple(layer.shape) for layer in attentions] == [(2, 4, LENGTH, len(kinds))] * 2
-    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(2, 4, LENGTH))
-    assert (attentions[0][:, :, 0, 0] == 1).all()
-    assert (attentions[0][:, :, 0, 1:] == 0).all()
-    assert all((attentions[0][0, :, -1, kinds.index(kind)] > 0).all() for kind in ("self", "window", "similar"))
+    assert (attentions[0][..., 0] == 1).all()
+    assert not attentions[0][:, :, 0, 1:].any()  # nothing stands before the first token
+    gates = torch.stack([model.model.layers[0].self_attn.far[kind].gate.abs() for kind in kinds[1:]], dim=-1)
+    assert (attentions[0][..., 1:] <= gates[:, None] + 1e-6).all()
+    assert (attentions[0][:, :, -1, 1:].amax((0, 1)) > 0).all()
 
 
-def test_without_shortcuts_there_are_none() -> None:
-    assert "shortcut" not in tiny_generator(3, routing_shortcuts=False).attention_kinds()
+def test_a_repeated_token_sees_what_followed_it_before() -> None:
+    """Only far edges lead beyond a window of one."""
+    model = tiny_generator(3, routing_window=1, routing_edges=["successors"], num_hidden_layers=1)
+    tokens = torch.tensor([[7, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 7]])
+    other = tokens.clone()
+    other[0, 1], elsewhere = 40, tokens.clone()
+    elsewhere[0, 3] = 40
+    answers = [logits_of(model, each)[0, -1] for each in (tokens, other, elsewhere)]
+    assert (answers[0] - answers[1]).abs().max() > 1e-3
+    # The convolution reaches three tokens further.
+    nn.init.zeros_(model.model.layers[0].self_attn.convolutions[1].taps)
+    nn.init.zeros_(model.model.layers[0].self_attn.convolutions[2].taps)
+    answers = [logits_of(model, each)[0, -1] for each in (tokens, elsewhere)]
+    torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=0)
 
 
-def test_only_the_chosen_blocks_decide_what_is_similar() -> None:
-    """Tokens differ in their last block alone: the first says they are all alike, so the nearer are taken."""
+def test_only_the_chosen_blocks_decide_which_tokens_are_alike() -> None:
+    """Tokens differ in their last block alone: the first says they are all alike."""
     tokens = random_tokens(1)
     logits = {}
     for blocks in ([0], [1], [3]):
-        model = tiny_generator(3, routing_blocks=blocks, semantic_blocks="simple")
+        model = tiny_generator(3, routing_edges=["blocks"], routing_blocks=blocks, semantic_blocks="simple")
         model.model.embed_tokens.weight.data[:, :18] = 1.0
         logits[blocks[0]] = logits_of(model, tokens)
     assert torch.equal(logits[0], logits[1])
     assert (logits[0] - logits[3]).abs().max() > 1e-3
 
 
-def test_a_prepared_mask_is_taken_below_stage_3_and_refused_there() -> None:
+def test_a_prepared_mask_is_taken_at_stage_0_and_refused_after_it() -> None:
     tokens = random_tokens(2)
     causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()[None, None].expand(2, -1, -1, -1)
-    model = tiny_generator(1, "sdpa")
+    model = tiny_generator(0, "sdpa")
     torch.testing.assert_close(
         logits_of(model, tokens, attention_mask=causal), logits_of(model, tokens), atol=1e-5, rtol=0
     )
-    with pytest.raises(ValueError, match=r"attention_mask has 4 axes: at stage 3 it must be \(B, S\)"):
-        tiny_generator(3)(tokens, attention_mask=causal)
+    for stage in (1, 3):
+        with pytest.raises(ValueError, match=rf"attention_mask has 4 axes: at stage {stage} it must be \(B, S\)"):
+            tiny_generator(stage)(tokens, attention_mask=causal)
 
 
 # Loss
@@ -403,7 +466,7 @@ def test_token_counts_are_kept_in_the_checkpoint(tmp_path) -> None:
 
 @each_stage
 def test_a_resized_vocabulary_keeps_answers_counts_and_time(stage: int) -> None:
-    model, tokens = tiny_generator(stage), random_tokens(2)
+    model, tokens = tiny_generator(stage, decay_source="token"), random_tokens(2)
     model.set_token_counts(torch.arange(VOCABULARY))
     before = logits_of(model, tokens)
     model.resize_token_embeddings(VOCABULARY + 7)

@@ -22,10 +22,9 @@ def tiny_config(stage: int, **changes: object) -> StagedGeneratorConfig:
         "num_semantic_blocks": 4,
         "semantic_blocks": "full",
         "max_position_embeddings": 192,
-        "time_dim": 8,
-        "routing_window": 3,
-        "routing_top_k": 3,
-        "routing_candidates": 12,
+        "routing_edges": ["successors", "places", "pairs", "blocks", "fibonacci"],
+        "routing_occurrences": 3,
+        "routing_code_bits": 3,
     }
     return StagedGeneratorConfig(**{**fields, "stage": stage, **changes})
 
@@ -36,16 +35,26 @@ def tiny_generator(stage: int, implementation: str = "eager", **changes: object)
     changes = {"zero_init_residual": False, "initializer_range": 0.3, **changes}
     model = StagedGeneratorForCausalLM(tiny_config(stage, **changes)).eval()
     model.set_attn_implementation(implementation)
-    if model.model.time_embedding is not None:
-        torch.nn.init.normal_(model.model.time_embedding.amplitudes.weight)
+    open_gates(model)
     if model.model.block_attention is not None:
         torch.nn.init.normal_(model.model.block_attention.out_proj.weight, std=0.3)
     return model
 
 
-def trained_generator(stage: int, implementation: str = "eager", steps: int = 25) -> StagedGeneratorForCausalLM:
+def open_gates(model: StagedGeneratorForCausalLM) -> None:
+    """Give a value to what stages 1 and 3 begin with at zero."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("forgetting.gate"):
+            torch.nn.init.uniform_(parameter, 0.02, 0.2)
+        elif name.endswith((".gate", ".null_key", ".taps", "forgetting.proj.weight")):
+            torch.nn.init.normal_(parameter, std=0.3)
+
+
+def trained_generator(
+    stage: int, implementation: str = "eager", steps: int = 25, **changes: object
+) -> StagedGeneratorForCausalLM:
     """The same after some steps on rows that repeat themselves: what has learned to look back."""
-    model = tiny_generator(stage, implementation).train()
+    model = tiny_generator(stage, implementation, **changes).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(steps):
         half = random_tokens(8, LENGTH // 2, seed=step)

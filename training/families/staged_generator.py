@@ -1,5 +1,6 @@
 """What training needs to know about the staged generator, beyond what all families share."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -80,8 +81,13 @@ class StagedGenerator(Family):
         )
 
     def grouping(self, run: Run) -> Grouping:
-        """Credit needs each part's parameters in groups of their own."""
-        return ONE_PART if self.credit(run) is None else BY_PART
+        """Credit needs each part's parameters in groups of their own; gates have a rate of their own."""
+        settings = run.training
+
+        def rate(name: str) -> float:
+            return settings.learning_rate * (settings.gate_rate if name.endswith(".gate") else 1.0)
+
+        return replace(ONE_PART if self.credit(run) is None else BY_PART, rate=rate)
 
     def more_facts(self, run: Run, prepared: Prepared) -> dict[str, Any]:
         """Tokens per block, and what credit leaves of an update."""

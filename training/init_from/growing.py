@@ -1,8 +1,7 @@
 """Starting a run from another run's checkpoint: is it the same model, and do its logits stay the same?
 
 A family that grows by stages starts stage k from a checkpoint of any earlier stage, or of the same one. What that
-checkpoint has is loaded; what is new starts at zero, so that the logits do not change. Where they must (stage 3
-attends to fewer tokens), the change is measured.
+checkpoint has is loaded; what is new starts at zero, so that the logits do not change. That is measured.
 """
 
 from dataclasses import asdict, dataclass
@@ -126,7 +125,7 @@ def take_weights(model: PreTrainedModel, family: Family, run: Run) -> None:
         missing, unexpected = model.load_state_dict(source.state_dict(), strict=False)
     except RuntimeError as error:
         raise InputError(_other_tensors(run, " ".join(str(error).split())[:300])) from None
-    wrong = [*(name for name in missing if not name.startswith(new)), *unexpected]
+    wrong = [*(name for name in missing if not any(part in name for part in new)), *unexpected]
     if wrong:
         raise InputError(_other_tensors(run, ", ".join(wrong[:_SHOWN])))
 
@@ -194,10 +193,10 @@ def _stage_of(config: Any) -> int | None:
 
 
 def _new_parameters(family: Family, from_stage: int | None, to_stage: int | None) -> tuple[str, ...]:
-    """How the names of parameters begin that a checkpoint of an earlier stage does not have."""
+    """What the names of parameters contain that a checkpoint of an earlier stage does not have."""
     if from_stage is None or to_stage is None:
         return ()
-    return tuple(prefix for stage in range(from_stage + 1, to_stage + 1) for prefix in family.new_parameters(stage))
+    return tuple(part for stage in range(from_stage + 1, to_stage + 1) for part in family.new_parameters(stage))
 
 
 def _refuse_unlike(run: Run, family: Family, origin: Any) -> None:
@@ -227,7 +226,7 @@ def _refuse_another_size(run: Run, family: Family, origin: JepaConfig) -> None:
     ours = family.config_class(**run.config_fields, **_tokens_of(origin))
     here, there = _shapes(family, ours), _shapes(family, origin)
     new = _new_parameters(family, _stage_of(origin), run.stage)
-    added = [name for name in here.keys() - there.keys() if not name.startswith(new)]
+    added = [name for name in here.keys() - there.keys() if not any(part in name for part in new)]
     if not added and all(here.get(name) == shape for name, shape in there.items()):
         return
     fields = {**run.config_fields, **_tokens_of(origin)}

@@ -65,12 +65,12 @@ def part_of(name: str) -> str:
     """The part that a parameter belongs to, as `block.part` (`layer_3.attention`), or `block` where that is one part.
 
     A norm belongs to the branch it feeds. The embedding's parts are its table, with what leads from it to the trunk,
-    and its time.
+    and the tokens' times.
     """
     layer = re.search(r"\blayers\.(\d+)\.(\w+)", name)
     if layer:
         return f"layer_{layer[1]}.{'mlp' if layer[2].startswith('mlp') else 'attention'}"
-    if "time_embedding" in name:
+    if "token_times" in name:
         return "embedding.time"
     return "embedding.tokens" if "embed" in name or "block_attention" in name else "head"
 

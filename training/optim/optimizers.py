@@ -34,7 +34,7 @@ class Grouping:
     part: Callable[[str], str] = lambda name: ""
     rate: Callable[[str], float] | None = None
     is_matrix_of_trunk: Callable[[str, nn.Parameter], bool] = lambda name, parameter: (
-        parameter.ndim == 2 and re.search(r"\blayers\.\d+\.", name) is not None
+        parameter.ndim == 2 and re.search(r"\blayers\.\d+\.(?!.*(?:taps|null_key|forgetting))", name) is not None
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.common.options import SHARE, at_least, one_of, option
+from training.common.options import SHARE, Allowed, at_least, one_of, option
 from training.settings.common import EvaluationSettings, OptimizerSettings
 
 CREDIT_CONTROLS = ("none", "gradient_scaling", "random_part", "equal_rate")
@@ -17,6 +17,12 @@ class GeneratorTrainingSettings(OptimizerSettings):
     per_device_train_batch_size: int = option(16, "blocks per process and forward pass", at_least(1))
     group_by_length: bool = option(
         False, "put blocks of like length into one batch; nearly all are full, so it gains little"
+    )
+    gate_rate: float = option(
+        8.0,
+        "learning rate of the gates that start at zero (stages 1 and 3), as a multiple of the run's: a small gate "
+        "holds back all that is behind it",
+        Allowed(lambda value: value > 0, "a number above 0"),
     )
     credit: str = option(
         "auto",

@@ -103,8 +103,8 @@ def test_the_stages_branch_from_one_checkpoint_and_stand_beside_stage_0_continue
     assert cells_in_this_process[0] == "base/0"
     record = json.loads((tmp_path / "stages.json").read_text(encoding="utf-8"))
     assert list(record["arms"]) == arms
-    for name in ("stage 0", "stage 1", "stage 2", "stage 2, equal rate"):
-        assert record["arms"][name]["growth"]["largest_change"] < 1e-5
+    for arm in record["arms"].values():
+        assert arm["growth"]["largest_change"] < 1e-5
     assert set(record["ratios"]["stage 0"]) == set(arms) - {"stage 0"}
     assert record["arms"]["stage 2"]["at"]["3"]["loss"]["mean"] == pytest.approx(
         math.log(record["arms"]["stage 2"]["at"]["3"]["perplexity"]["mean"]), rel=1e-3
@@ -113,6 +113,22 @@ def test_the_stages_branch_from_one_checkpoint_and_stand_beside_stage_0_continue
     cells_in_this_process.clear()
     assert generator_stages.main([*arguments, "--table"]) == 0
     assert cells_in_this_process == []
+
+
+def test_stages_from_nothing_are_trained_once_more_for_as_long_as_stage_0_takes(
+    source, tmp_path, cells_in_this_process
+):
+    arms = ["stage 0", "stage 3"]
+    arguments = flags(source, tmp_path, "stages", "--from_nothing", "--equal_time", "--arms", *arms)
+    assert generator_stages.main(arguments) == 0
+    record = json.loads((tmp_path / "stages.json").read_text(encoding="utf-8"))
+    assert list(record["arms"]) == [*arms, "stage 3, equal time"]
+    seconds = [record["arms"][name]["training_cpu_seconds"]["mean"] for name in arms]
+    (steps,) = record["arms"]["stage 3, equal time"]["at"]
+    assert int(steps) == max(1, round(3 * seconds[0] / seconds[1]))
+    assert record["ratios"]["stage 0"]["stage 3, equal time"][steps]["perplexity"]["ratio"] > 0
+    assert all(arm["growth"] is None for arm in record["arms"].values())
+    assert "--from_nothing --equal_time --arms 'stage 0' 'stage 3'" in record["command"]
 
 
 def test_every_control_of_credit_has_an_arm_that_the_recipe_understands(source, repository, monkeypatch, tmp_path):
@@ -271,7 +287,7 @@ def test_a_rate_at_the_edge_of_its_grid_is_named():
 
 @pytest.mark.parametrize("mode", routing_cost.MODES)
 def test_a_point_of_the_routing_cost_times_both_roads(mode):
-    shared = {"heads": 2, "head_dim": 4, "routing_size": 8, "window": 4, "top_k": 2, "candidates": 8}
+    shared = {"heads": 2, "head_dim": 4, "vocabulary": 8, "window": 4, "occurrences": 2}
     point = Point(40, mode, "graph", **shared, threads=torch.get_num_threads(), repetitions=2, seconds=9.0)
     graph, dense = measure(point), measure(replace(point, kind="dense"))
     assert graph["runs"] == {"routing": 2, "attention": 2}
@@ -297,7 +313,7 @@ def test_the_routing_record_counts_layers_fits_exponents_and_judges(monkeypatch,
     assert train["exponents"]["graph"]["time"] == pytest.approx(1.0)
     assert train["exponents"]["dense"]["time"] == pytest.approx(2.0)
     assert train["dense_is_faster_below"] == pytest.approx(8192 * 6.1 / 6)
-    assert list(record["required"].values()) == [True, True, False]
+    assert list(record["required"].values()) == [True, True, False, False]
     assert "| train, 8,192 |" in place.with_suffix(".md").read_text(encoding="utf-8")
 
 

@@ -125,11 +125,11 @@ def test_edge_mass_shares_the_attention_of_a_routed_model_among_the_kinds(bpe):
     model = tiny_generator(bpe, stage=3)
     documents = [document.ids for document in tokenize_documents(TEXTS, bpe)]
     mass = edge_mass(model, documents, CONTEXT)
-    assert set(mass) == {"self", "window", "similar", "shortcut"}
+    assert set(mass) == {"near", "successors"}
     assert sum(mass.values()) == pytest.approx(1.0, abs=1e-6)
     assert all(0 < share < 1 for share in mass.values())
-    # One token has nothing but itself.
-    assert edge_mass(model, [documents[0][:1]], CONTEXT)["self"] == pytest.approx(1.0)
+    # One token has no far edges.
+    assert edge_mass(model, [documents[0][:1]], CONTEXT) == {"near": 1.0, "successors": 0.0}
 
 
 def test_the_leak_gap_of_texts_too_short_to_have_one_is_null(llama):

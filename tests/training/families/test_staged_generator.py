@@ -35,11 +35,8 @@ model:
   num_attention_heads: 2
   embedding_size: 16
   num_semantic_blocks: 4
-  time_dim: 4
   max_position_embeddings: 32
-  routing_window: 4
-  routing_top_k: 2
-  routing_candidates: 8
+  routing_occurrences: 2
   dropout: 0.1
 data:
   data: {data}
@@ -112,26 +109,17 @@ def milestones(folder: Path) -> dict:
 # ---- growing ----
 
 
-def test_stages_1_and_2_start_with_the_logits_of_the_stage_before(stages) -> None:
+def test_a_stage_starts_with_the_logits_of_the_stage_before(stages) -> None:
     folders, endings = stages
-    for stage in (1, 2):
+    for stage in (1, 2, 3):
         assert (
             f"stage {stage} starts from stage {stage - 1} in {folders[stage - 1].name}: same logits"
             in endings[stage].out
         )
         growth = milestones(folders[stage])["growth"]
-        assert (growth["from_stage"], growth["to_stage"], growth["largest_change"]) == (stage - 1, stage, 0.0)
+        assert (growth["from_stage"], growth["to_stage"]) == (stage - 1, stage)
+        assert growth["largest_change"] < 1e-6
         assert growth["tokens"] > 50
-
-
-def test_the_change_of_stage_3_is_measured_and_printed(stages) -> None:
-    folders, endings = stages
-    assert "stage 3 starts from stage 2" in endings[3].out
-    assert "its logits change by at most" in endings[3].out
-    growth = milestones(folders[3])["growth"]
-    assert growth["largest_change"] > 1e-3
-    assert growth["mean_kl"] > 0
-    assert "stage 3 starts from stage 2" in (folders[3] / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_stage_may_be_left_out_and_one_may_go_on_with_itself(recipe: Path, stages, tmp_path: Path) -> None:
@@ -192,7 +180,7 @@ def test_the_card_shows_the_score_beside_its_baselines(stages) -> None:
         assert f"grown to stage {stage} of 3" in card
         for name, figures in (("this model", score["metrics"]), *score["baselines"].items()):
             assert f"| {name} | {figures['perplexity']:,.1f} | {figures['word_perplexity']:,.1f} |" in card
-        assert ("Attention by kind of edge: self" in card) == (stage == 3)
+        assert ("Attention by kind of edge: near" in card) == (stage == 3)
         assert "pipeline_tag: text-generation" in card
 
 
@@ -235,9 +223,7 @@ def test_credit_is_given_at_stage_2_and_named_in_the_log(stages) -> None:
         assert all(bool(row) == (stage == 2) for row in shares)
         for row in shares if stage == 2 else ():
             assert sum(row.values()) == pytest.approx(1)
-            assert {"credit/embedding.tokens", "credit/embedding.time", "credit/layer_1.mlp", "credit/head"} <= set(
-                row
-            )
+            assert {"credit/embedding.tokens", "credit/layer_1.mlp", "credit/head"} <= set(row)
 
 
 def test_prompts_are_continued_every_so_many_steps_without_a_change_of_the_run(
