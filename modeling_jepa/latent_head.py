@@ -17,7 +17,7 @@ from modeling_jepa.layers import RMSNorm
 from modeling_jepa.losses import unit
 
 try:  # comes with whatever offloads weights
-    from accelerate.utils import align_module_device
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
 except ImportError:
     align_module_device = None
 
@@ -81,20 +81,21 @@ class LatentHead(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A table that takes another's place keeps the bias: `peft` merges tied tables to a layer without one."""
-        if name == "decoder" and isinstance(value, nn.Linear) and value.bias is None and name in self._modules:
-            value.bias = self.bias
+        if name == "decoder" and isinstance(value, nn.Linear) and name in self._modules:
+            layer: Any = value
+            layer.bias = self.bias if layer.bias is None else layer.bias
         super().__setattr__(name, value)
 
     @property
     def table(self) -> torch.Tensor:
         """The head's own table `(V, H)`, read and not called; also where `peft` or a quantiser replaced the layer."""
-        weight = self.decoder.weight
+        weight: Any = self.decoder.weight
         return weight().dequantize() if callable(weight) else weight
 
     @property
     def bias(self) -> torch.Tensor | None:
         """The bias per token `(V,)`; wrappers of `peft` know only the weight."""
-        layer = self.decoder.original_module if hasattr(self.decoder, "original_module") else self.decoder
+        layer: Any = self.decoder.original_module if hasattr(self.decoder, "original_module") else self.decoder
         return layer.bias() if callable(layer.bias) else layer.bias
 
     def at_hand(self) -> AbstractContextManager:

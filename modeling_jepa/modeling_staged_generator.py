@@ -308,7 +308,7 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
                 parallel training cut rows into pieces, and bring these along. No argument, as the Trainer would ask
                 for it with every batch. The rest: see `StagedGeneratorModel.forward`.
         """
-        shift_labels: Any = kwargs.pop("shift_labels", None)  # type: ignore[typeddict-item]
+        shift_labels: Any = kwargs.pop("shift_labels", None)
         if self.training and use_cache is None and (labels is not None or shift_labels is not None):
             use_cache = False  # nobody goes on from a training step
         outputs = self.model(

@@ -168,7 +168,7 @@ class VideoTrunk(VideoJepaPreTrainedModel):
         """What the pictures of codes go through: there is no table of tokens."""
         return self.embed_pixels
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Linear) -> None:  # type: ignore[override]
         """Replace it."""
         self.embed_pixels = value
 
