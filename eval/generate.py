@@ -229,10 +229,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def training_words(settings: GeneratorDataSettings) -> frozenset[str] | None:
     """The words of the training part; None for a stream, which is more than is read, and where it cannot be read."""
     if settings.streaming:
@@ -250,3 +246,7 @@ def words_of_run(checkpoint: str) -> frozenset[str] | None:
     if "data" not in section or not set(section) <= known:
         return None
     return training_words(GeneratorDataSettings(**section))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -431,6 +431,12 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         lacking = first.max_cache_len - attention_mask.shape[1]
         return nn.functional.pad(attention_mask, (0, max(lacking, 0)))
 
+    def _get_static_cache_init_shape(self) -> Any:
+        """As the library's; from stage 1 on a layer's keys and values have more columns than a head, so that a static
+        cache is made when they are there.
+        """
+        return super()._get_static_cache_init_shape() if self.config.stage == 0 else None  # type: ignore[misc]
+
     def _prepare_generated_length(self, **kwargs: Any) -> GenerationConfig:  # type: ignore[override] # by name
         """As the library's; generation ends where the context does."""
         generation_config = super()._prepare_generated_length(**kwargs)  # type: ignore[misc] # a protocol as self

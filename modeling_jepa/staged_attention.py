@@ -242,7 +242,7 @@ def make_plan(
     edges = _EdgeFinder(config, ids, positions, real, documents, previous, queries, has_past, dtype)
     return RowPlan(
         first=first,
-        real=None if real is None else real.expand(len(ids), -1).index_select(1, queries),
+        real=None if real is None else real.expand(ids.shape[0], -1).index_select(1, queries),
         documents=documents,
         earlier=earlier,
         before=before,

@@ -58,7 +58,7 @@ class GeneratorStages(GeneratorComparison):
     name = "generator_stages"
     arms = ARMS
     options = {**GeneratorComparison.options, "arms": list(ARMS), "rates": None, "base_steps": None}
-    shown = (*GeneratorComparison.shown, "arms?", "from_nothing?", "equal_time?")
+    shown = (*GeneratorComparison.shown, "from_nothing?", "equal_time?", "arms?")
     others = (CONTINUED, NO_CREDIT)
     note = NOTE
     columns = (

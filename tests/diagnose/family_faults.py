@@ -102,9 +102,9 @@ def reads_what_is_hidden(model: PreTrainedModel) -> PreTrainedModel:
     """Pictures of hidden codes are not taken out."""
     base = type(model.model)
 
-    def embed(self: Any, codes: Tensor, hidden: Tensor | None) -> Tensor:
-        shown = self.embed_pixels(self.codes.values[codes].flatten(3))
-        return base._embed(self, codes, hidden) + 0.3 * shown
+    def embed(self: Any, codes: Tensor, hidden: Tensor | None, dtype: torch.dtype) -> Tensor:
+        shown = self.embed_pixels(self.codes.values[codes].to(dtype).flatten(3))
+        return base._embed(self, codes, hidden, dtype) + 0.3 * shown
 
     model.model.__class__ = type(f"Own{base.__name__}", (base,), {"_embed": embed, "__module__": __name__})
     return model

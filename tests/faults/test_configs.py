@@ -327,7 +327,7 @@ def test_a_universal_flag_with_a_bad_value_is_refused(
         ("--max_steps 10 --warmup_steps 10", "warmup_steps=10 must be below max_steps=10"),
         ("--bf16 --fp16", "exclude each other"),
         ("--ranking_weight 0 --alignment_weight 0", "leave nothing to learn"),
-        ("--num_negatives 60 --max_vocab 60", "num_negatives=60 is more than"),
+        ("--ranking sampled --num_negatives 60 --max_vocab 60", "num_negatives=60 is more than"),
         ("--head softmax --target_table ema", "needs head='cosine'"),
         ("--report_to none,wandb", "report_to: got 'none,wandb'"),
         ("--data=", "data: is empty"),

@@ -101,9 +101,9 @@ def test_a_disk_that_fills_while_the_root_is_filled_is_named_and_the_same_comman
 @pytest.mark.skipif(not Path(FULL_DEVICE).exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_while_the_log_is_written_is_one_line(recipe: Path, tmp_path: Path) -> None:
     def hurt() -> None:
-        import training.trainer.callbacks as callbacks
+        import training.trainer.log_file as log_file
 
-        callbacks.append_row = lambda *args: Path(FULL_DEVICE).write_text("a row")
+        log_file.append_row = lambda *args: Path(FULL_DEVICE).write_text("a row")
 
     ending = train(recipe, tmp_path / "run", "", hurt)
     assert ending.code == 2, ending

@@ -277,9 +277,9 @@ def test_embeddings_can_be_continued_at_stage_0() -> None:
     assert torch.equal(continued, greedy(model, prompt, new=8)[:, PROMPT:])
 
 
-def test_a_cache_of_an_earlier_stage_is_refused_at_stage_3() -> None:
+def test_a_cache_of_stage_0_is_refused_at_stage_3() -> None:
     tokens = random_tokens(1, PROMPT)
-    cache = tiny_generator(2)(tokens, use_cache=True).past_key_values
+    cache = tiny_generator(0)(tokens, use_cache=True).past_key_values
     with pytest.raises(ValueError, match="past_key_values: this cache was not filled by a model of stage 3"):
         tiny_generator(3)(tokens[:, :1], past_key_values=cache)
 

@@ -106,7 +106,7 @@ def test_a_run_can_start_from_another_runs_weights_and_tokenizer(
     [
         (["--data", "absent.txt"], "absent.txt"),
         (["--per_device_train_batch_size", "999"], "fewer than one batch of 999"),
-        (["--num_negatives", "59"], "num_negatives"),
+        (["--ranking", "sampled", "--num_negatives", "59"], "num_negatives"),
         pytest.param(
             ["--device", "cuda"],
             "device: cuda is not available here",
@@ -132,9 +132,9 @@ def test_bad_input_ends_with_2_and_one_line(
 def test_a_file_that_the_system_refuses_is_one_line(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import training.trainer.callbacks
+    import training.trainer.log_file
 
-    monkeypatch.setattr(training.trainer.callbacks, "append_row", lambda *row: tmp_path.write_text("no file"))
+    monkeypatch.setattr(training.trainer.log_file, "append_row", lambda *row: tmp_path.write_text("no file"))
     assert train_tiny(tmp_path / "run", "--max_steps", "3") == 2
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
     assert last_line == f"error: {tmp_path}: Is a directory"

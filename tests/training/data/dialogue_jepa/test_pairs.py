@@ -43,8 +43,8 @@ def test_every_reply_of_the_source_is_a_row_with_its_context_and_both_texts(sour
     assert everything.report["tokens"]["pairs"] == len(everything.dataset) == 3 * len(DIALOGUES)
     row = everything.dataset[2]
     assert (row["prompt"], row["reply"]) == ("hello to ann\nhow are you?", "well, 0 of 0")
-    assert ready.tokenizer.decode(row["input_ids"]) == "[BOS] hello to ann[EOS] how are you?[EOS]"
-    assert ready.tokenizer.decode(row["labels"]) == " well, 0 of 0[EOS]"
+    assert ready.tokenizer.decode(row["input_ids"]) == "[BOS]hello to ann[EOS]how are you?[EOS]"
+    assert ready.tokenizer.decode(row["labels"]) == "well, 0 of 0[EOS]"
 
 
 def test_the_parts_share_no_dialogue_and_the_test_part_is_made_when_asked(source):
