@@ -1,6 +1,7 @@
 """The latent text model: a bidirectional encoder that fills blanks in embedding space.
 
-Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives.
+Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives, C
+candidates.
 """
 
 import math
@@ -207,6 +208,8 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
+        candidate_ids: torch.LongTensor | None = None,
+        candidate_log_chances: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LatentMaskedLMOutput:
@@ -220,6 +223,9 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             labels: `(B, T)`, the true token at a hole, -100 elsewhere. With them the head runs at the holes only.
             negative_ids: `(K, M)`, tokens to rank the true one against; never the true one. Without them `sampled`
                 ranking takes the whole vocabulary.
+            candidate_ids: `(C,)`, ascending: `shared` ranking is among them, who hold the true tokens of all holes.
+                Without them it takes the whole vocabulary.
+            candidate_log_chances: `(C,)`, log of how likely each was to be a candidate had it been no hole's answer.
             num_items_in_batch: holes of the whole accumulation window over all processes; the loss is a share of its
                 mean. Without it, the mean over these holes.
             **kwargs: for the encoder.
@@ -247,7 +253,13 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         predictions = self.head(vectors)
         contextual = self._contextual_targets(input_ids, attention_mask, position_ids, labels)
         with self.head.at_hand():
-            logits, parts = self._ranking(predictions, target_ids, negative_ids)
+            if self.config.ranking == "shared" and candidate_ids is not None:
+                logits = None
+                parts = self._shared_ranking(
+                    predictions, target_ids, candidate_ids, candidate_log_chances, negative_ids
+                )
+            else:
+                logits, parts = self._ranking(predictions, target_ids, negative_ids)
             parts |= self._alignment(predictions, vectors, target_ids, contextual)
         loss = self._weigh(parts, target_ids.numel(), num_items_in_batch)
         if self.teacher is not None:
@@ -257,7 +269,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             loss_parts={name: value.detach() for name, value in parts.items()},
             logits=logits,
             predictions=predictions,
-            row_logits=at_holes(logits, holes, self.training),
+            row_logits=None if logits is None else at_holes(logits, holes, self.training),
             **recorded,
         )
 
@@ -375,6 +387,38 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             parts = self._sampled_parts(logits.detach().gather(1, candidates), candidates)
             parts["ranking"] = ranking_loss(logits, target_ids)
         return logits, parts | {"accuracy": _accuracy(logits, target_ids)}
+
+    def _shared_ranking(
+        self,
+        predictions: torch.Tensor,
+        target_ids: torch.Tensor,
+        candidate_ids: torch.Tensor,
+        log_chances: torch.Tensor | None,
+        negative_ids: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The parts `ranking`, `acc_candidates` (the true token is the best of them) and, with negatives, `acc_neg`.
+
+        Which of the candidates is the true one, given that each could have been drawn, has the odds of the full
+        softmax over the chances (Jean et al., 2015, arXiv:1412.2007; Bengio and Senecal, 2008). Less the log chance of
+        the true one, a constant, the loss estimates that over the whole vocabulary.
+        """
+        table = self._answer_table()
+        if self.config.target_gradient == "none":
+            table = table.detach()
+        scores = self.head.logits(predictions, table, candidate_ids).float()
+        if log_chances is not None:
+            scores = scores - log_chances
+        columns = torch.searchsorted(candidate_ids, target_ids)
+        ranking = ranking_loss(scores, columns)
+        if log_chances is not None:
+            ranking = ranking - torch.stack((log_chances[columns].sum(), ranking.new_zeros(())))
+        parts = {"ranking": ranking, "acc_candidates": _accuracy(scores, columns)}
+        if negative_ids is not None:
+            with torch.no_grad():
+                wrong = torch.cat((target_ids[:, None], negative_ids), dim=1)
+                beside = self.head.logits_of(predictions, wrong, table)
+            parts["acc_neg"] = above_negatives(beside[:, 0], beside[:, 1:])
+        return parts
 
     def _sampled_parts(self, scores: torch.Tensor, candidates: torch.Tensor) -> dict[str, torch.Tensor]:
         """`ranking` and `acc_neg` of the true token, in column 0 of `(K, 1 + M)`, among its negatives."""
