@@ -58,6 +58,8 @@ class TextJepaConfig(JepaConfig):
     model_type = "text_jepa"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "modeling_text_jepa.TextJepaModel",
+        "AutoModelForSequenceClassification": "modeling_text_jepa.TextJepaForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_text_jepa.TextJepaForTokenClassification",
         "AutoModelForMaskedLM": "modeling_text_jepa.TextJepaForMaskedLM",
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_parts", "logits", "predictions"]

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -36,7 +36,7 @@ from modeling_jepa.losses import (
     unit,
     vicreg_penalty,
 )
-from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput, at_holes
+from modeling_jepa.modeling_base import ClassifierMixin, JepaPreTrainedModel, LatentMaskedLMOutput, at_holes
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 POOLINGS = ("mean", "first", "hole")
@@ -112,10 +112,10 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
         vectors = self.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         if pooling == "hole":
             return vectors[inputs["input_ids"] == tokenizer.mask_token_id]
-        kept = inputs["attention_mask"].to(vectors.dtype)[..., None]
+        kept = inputs["attention_mask"].to(vectors.dtype)
         if pooling == "first":
             kept = kept * (kept.cumsum(1) == 1)
-        return (vectors * kept).sum(1) / kept.sum(1)
+        return mean_of(vectors, kept)
 
 
 class TextJepaModel(TextJepaPreTrainedModel):
@@ -179,6 +179,24 @@ class TextJepaModel(TextJepaPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings=positions, attention_mask=mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class TextJepaForSequenceClassification(ClassifierMixin, TextJepaPreTrainedModel):
+    """The encoder, and a linear layer on the mean of its vectors."""
+
+    trunk = TextJepaModel
+
+    def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return mean_of(states, mask)
+
+
+class TextJepaForTokenClassification(ClassifierMixin, TextJepaPreTrainedModel):
+    """The encoder, and a linear layer on each of its vectors."""
+
+    trunk, output_class = TextJepaModel, TokenClassifierOutput
+
+    def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return states
 
 
 class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
@@ -469,6 +487,11 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         return (
             torch.stack([weight * parts[name][0] for name, weight in weights.items() if name in parts]).sum() / count
         )
+
+
+def mean_of(vectors: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Mean over the places `kept` (B, T): `(B, T, H) -> (B, H)`."""
+    return (vectors * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp_min(1)
 
 
 def _accuracy(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
