@@ -141,11 +141,6 @@ class TextJepaConfig(JepaConfig):
             )
         require(self, "num_candidates", self.num_candidates >= 1, "at least 1")
         require(self, "full_ranking_share", 0 <= self.full_ranking_share <= 1, "from 0 to 1")
-        if self.ranking == "shared" and self.num_candidates > candidates:
-            raise ValueError(
-                f"num_candidates={self.num_candidates} is more than the {max(candidates, 0)} tokens that can be "
-                f"candidates in a vocabulary of {self.vocab_size}. Lower num_candidates, or use ranking='full'."
-            )
         if not self.ranking_weight and not self.alignment_weight:
             raise ValueError(
                 "ranking_weight=0 and alignment_weight=0 leave nothing to learn: set one of them above 0."

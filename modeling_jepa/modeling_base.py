@@ -58,6 +58,7 @@ class ClassifierMixin:
 
     accepts_loss_kwargs = False  # a mean of the batch it is given
     trunk: ClassVar[type[JepaPreTrainedModel]]
+    trunk_arguments: ClassVar[dict[str, Any]] = {}
     output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
 
     def __init__(self: Any, config: JepaConfig) -> None:
@@ -93,7 +94,7 @@ class ClassifierMixin:
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            **kwargs,
+            **{**self.trunk_arguments, **kwargs},
         )
         states = encoded.last_hidden_state
         mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)

@@ -260,11 +260,7 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
 class StagedGeneratorForSequenceClassification(ClassifierMixin, StagedGeneratorPreTrainedModel):
     """The trunk, and a linear layer on its vector at the last token, the only one that knows all of them."""
 
-    trunk = StagedGeneratorModel
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """See `ClassifierMixin.forward`; without a cache."""
-        return super().forward(*args, **{"use_cache": False, **kwargs})
+    trunk, trunk_arguments = StagedGeneratorModel, {"use_cache": False}
 
     def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         place = torch.arange(mask.shape[1], device=mask.device)

@@ -104,7 +104,7 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
 
 
 def test_with_seconds_an_arm_has_as_many_steps_as_fit(source, tmp_path, cells_in_this_process):
-    arguments = ["--arms", "ours", "softmax", *SHARED]
+    arguments = ["--arms", "ours_shared", "softmax", *SHARED]
     assert run_twin(source, tmp_path, *arguments) in (0, 1)
     for path in (tmp_path / "cells" / "tuning").rglob("*.json"):
         cell = json.loads(path.read_text(encoding="utf-8"))
@@ -112,8 +112,8 @@ def test_with_seconds_an_arm_has_as_many_steps_as_fit(source, tmp_path, cells_in
         path.write_text(json.dumps(cell), encoding="utf-8")
     assert run_twin(source, tmp_path, *arguments, "--seconds", "6") in (0, 1)
     record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
-    assert {name: list(arm["at"]) for name, arm in record["arms"].items()} == {"ours": ["6"], "softmax": ["3"]}
-    assert set(record["against_twin"]["ours"]) == {"6"}
+    assert {name: list(arm["at"]) for name, arm in record["arms"].items()} == {"ours_shared": ["6"], "softmax": ["3"]}
+    assert set(record["against_twin"]["ours_shared"]) == {"6"}
     assert "--seconds 6" in record["command"]
     assert "--marks" not in record["command"]
 
@@ -192,7 +192,11 @@ def test_differences_pair_the_same_blanks_only():
 def test_requirements_hold_the_bounds_of_the_vocabulary():
     def required(size, difference, high):
         pair = {"5": {"top1": {"difference": difference, "high": high}}}
-        record = {"max_vocab": size, "against_twin": {"ours": pair}, "against_shared_twin": {"ours": pair}}
+        record = {
+            "max_vocab": size,
+            "against_twin": {"ours_shared": pair},
+            "against_shared_twin": {"ours_shared": pair},
+        }
         return list(text_twin.COMPARISON.required(record).values())
 
     assert required(8000, 0.03, 0.0) == [True, True]
