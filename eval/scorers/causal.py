@@ -163,7 +163,7 @@ def held_out_figures(
         perplexity, word_perplexity, bits_per_byte, greedy_accuracy, unigram_accuracy and unigram_perplexity (of the
         model's training counts; None without), and nll, tokens, words, bytes.
     """
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    rows = choose_rows(np.asarray(dataset["row_id"][:]), max_rows, seed)
     found: list[tuple[np.ndarray, ...]] = []
     words = num_bytes = 0
     with evaluating(model):

@@ -138,7 +138,7 @@ def score_pairs(
 
 def read_pairs(dataset: datasets.Dataset, max_rows: int | None, seed: int = 0) -> Pairs:
     """The pairs to score, in the order of the rows. Raises InputError where there is none."""
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    rows = choose_rows(np.asarray(dataset["row_id"][:]), max_rows, seed)
     if not len(rows):
         raise InputError("nothing to score: the source holds no pair of a context and a reply; give another one")
     found = dataset[rows.tolist()]

@@ -110,7 +110,7 @@ def score_rows(
         NonFiniteError: the model scores a token as NaN or plus infinity.
     """
     counts = _known_counts(token_counts, model.config.vocab_size)
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    rows = choose_rows(np.asarray(dataset["row_id"][:]), max_rows, seed)
     holes = collect_holes(dataset, rows, tokenizer, max_holes)
     if len(holes) == 0:
         raise InputError(
