@@ -1,9 +1,6 @@
 """Checkpoints open anywhere: by `trust_remote_code=True` in processes that cannot import the packages."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from transformers import pipeline
 
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from configuration_jepa.remote_code import export_remote_code
+from tests.clean_process import run_clean
 from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR, TEXT_JEPA, Family, tiny_tokenizer
 from tests.modeling_jepa.open_without_packages import answer_of
 from training.publish.publication import imported_packages
@@ -46,12 +44,8 @@ def open_in_a_clean_process(
     folder.mkdir()
     answers, saved_again = folder / "answers.safetensors", folder / "again"
     save_file({f"input.{name}": tensor for name, tensor in inputs.items()}, answers)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(folder / "modules")
-    command = [sys.executable, "-I", str(SCRIPT), str(checkpoint), str(answers), str(saved_again), *tasks]
-    child = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    words = [str(SCRIPT), str(checkpoint), str(answers), str(saved_again), *tasks]
+    child = run_clean(words, cwd=folder, modules=folder / "modules")
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1]), load_file(answers), saved_again
 
