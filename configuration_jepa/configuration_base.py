@@ -20,6 +20,7 @@ _LIBRARY_NAMES = frozenset(
         "attn_implementation",
         "auto_map",
         "experts_implementation",
+        "is_causal",  # continuous batching sets it for the time of a forward pass
         "model_type",
         "name_or_path",
         "num_labels",

@@ -58,7 +58,8 @@ class SortedEdges:
         query, key, value = (states.transpose(1, 2).reshape(batch * length, -1) for states in (query, key, value))
         rows, mask = self.keys, self.mask
         if null_key is not None:  # one row more, which every block reads
-            rows, mask = pad(rows, (0, 1), value=batch * length), pad(mask, (0, 1), value=True)
+            nobody = rows.new_full((rows.shape[0], 1), batch * length)  # `pad` would fix the length of an export
+            rows, mask = torch.cat((rows, nobody), dim=1), pad(mask, (0, 1), value=True)
             key, value = torch.cat((key, null_key.to(key.dtype).view(1, -1))), pad(value, (0, 0, 0, 1))
         queries, keys, values = (
             states.index_select(0, index.flatten()).view(*index.shape, heads, width).transpose(1, 2)
@@ -92,9 +93,9 @@ class ListedEdges:
         null_key: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As of `SortedEdges`, with S keys and values; gathers once per chunk of queries."""
-        size = self.index.shape[1]
-        if not torch.compiler.is_compiling():
-            size = max(1, _ELEMENTS // (query.shape[0] * query.shape[1] * self.index.shape[2] * query.shape[3]))
+        if torch.compiler.is_compiling():  # chunks would fix the length of an export
+            return self._attend(slice(None), query, key, value, scaling, null_key)
+        size = max(1, _ELEMENTS // (query.shape[0] * query.shape[1] * self.index.shape[2] * query.shape[3]))
         parts = [slice(start, start + size) for start in range(0, self.index.shape[1], size)]
         return torch.cat([self._attend(part, query, key, value, scaling, null_key) for part in parts], dim=1)
 

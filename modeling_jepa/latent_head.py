@@ -30,7 +30,13 @@ def weights_at_hand(*modules: nn.Module) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for module in modules:
-            stack.enter_context(align_module_device(module))
+            try:
+                stack.enter_context(align_module_device(module))
+            except KeyError as error:
+                raise ValueError(
+                    f"device_map: {error} is one tensor with the token table, and both are kept in different places: "
+                    "give both modules the same one, as device_map='auto' does."
+                ) from None
         yield
 
 

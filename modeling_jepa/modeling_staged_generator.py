@@ -419,6 +419,15 @@ class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin
         self.token_counts = counts
         return embeddings
 
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's at stage 0. Raises `ValueError` at the other stages, whose caches hold more than keys."""
+        if self.config.stage:
+            raise ValueError(
+                f"generate_batch (continuous batching) keeps nothing but keys and values, and a model of stage "
+                f"{self.config.stage} needs more: call generate with a padded batch."
+            )
+        return super().generate_batch(*args, **kwargs)
+
     @staticmethod
     def create_masks_for_generate(
         config: StagedGeneratorConfig,

@@ -426,7 +426,8 @@ class _EdgeFinder:
         if self.real is None:
             return (place + 1).clamp_max(places - 1)
         next_one = torch.where(self.real, place, places - 1).flip(-1).cummin(-1).values.flip(-1)
-        return pad(next_one[:, 1:], (0, 1), value=places - 1)
+        last = next_one.new_full((next_one.shape[0], 1), places - 1)  # `pad` would fix the length of an export
+        return torch.cat((next_one[:, 1:], last), dim=1)
 
     def _at_distances(self, distances: torch.Tensor) -> ListedEdges:
         """Edges to the tokens so many real tokens before."""

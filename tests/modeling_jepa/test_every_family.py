@@ -274,8 +274,6 @@ def test_a_name_that_is_no_field_is_refused_when_it_is_set(family: Family) -> No
 
 
 def test_any_batch_and_length_of_an_exported_model(family: Family) -> None:
-    if family.name == "staged_generator-3":
-        pytest.skip("its length is fixed")
     model = family.model(**({"target_table": "ema"} if family.name == "text_jepa" else {}))
     model.config.use_cache = False
     inputs = family.inputs(model.config)

@@ -51,6 +51,31 @@ def test_greedy_takes_the_most_likely_token(model) -> None:
     assert torch.equal(generated[:, PROMPT:], best[:, PROMPT - 1 : -1])
 
 
+def test_guidance_is_the_formula_of_its_paper(model) -> None:
+    """Classifier-free guidance (arXiv:2306.17806): the scores with the prompt, and without all but its last token."""
+    tokens = random_tokens(2, PROMPT)
+    guided = greedy(model, tokens, new=5, guidance_scale=1.5)
+    for _ in range(5):
+        with_it, without = (
+            logits_of(model, each)[:, -1].log_softmax(-1) for each in (tokens, tokens[:, PROMPT - 1 :])
+        )
+        scores = without + 1.5 * (with_it - without)
+        scores[:, list(model.config.special_token_ids)] = -torch.inf
+        tokens = torch.cat((tokens, scores.argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(guided, tokens)
+
+
+def test_continuous_batching_works_at_stage_0_and_is_refused_at_others(model, assistant) -> None:
+    prompts = random_tokens(2, PROMPT)
+    settings = copy.deepcopy(assistant.generation_config)
+    settings.update(max_new_tokens=4, do_sample=False, eos_token_id=-1, use_cache=True)
+    found = assistant.generate_batch(prompts.tolist(), generation_config=settings)
+    said = torch.tensor([result.generated_tokens for result in found.values()])
+    assert torch.equal(said, greedy(assistant, prompts, new=4)[:, PROMPT:])
+    with pytest.raises(ValueError, match=f"generate_batch .* a model of stage {model.config.stage} needs more"):
+        model.generate_batch(prompts.tolist())
+
+
 def test_greedy_is_deterministic(model) -> None:
     prompt = random_tokens(2, PROMPT)
     assert torch.equal(greedy(model, prompt), greedy(model, prompt))
