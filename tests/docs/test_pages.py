@@ -183,7 +183,8 @@ def commands(snippet: Snippet) -> list[str]:
 def small(command: str) -> str:
     """A training command with flags that make it a run of two steps."""
     rows = 12 if "staged_generator" in command else 300  # its rows are whole speeches, the text model's are sentences
-    return f"{command} {SMALL_RUN.format(rows=rows)}"
+    grown = " --final_score false" if "--init_from" in command else ""  # what it grows from has been scored
+    return f"{command} {SMALL_RUN.format(rows=rows)}{grown}"
 
 
 def run(command: str | list[str], folder: Path) -> None:
