@@ -40,7 +40,16 @@ def generator_checkpoint(folder):
 @pytest.mark.parametrize(
     ("make", "opened"),
     [
-        (generator_checkpoint, {"AutoModelForCausalLM", "AutoTokenizer", "feature-extraction", "text-generation"}),
+        (
+            generator_checkpoint,
+            {
+                "AutoModelForCausalLM",
+                "AutoModelForSequenceClassification",
+                "AutoTokenizer",
+                "feature-extraction",
+                "text-generation",
+            },
+        ),
         (
             lambda folder: tiny_checkpoint(folder, tiny_words()),
             {"AutoModelForSeq2SeqLM", "AutoTokenizer", "feature-extraction", "reply"},
