@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -70,14 +71,21 @@ def _own_notes() -> Iterator[None]:
     notes.setLevel(logging.NOTSET)
 
 
-@pytest.fixture(scope="module")
-def quick_pictures() -> Iterator[None]:
-    """Frame tokenizers that runs make for themselves learn their pictures in a fifteenth of the steps; children that
-    are forked meanwhile do so too."""
+@contextmanager
+def pictures_in_few_steps() -> Iterator[None]:
+    """Within it, frame tokenizers that runs make for themselves learn their pictures in a fifteenth of the steps, and
+    so they do in children that are forked."""
     from training.data.video_jepa import frame_tokenizer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame_tokenizer, "learn_pictures", partial(frame_tokenizer.learn_pictures, steps=100))
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_pictures() -> Iterator[None]:
+    """The above, for a module."""
+    with pictures_in_few_steps():
         yield
 
 

@@ -80,11 +80,6 @@ class TrainingRecord:
         """Rows with a training loss."""
         return [row for row in self.rows if "loss" in row]
 
-    @property
-    def held_out_rows(self) -> list[dict[str, Any]]:
-        """Rows with figures of held-out text."""
-        return [row for row in self.rows if any(name.startswith("eval_") for name in row)]
-
     def values(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one logged figure where it is a finite number."""
         found = [(row["step"], float(row[name])) for row in self.rows if is_finite(row.get(name))]

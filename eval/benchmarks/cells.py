@@ -34,7 +34,6 @@ from eval.benchmarks.statistics import comparison_rows, markdown
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions
 from training.common.source_code import files_behind
-from training.settings.recipes import family_names
 
 SCHEMA_VERSION = 1
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -157,6 +156,8 @@ def code_of(function: str, family: str | None = None) -> tuple[Path, ...]:
     Raises:
         InputError: there is no such module.
     """
+    from training.settings.recipes import family_names  # and with it torch, which a cell's process may do without
+
     module = function.partition(":")[0]
     found = files_behind(module, CHECKOUT, family, family_names())
     if not found:

@@ -6,7 +6,7 @@ Counted is what the two roads do differently in a forward and backward pass over
 with all before it cached: finding the edges, once for all layers, plus each layer's attention in a window and along
 far edges to successors; against each layer's causal `scaled_dot_product_attention` without a mask, its fastest form.
 Not counted is what both do alike: projections, rotary positions, MLPs, the output, the copying of a growing cache.
-Every point has a process of its own (`routing_point.py`); run it on a quiet machine. Exit codes: 0; 1 what is
+Every point has a process of its own; run it on a quiet machine. Exit codes: 0; 1 what is
 required does not hold; 2 bad input.
 """
 
@@ -14,24 +14,31 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
+import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from eval.benchmarks.cells import CHECKOUT
 from eval.benchmarks.columns import Column, Record, Row, of_arm
 from eval.benchmarks.comparison import Benchmark
-from eval.benchmarks.routing_point import Point
+from eval.benchmarks.exams.memory import peak_memory
+from modeling_jepa.graph_routing import Edges, ListedEdges, listed_edges, sorted_edges
 from training.common.errors import InputError
 from training.common.records import package_versions
 
 MODES, KINDS = ("train", "decode"), ("graph", "dense")
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
+_ZIPF = 1.0  # exponent of the tokens' frequencies
 # glibc gives blocks of 64 KiB and more back as soon as they are freed.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
 FITTED_FROM = 8192
@@ -47,6 +54,34 @@ NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Point:
+    """What is timed.
+
+    Attributes:
+        length: tokens T.
+        mode: `train`, forward and backward over T tokens; `decode`, one token after T - 1 cached ones.
+        kind: `graph` or `dense`.
+        heads, head_dim: of one attention layer.
+        vocabulary: different tokens, whose frequencies are those of a text (Zipf).
+        window, occurrences: of the routing, whose far edges lead to successors.
+        threads: of torch.
+        repetitions, seconds: at most so many after one to warm up, and no further one after so many seconds.
+    """
+
+    length: int
+    mode: str
+    kind: str
+    heads: int
+    head_dim: int
+    vocabulary: int
+    window: int
+    occurrences: int
+    threads: int
+    repetitions: int
+    seconds: float
+
+
 class RoutingCost(Benchmark):
     """See the module."""
 
@@ -56,7 +91,22 @@ class RoutingCost(Benchmark):
 
     def parser(self) -> argparse.ArgumentParser:
         """The options."""
-        return _parser()
+        parser = super().parser()
+        parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+        parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="tokens")
+        parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is timed")
+        parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+        parser.add_argument("--layers", type=int, default=6, help="layers that share the routing")
+        parser.add_argument("--heads", type=int, default=8, help="heads of a layer")
+        parser.add_argument("--head_dim", type=int, default=32, help="width of a head")
+        parser.add_argument("--vocabulary", type=int, default=8000, help="different tokens")
+        parser.add_argument("--window", type=int, default=32, help="nearest tokens")
+        parser.add_argument(
+            "--occurrences", type=int, default=8, help="latest occurrences whose successors are far edges"
+        )
+        parser.add_argument("--repetitions", type=int, default=5, help="at most, of each timing")
+        parser.add_argument("--seconds", type=float, default=20.0, help="after which a timing is not repeated again")
+        return parser
 
     def measure(self, options: argparse.Namespace) -> tuple[Record, bool]:
         """Every point, one after another."""
@@ -129,7 +179,7 @@ def _in_a_process(point: Point, environment: dict[str, str]) -> dict[str, Any]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(point.threads))
     python_path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.run(
-        [sys.executable, "-m", "eval.benchmarks.routing_point"],
+        [sys.executable, "-c", "from eval.benchmarks.routing_cost import answer; answer()"],
         input=json.dumps(asdict(point)),
         env={**os.environ, **threads, **environment, "PYTHONPATH": python_path},
         capture_output=True,
@@ -242,7 +292,7 @@ def _total(point: dict[str, Any], layers: int) -> float:
 
 
 def _shown_command(options: argparse.Namespace) -> str:
-    parser = _parser()
+    parser = BENCHMARK.parser()
     given = [
         f"--{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
         for name, value in vars(options).items()
@@ -251,25 +301,100 @@ def _shown_command(options: argparse.Namespace) -> str:
     return " ".join(["python -m eval.benchmarks.routing_cost", *given])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.routing_cost",
-        description=(__doc__ or "").split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--json", default="model_cards/results/routing_cost.json", help="result file")
-    parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS), help="tokens")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="what is timed")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--layers", type=int, default=6, help="layers that share the routing")
-    parser.add_argument("--heads", type=int, default=8, help="heads of a layer")
-    parser.add_argument("--head_dim", type=int, default=32, help="width of a head")
-    parser.add_argument("--vocabulary", type=int, default=8000, help="different tokens")
-    parser.add_argument("--window", type=int, default=32, help="nearest tokens")
-    parser.add_argument("--occurrences", type=int, default=8, help="latest occurrences whose successors are far edges")
-    parser.add_argument("--repetitions", type=int, default=5, help="at most, of each timing")
-    parser.add_argument("--seconds", type=float, default=20.0, help="after which a timing is not repeated again")
-    return parser
+# ---- one point, in its process; T tokens, N heads, D head dimension; one row, no padding, one document ----
+
+
+def measure(point: Point) -> dict[str, Any]:
+    """Medians in seconds (of CPU at one thread, else of the clock): `routing` (once per forward pass; 0 for dense) and
+    `attention` (of one layer); `runs` of each; `memory_bytes`, the peak above what was held with the inputs made.
+    """
+    torch.set_num_threads(point.threads)
+    torch.manual_seed(0)
+    queries = 1 if point.mode == "decode" else point.length
+    shapes = (queries, point.length, point.length)
+    states = [torch.randn(1, point.heads, places, point.head_dim) for places in shapes]
+    if point.mode == "train":
+        states = [each.requires_grad_() for each in states]
+    search = _search(point)
+    held = psutil.Process().memory_info().rss
+    routing, edges = 0.0, None
+    runs = {"routing": 0, "attention": 0}
+    if point.kind == "graph":
+        edges = search()
+        routing, runs["routing"] = _median(point, search)
+    attention, runs["attention"] = _median(point, _step(point, states, edges))
+    return {
+        "routing": routing,
+        "attention": attention,
+        "runs": runs,
+        "memory_bytes": max(0, peak_memory() - held),
+    }
+
+
+def answer() -> None:
+    """What the process of a point does: a request in as JSON, the figures out."""
+    print(json.dumps(measure(Point(**json.load(sys.stdin)))))
+
+
+def _search(point: Point) -> Callable[[], tuple[Edges, Edges]]:
+    """Finding near and far edges as a forward pass does: of all tokens, or of the last with the others cached."""
+    frequencies = torch.arange(1, point.vocabulary + 1, dtype=torch.double) ** -_ZIPF
+    tokens = torch.multinomial(frequencies, point.length, replacement=True)[None]
+    place = torch.arange(point.length)
+    following = (place + 1).clamp_max(point.length - 1)[None]
+
+    def all_of_them() -> tuple[Edges, Edges]:
+        near = sorted_edges(None, tokens, point.window, lowest=0)
+        return near, sorted_edges(tokens, tokens, point.occurrences, targets=following)
+
+    def last_one() -> tuple[Edges, Edges]:
+        window = place[-point.window - 1 :][None, None]
+        near = ListedEdges(window, torch.ones_like(window, dtype=torch.bool))
+        return near, listed_edges(tokens, point.length - 1, 1, point.occurrences, following)
+
+    return all_of_them if point.mode == "train" else last_one
+
+
+def _step(point: Point, states: list[torch.Tensor], edges: tuple[Edges, Edges] | None) -> Callable[[], Any]:
+    """One layer's attention as the model calls it."""
+    query, key, value = states
+    scaling, training = point.head_dim**-0.5, point.mode == "train"
+    null_key = torch.zeros(point.heads, point.head_dim)
+
+    def attend() -> torch.Tensor:
+        if edges is None:
+            return scaled_dot_product_attention(query, key, value, is_causal=training, scale=scaling)
+        near, far = edges
+        return near.attend(query, key, value, scaling) + far.attend(query, key, value, scaling, null_key)
+
+    if not training:
+        return torch.inference_mode()(attend)
+    upstream = torch.randn_like(attend().detach())
+
+    def learn() -> None:
+        for each in states:
+            each.grad = None
+        attend().backward(upstream)
+
+    return learn
+
+
+def _median(point: Point, step: Callable[[], Any]) -> tuple[float, int]:
+    """Median seconds of the repetitions, and how many there were; the first is to warm up, unless it is all there
+    is time for.
+    """
+    # One thread's CPU seconds are the same on a loaded machine.
+    clock = time.process_time if point.threads == 1 else time.perf_counter
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) <= point.repetitions:
+        start = clock()
+        step()
+        times.append(clock() - start)
+        if time.perf_counter() - began > point.seconds:
+            break
+    counted = times[1:] or times
+    return statistics.median(counted), len(counted)
 
 
 BENCHMARK = RoutingCost()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import PASS_STEPS, assert_same_run, before_step, die, train
+from tests.faults.harness import PASS_STEPS, assert_resumes_exactly, assert_same_run, before_step, die, train
 
 # The checkpoint at step 8 lies within a pass and between two log rows; the one at step 6 ends a pass.
 WHERE = {
@@ -28,6 +28,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     ending = train(recipe, tmp_path / "run", here)
     assert ending.code == 0, ending
     assert_same_run(whole_run(flags), tmp_path / "run")
+
+
+def test_a_killed_run_with_shared_candidates_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path) -> None:
+    assert_resumes_exactly(recipe, tmp_path, "--ranking shared --num_candidates 8")
 
 
 def test_a_run_killed_at_every_third_step_goes_on_to_the_same_bits(whole_run, recipe: Path, tmp_path: Path) -> None:

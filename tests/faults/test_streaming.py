@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.faults.harness import before_step, die, train
 from training.data.settings import DataSettings
 from training.data.streaming import LikeLengths, TextStream
 from training.data.text_jepa.rows import RowPreparation
 from training.run_folder.checkpoints import list_checkpoints
-from training.train import main
 
 WORDS = "the a red old big wet dog cat cow hen sees eats finds and it".split()
 MEBIBYTE = 2**20
@@ -35,22 +35,6 @@ training:
   {{max_steps: 50, warmup_steps: 2, per_device_train_batch_size: 4, gradient_accumulation_steps: 2,
    learning_rate: 3e-3, logging_steps: 4, save_steps: 10}}
 evaluation: {{eval_steps: 25, eval_rows: 10, milestones: [], final_score: false}}
-"""
-
-TRAIN_AND_DIE = """\
-import os, signal, sys
-from training.trainer.trainer import JepaTrainer
-
-begin = JepaTrainer.get_batch_samples
-
-def dying(self, *args):
-    if self.state.global_step == 33:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return begin(self, *args)
-
-JepaTrainer.get_batch_samples = dying
-from training.train import main
-main(sys.argv[1:])
 """
 
 
@@ -172,13 +156,11 @@ def log_of(folder: Path) -> list[dict]:
 def test_a_streamed_run_that_is_killed_goes_on_to_the_same_bits(corpus: Path, tmp_path: Path, workers: str) -> None:
     recipe = tmp_path / "run.yaml"
     recipe.write_text(RECIPE.format(data=corpus), encoding="utf-8")
-    command = [str(recipe), "--device", "cpu", "--dataloader_num_workers", workers]
-    assert main([*command, "--output_dir", str(tmp_path / "whole")]) == 0
-    killed = [*command, "--output_dir", str(tmp_path / "killed")]
-    died = subprocess.run([sys.executable, "-c", TRAIN_AND_DIE, *killed], capture_output=True, text=True, check=False)
-    assert died.returncode == -9, died.stderr
+    flags, killed = f"--dataloader_num_workers {workers}", tmp_path / "killed"
+    assert train(recipe, tmp_path / "whole", flags).code == 0
+    assert train(recipe, killed, flags, before_step(33, die)).code == -9
     assert [path.name for path in list_checkpoints(tmp_path / "killed")][-1] == "checkpoint-30"
-    assert main(killed) == 0
+    assert train(recipe, killed, flags).code == 0
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
     last, same = (list_checkpoints(tmp_path / name)[-1] for name in ("whole", "killed"))
     assert last.name == same.name == "checkpoint-50"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import pictures_in_few_steps
 from tests.hub.client import use_hub
 from tests.hub.server import HubServer, running
 from tests.hub.tiny_runs import write_recipes
@@ -40,7 +41,8 @@ def train_tiny(recipes: dict[str, Path]) -> Callable[..., int]:
     from training.train import main
 
     def train(family: str, folder: Path, *flags: str) -> int:
-        return main([str(recipes[family]), "--output_dir", str(folder), "--device", "cpu", *flags])
+        with pictures_in_few_steps():
+            return main([str(recipes[family]), "--output_dir", str(folder), "--device", "cpu", *flags])
 
     return train
 

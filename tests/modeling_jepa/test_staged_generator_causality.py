@@ -1,6 +1,7 @@
 """The generator never sees its own answer, another row, padding or another document; and these tests would notice."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_a_far_edge_to_a_later_token_is_noticed(plant, monkeypatch) -> None:
 @pytest.mark.parametrize("kind", EDGES)
 @pytest.mark.parametrize("trained", [False, True])
 def test_no_kind_of_edge_sees_a_later_token(kind: str, window: int, trained: bool) -> None:
-    make = trained_generator if trained else tiny_generator
+    make = partial(trained_generator, steps=8) if trained else tiny_generator  # gates that began at zero are open then
     assert leak(make(3, routing_edges=[kind], routing_window=window).double()) <= SAME["atol"]
 
 

@@ -53,8 +53,8 @@ AttentionInterface.register(ATTENTION, full_precision_sdpa)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-class Gpt2Anchor(GPT2LMHeadModel):
-    """GPT-2 that learns from packed blocks, with its loss in parts, as our models do."""
+class PackedBlocks(PreTrainedModel):
+    """A causal model of the library that learns from packed blocks, with its loss in parts, as our models do."""
 
     accepts_loss_kwargs = True  # the trainer hands over `num_items_in_batch`
 
@@ -68,24 +68,24 @@ class Gpt2Anchor(GPT2LMHeadModel):
         **kwargs: Any,
     ) -> Any:
         """Arguments as of `StagedGeneratorForCausalLM.forward`; without labels the library's own answer."""
-        mask = _mask(attention_mask, position_ids, kwargs)
+        given = {"attention_mask": _mask(attention_mask, position_ids, kwargs), "position_ids": position_ids}
         if labels is None:
-            return super().forward(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs)
-        states = self.transformer(input_ids, attention_mask=mask, position_ids=position_ids).last_hidden_state
+            return super().forward(input_ids=input_ids, **given, **kwargs)
+        states = self.base_model(input_ids, **given, use_cache=False).last_hidden_state
         return _learnt_from(states, self.lm_head.weight, labels, num_items_in_batch)
 
 
-class LlamaAnchor(LlamaForCausalLM):
-    """Llama that learns from packed blocks, with its loss in parts, as our models do.
+class Gpt2Anchor(PackedBlocks, GPT2LMHeadModel):
+    """GPT-2."""
 
-    The class has no dropout but that of attention. What our recipe drops is dropped here at the same places, so that
-    an arm is no better regularised than the other.
+
+class LlamaAnchor(PackedBlocks, LlamaForCausalLM):
+    """Llama, whose class has no dropout but that of attention: what our recipe drops is dropped at the same places,
+    so that no arm is better regularised than the other.
 
     Args:
         dropout: on the embeddings and on each branch before it joins the residual stream.
     """
-
-    accepts_loss_kwargs = True
 
     def __init__(self, config: LlamaConfig, dropout: float = 0.0) -> None:
         super().__init__(config)
@@ -94,22 +94,6 @@ class LlamaAnchor(LlamaForCausalLM):
             branches = [part for layer in self.model.layers for part in (layer.self_attn.o_proj, layer.mlp.down_proj)]
             for module in (self.model.embed_tokens, *branches):
                 module.register_forward_hook(self._drop)
-
-    def forward(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """See `Gpt2Anchor.forward`."""
-        mask = _mask(attention_mask, position_ids, kwargs)
-        if labels is None:
-            return super().forward(input_ids, attention_mask=mask, position_ids=position_ids, **kwargs)
-        found = self.model(input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
-        return _learnt_from(found.last_hidden_state, self.lm_head.weight, labels, num_items_in_batch)
 
     def _drop(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return nn.functional.dropout(output, self.dropout, self.training)

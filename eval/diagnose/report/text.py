@@ -40,11 +40,6 @@ def gathered(notes: Sequence[str]) -> list[str]:
     return [f"{text}: {', '.join(names)}" if names else text for text, names in by_text.items()]
 
 
-def finding_line(finding: Finding) -> str:
-    """One finding in one line, for a log: what, with its evidence."""
-    return f"{finding.check}: {evidence_text(finding.evidence)}"
-
-
 def evidence_text(evidence: dict[str, Any]) -> str:
     """Figures in words: `loss 5.21, ln v 8.32, offsets 1: 9.1, 2: 0.4`."""
     return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in evidence.items()) or "none"

@@ -21,7 +21,7 @@ from eval.benchmarks.anchors.gpt2_and_llama import (
     matching_size,
 )
 from eval.benchmarks.exams.runs import parse_run
-from eval.benchmarks.routing_point import Point, measure
+from eval.benchmarks.routing_cost import Point, measure
 from eval.benchmarks.statistics import first_reach, interval_of_sums, paired_interval
 from modeling_jepa import StagedGeneratorForCausalLM
 from training.common.errors import InputError

@@ -2,14 +2,13 @@
 
 import math
 
-import evaluate
 import numpy as np
 import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from eval.metrics.frame_baselines import black, constant_velocity, copy_last, frame_baselines, frame_shifts, shifted
-from eval.metrics.video import FramePrediction, absolute_error, frame_errors, psnr, squared_error, ssim, windowed_ssim
+from eval.metrics.video import FramePrediction, absolute_error, psnr, squared_error, ssim, windowed_ssim
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -105,13 +104,6 @@ def test_the_metric_object_averages_over_frames_and_by_place_in_the_clip():
     assert (found["mse"], found["mae"], found["ssim"]) == (3.0, 5.0, 0.5)
     assert found["psnr"] == pytest.approx(20)
     assert found["per_frame"] == {"mse": [2.0, 4.0], "mae": [4.0, 6.0], "ssim": [0.5, 0.5]}
-
-
-def test_the_metric_loads_from_its_path_without_the_hub(repository):
-    metric = evaluate.load(str(repository / "eval" / "metrics" / "video.py"), keep_in_memory=True)
-    errors = frame_errors(torch.zeros(2, 16, 16), torch.full((2, 16, 16), 0.5))
-    metric.add_batch(**{name: column.tolist() for name, column in errors.items()}, frame=[0, 1])
-    assert metric.compute(pixels=256)["mse"] == 64
 
 
 # ---- guessers ----

@@ -4,13 +4,12 @@ import json
 import math
 import shutil
 
-import evaluate
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from eval.metrics.dialogue import DialogueReplies, distinct, perplexity, usage_ratio
+from eval.metrics.dialogue import distinct, perplexity, usage_ratio
 from eval.metrics.word_overlap import WordOverlap
 from eval.score import main, score, score_table
 from eval.scorers.candidates import derangement, draw_distractors, ranks_by_latents, ranks_by_score
@@ -277,15 +276,6 @@ def test_figures_that_are_too_large_for_a_number_are_none():
     assert perplexity(1e9, 1) is None
     assert perplexity(1.0, 0) is None
     assert usage_ratio(10.0, 12.0, 2.0) == pytest.approx(math.e)
-
-
-def test_the_metric_loads_from_its_path_without_the_hub(repository):
-    metric = evaluate.load(str(repository / "eval" / "metrics" / "dialogue.py"))
-    columns = {"nll": [1.0], "swapped_nll": [2.0], "correct": [1], "tokens": [2], "rank": [2]}
-    found = metric.compute(predictions=["a b"], references=["a"], **columns)
-    assert found == DialogueReplies(keep_in_memory=True).compute(predictions=["a b"], references=["a"], **columns)
-    assert found["mrr"] == 0.5
-    assert found["accuracy"] == 0.5
 
 
 # ---- a checkpoint and a source ----

@@ -2,15 +2,12 @@
 
 import json
 import os
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from training.run_folder.checkpoints import list_checkpoints
 from training.trainer.trainer import JepaTrainer
@@ -48,74 +45,6 @@ def assert_same_run(folder: Path, other: Path, read_rows: ReadRows) -> None:
     assert json.loads((folder / "manifest.json").read_text())["step"] == json.loads(
         (other / "manifest.json").read_text()
     )["step"]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [],
-        ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", "--dataloader_num_workers", "2"],
-        ["--target_table", "contextual", "--alignment_weight", "1", "--save_steps", "5"],
-        ["--ranking", "shared", "--num_candidates", "8"],
-    ],
-    ids=["plain", "accumulated, 2 workers", "teacher, saved between log rows", "shared candidates"],
-)
-def test_a_killed_run_goes_on_to_the_same_bits(
-    train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_rows: ReadRows, flags: list[str]
-) -> None:
-    assert train_tiny(tmp_path / "whole", "--final_score", "false", *flags) == 0
-    with monkeypatch.context() as patch:
-        interrupt_before_step(patch, 7)
-        with pytest.raises(KilledError):
-            train_tiny(tmp_path / "killed", "--final_score", "false", *flags)
-    assert train_tiny(tmp_path / "killed", "--final_score", "false", *flags) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "killed", read_rows)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_once_ends_with_75_and_the_same_command_goes_on(
-    finished_run: Path,
-    train_tiny: Train,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    read_rows: ReadRows,
-    capsys: pytest.CaptureFixture[str],
-    number: int,
-) -> None:
-    begin = TrainerCallback.on_step_begin
-
-    def send(self: TrainerCallback, args: object, state: object, *rest: object, **kwargs: object) -> None:
-        if state.global_step == 6 and threading.current_thread() is threading.main_thread():
-            monkeypatch.setattr(TrainerCallback, "on_step_begin", begin)
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(TrainerCallback, "on_step_begin", send)
-    assert train_tiny(tmp_path / "run") == 75
-    last_line = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last_line == f"stopped by {signal.Signals(number).name} at step 7, saved; the same command goes on"
-    assert list_checkpoints(tmp_path / "run")[-1].name == "checkpoint-7"
-    assert train_tiny(tmp_path / "run") == 0
-    assert_same_run(finished_run, tmp_path / "run", read_rows)
-
-
-def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
-    finished_run: Path,
-    train_tiny: Train,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    read_rows: ReadRows,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with monkeypatch.context() as patch:
-        interrupt_before_step(patch, 9)
-        with pytest.raises(KilledError):
-            train_tiny(tmp_path / "run")
-    newest = list_checkpoints(tmp_path / "run")[-1]
-    (newest / "optimizer.pt").unlink()
-    assert train_tiny(tmp_path / "run") == 0
-    assert "skipped:" in (said := capsys.readouterr().err)
-    assert f"{newest.name}" in said
-    assert_same_run(finished_run, tmp_path / "run", read_rows)
 
 
 def test_no_whole_checkpoint_ends_with_4(
