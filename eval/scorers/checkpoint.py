@@ -26,7 +26,7 @@ from training.data.settings import GeneratorDataSettings, SourceSettings, VideoD
 from training.data.sources.locate import scoring_split
 from training.data.sources.rows import RowReport
 
-_OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share")
+_OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share", "allow_unknown")
 AnyScores = Scores | CausalScores | DialogueScores | VideoScores
 
 
@@ -134,7 +134,7 @@ def data_settings(request: ScoreRequest) -> SourceSettings | VideoDataSettings:
         own = {name: getattr(settings_class, name) for name in _OF_THE_SOURCE}
         settings = dataclasses.replace(settings, data=request.data, **own)
     asked = {name: value for name, value in request.given().items() if name in ("text_column", "documents")}
-    settings = dataclasses.replace(settings, **asked)
+    settings = dataclasses.replace(settings, **asked, **({"allow_unknown": True} if request.allow_unknown else {}))
     settings.validate()
     return settings
 

@@ -38,6 +38,9 @@ class SourceSettings:
     max_bad_share: float = option(
         0.01, "stop when a larger share of the rows is undecodable, wrongly typed or missing", SHARE
     )
+    allow_unknown: bool = option(
+        False, "go on with a text of which the tokenizer does not know the half; its share is said in any case"
+    )
 
     streaming: bool = option(
         False,
