@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     causal = parser.add_argument_group("causal models")
     causal.add_argument(
         "--documents",
-        choices=("rows", "headings", "file"),
+        choices=("auto", "rows", "headings", "file"),
         help="what a document of the source is (default: as in training)",
     )
     causal.add_argument("--context", type=int, help="tokens the model sees at most (default: its own length)")

@@ -25,7 +25,7 @@ from eval.scorers.request import MAX_ROWS, ScoreRequest, bounded
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
 from training.data.sources.rows import RowReport
-from training.data.staged_generator.documents import load_documents
+from training.data.staged_generator.documents import documents_of, load_documents
 from training.data.staged_generator.framing import begin_and_end, encode_documents
 from training.data.unknown import check_unknown, unknown_id
 
@@ -351,7 +351,7 @@ def score_request(
     documents = load_documents(settings, split)
     guessers = fit_guessers(model, tokenizer, trained_on)
     scores = score_documents(model, tokenizer, documents.texts, plan, guessers=guessers, progress=request.progress)
-    how = {"context": context, "stride": stride, "documents": settings.documents, "max_tokens": plan.max_tokens}
+    how = {"context": context, "stride": stride, "documents": documents_of(settings), "max_tokens": plan.max_tokens}
     return scores, documents.report, {"scoring": how}
 
 

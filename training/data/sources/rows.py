@@ -12,6 +12,8 @@ from training.data.settings import DataSettings, SourceSettings
 from training.data.sources.sentences import split_sentences
 
 EXAMPLES_KEPT = 5
+LONG_ROW, _PIECE = 20_000, 1_000  # characters
+_NOT_UTF8 = "not valid UTF-8"
 _HEADING = re.compile(r"=+ .* =+")
 _SPLIT_SALT = "row side"
 _SUBSET_SALT = "row subset"
@@ -26,6 +28,7 @@ class RawRow(NamedTuple):
         problem: why the row cannot be used; None for a sound one.
         group: what decides the side in a split by hash, such as a film's id; None means the row's own text.
         where: the file, where a part has several.
+        roles: who says each of the texts, where the source tells.
     """
 
     texts: tuple[str, ...]
@@ -33,6 +36,7 @@ class RawRow(NamedTuple):
     problem: str | None = None
     group: str | None = None
     where: str | None = None
+    roles: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -78,6 +82,21 @@ class RowReport:
         if self.bad_examples:
             parts.append(f"first: {self.bad_examples[0]}")
         return "; ".join(parts)
+
+
+def short_rows(row: RawRow) -> Iterator[RawRow]:
+    """A row; one of a very long text, such as a book on one line, in pieces of some sentences each."""
+    if row.group is not None or len(row.texts) != 1 or len(row.texts[0]) <= LONG_ROW:
+        yield row
+        return
+    piece: list[str] = []
+    for sentence in split_sentences(row.texts[0]):
+        piece.append(sentence)
+        if sum(map(len, piece)) > _PIECE:
+            yield row._replace(texts=(" ".join(piece),))
+            piece = []
+    if piece:
+        yield row._replace(texts=(" ".join(piece),))
 
 
 def text_hash(text: str, salt: str = "") -> int:
@@ -149,9 +168,10 @@ def count_bad(row: RawRow, report: RowReport, where: str) -> None:
 def check_bad_share(report: RowReport, settings: SourceSettings, where: str) -> None:
     """Raise InputError where more than `max_bad_share` of the rows are bad."""
     if report.num_bad > settings.max_bad_share * report.read:
+        hint = "; of Latin-1 text: iconv -f LATIN1 -t UTF-8 FILE > NEW" if report.bad.get(_NOT_UTF8) else ""
         raise InputError(
             f"data: {report.num_bad:,} of {report.read:,} rows of {where} cannot be used (allowed: max_bad_share "
-            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share"
+            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share{hint}"
         )
 
 
