@@ -146,7 +146,7 @@ def _read(
         report.read += 1
         row = _read_chatml(row)
         tidied = [tidy_turn(text, settings.join_punctuation) for text in row.texts]
-        said, left_out = _of_speakers(tidied, [role_of(role) for role in row.roles or [""] * len(tidied)])
+        said, left_out = said_turns(tidied, [role_of(role) for role in row.roles or [""] * len(tidied)])
         turns, roles = [text for _, text in said], [role for role, _ in said]
         if row.problem is None and len(turns) < 2:
             one = ONE_TURN if row.roles is None else ONE_ROLE
@@ -170,7 +170,7 @@ def role_of(name: str) -> str:
     return _ROLES.get(name.strip().lower(), name.strip().lower())
 
 
-def _of_speakers(texts: list[str], roles: list[str]) -> tuple[list[tuple[str, str]], Counter[str]]:
+def said_turns(texts: list[str], roles: list[str]) -> tuple[list[tuple[str, str]], Counter[str]]:
     """(role, text) of what people say to each other, and what is left out of it, counted; what one of them says in
     several turns is one turn.
     """

@@ -377,7 +377,16 @@ class ParquetReader(LineReader):
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
         """See `LineReader`."""
-        return self._chosen(pq.read_schema(self.path), None)
+        with self._open() as file:
+            return self._chosen(file.schema_arrow, next(file.iter_batches(1), None))
+
+    def _open(self) -> Any:
+        try:  # Read in pieces: by default whole column chunks would be held.
+            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                f"data: {self.path} is no whole parquet file ({first_line(error)}); write it again"
+            ) from None
 
     def _chosen(self, schema: pa.Schema, first: pa.RecordBatch | None) -> tuple[tuple[str, ...], list[str]]:
         kinds = arrow_kinds(schema)
@@ -385,13 +394,7 @@ class ParquetReader(LineReader):
         return choose_columns(kinds, self.text_column, self.where, self.sides, sample), list(kinds)
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
-        try:  # Read in pieces: by default whole column chunks would be held.
-            file = pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"data: {self.path} is no whole parquet file ({first_line(error)}); write it again"
-            ) from None
-        with file:
+        with self._open() as file:
             columns, _ = self._chosen(file.schema_arrow, next(file.iter_batches(1), None))
             groups, inside = _groups_from(file.metadata, position)
             batches = file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=list(columns))
@@ -421,7 +424,10 @@ class ArrowReader(ParquetReader):
         try:
             return pa.ipc.open_file(self.path)
         except pa.ArrowInvalid:
-            return pa.ipc.open_stream(self.path)
+            try:
+                return pa.ipc.open_stream(self.path)
+            except pa.ArrowException as error:
+                raise InputError(f"data: {self.path} is no whole Arrow file ({first_line(error)})") from None
 
 
 COMPRESSED = (".gz", ".bz2", ".zst")
@@ -549,7 +555,7 @@ def _groups_from(metadata: pq.FileMetaData, position: int) -> tuple[list[int], i
 def _cuts_evenly(lines: list[str], mark: str) -> bool:
     """Whether a separator cuts all records but the last, which may be cut off, into the same number of cells."""
     try:
-        records = [record for record in csv.reader(lines, delimiter=mark, strict=True) if record]
+        records = [record for record in csv.reader(lines, delimiter=mark) if record]
     except csv.Error:
         return False
     widths = {len(record) for record in (records[:-1] if len(records) > 2 else records)}

@@ -200,7 +200,7 @@ def _cut_by_place(text: str, missing: tuple[str, ...], split: str) -> str:
 def _cut_near(text: str, begin: int, aim: int) -> int:
     """The begin of a line before `aim`, of a word where a line is very long."""
     line = text.rfind("\n", begin, aim) + 1
-    return line if line > begin and aim - line < _NEAR else (text.rfind(" ", begin, aim) + 1 or aim)
+    return line if aim - max(line, begin) < _NEAR else (text.rfind(" ", begin, aim) + 1 or aim)
 
 
 def _why_none(opened: OpenedSplit, documents: str) -> str:
