@@ -221,6 +221,11 @@ class VideoDataSettings:
         "where the digits come from: builtin:digits (scikit-learn's), a folder with the idx files of MNIST, one "
         "idx file of pictures, hub:mnist or hub:ID[:CONFIG]",
     )
+    clips: str | None = option(
+        None,
+        "clips of your own in place of made ones: a folder of GIFs, or a .npy or .npz of (N, T, H, W) or "
+        "(N, T, H, W, 3), bytes or floats",
+    )
     num_digits: int = option(2, "digits in each clip", at_least(1))
     num_clips: int = option(
         100_000, "different training clips; each is made when it is needed, so many cost nothing", at_least(1)
@@ -245,7 +250,7 @@ class VideoDataSettings:
     @property
     def data(self) -> str:
         """The source, under the name that it has in the other families."""
-        return self.digits
+        return self.digits if self.clips is None else self.clips
 
     @property
     def max_vocab(self) -> int:
@@ -265,6 +270,8 @@ class VideoDataSettings:
     def validate(self) -> None:
         """Raise InputError where a value is out of range."""
         check_options(self)
+        if self.clips is not None and self.rotation:
+            raise InputError(f"rotation: got {self.rotation} with clips; it turns digits of made clips, leave it out")
         if not self.digits.strip():
             raise InputError("digits: is empty; give builtin:digits, a folder with idx files, or hub:mnist")
         if not self.code_levels or min(self.code_levels) < 2 or self.max_vocab > 65_536:

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from training.common.errors import InputError
 from training.data.settings import TRAINED_TOKENIZERS, DataSettings, DialogueDataSettings, SourceSettings
 from training.data.sources.readers import first_line
-from training.data.sources.rows import text_hash
+from training.data.sources.rows import WITHOUT_SPACES, text_hash
 from training.data.unknown import unknown_id
 
 SPECIAL_TOKENS = {
@@ -44,6 +44,7 @@ WINDOW_OVERLAP = 0.25
 _WORD = r"\d+(?:[.,]\d+)+|\w+(?:['’]\w+)*|[^\w\s]"
 _NUM_BYTES = 256
 _BATCH = 2000
+_SAMPLED = 500  # texts
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,9 @@ def build_tokenizer(
         InputError: no such tokenizer, or `max_vocab` too small for byte-level BPE.
     """
     if settings.tokenizer in TRAINED_TOKENIZERS:
+        if settings.tokenizer == "word":
+            texts = texts if isinstance(texts, list) else list(texts)
+            _refuse_without_spaces(texts)
         train = _train_words if settings.tokenizer == "word" else train_bpe
         return wrap(train(settings, texts), own_names(), max_length, ENDED, "{begin} $A {end} $B:1 {end}:1")
     tokenizer = _given(settings.tokenizer)
@@ -138,6 +142,17 @@ def count_tokens(dataset: datasets.Dataset, vocab_size: int, special_ids: tuple[
         counts += np.bincount(batch["input_ids"].combine_chunks().flatten().to_numpy(), minlength=vocab_size)
     counts[list(special_ids)] = 0
     return counts
+
+
+def _refuse_without_spaces(texts: list[str]) -> None:
+    """Raise InputError where most of a text is written without spaces between words."""
+    sample = "".join(texts[:: max(1, len(texts) // _SAMPLED)][:_SAMPLED])
+    unspaced = len(WITHOUT_SPACES.findall(sample)) / max(1, len(sample))
+    if unspaced > 0.3:
+        raise InputError(
+            f"tokenizer: got 'word', but {unspaced:.0%} of the text is in a script without spaces between words, where "
+            "it would take whole sentences for words; use --tokenizer bpe"
+        )
 
 
 def _train_words(settings: DataSettings | DialogueDataSettings, texts: Iterable[str]) -> Tokenizer:

@@ -6,6 +6,7 @@ lacks is cut from its training rows by a hash of the row, so it is the same ever
 
 import glob
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,12 +21,12 @@ from training.data.settings import DataSettings, SourceSettings
 from training.data.sources.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
 from training.data.sources.hub import HubAddress, saved_splits, whole_split
 from training.data.sources.readers import READABLE, READERS, check_file, is_text, kind_of, open_file
-from training.data.sources.rows import RawRow, RowReport, collect, row_ids, short_rows, side_of
+from training.data.sources.rows import RawRow, RowReport, collect, row_ids, short_rows, side_of, text_hash
 from training.data.sources.shards import find_shards, fingerprint_of, sample_rows
 
 SPLITS = ("train", "valid", "test")
 HELD_OUT_SHARE = 0.05
-_FILES_TO_HOLD_OUT = 100  # from so many texts on, whole files are held out, else parts of each
+_FILES_TO_HOLD_OUT = 20  # from so many texts on, whole files are held out, else parts of each
 _FILE_NAMES = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
 
 
@@ -293,8 +294,9 @@ def _files_source(name: str, files: list[Path], settings: SourceSettings, any_ki
     readers = [open_file(path, settings, extra=extra) for path in readable]
 
     def read() -> Iterator[RawRow]:
-        for reader in readers:
-            group = reader.where if texts and len(readers) >= _FILES_TO_HOLD_OUT else None
+        names = [reader.where for reader in readers]
+        groups = _groups_of(names) if texts and len(readers) >= _FILES_TO_HOLD_OUT else [None] * len(names)
+        for reader, group in zip(readers, groups, strict=True):
             yield from (row._replace(where=reader.where, group=group) for row in reader.read())
 
     def fingerprint() -> str:
@@ -307,6 +309,22 @@ def _files_source(name: str, files: list[Path], settings: SourceSettings, any_ki
         return said if columns is None else f"{said}; {columns}"
 
     return Source(name, {"train": Part(name, read, fingerprint, note)}, is_whole=True, is_text=bool(texts))
+
+
+def _groups_of(names: list[str]) -> list[str]:
+    """A group for each file, so that the split by hash holds out a twentieth of them, and at least one, for valid and
+    for test: those whose names come first by their hash.
+    """
+    held_out = max(1, round(HELD_OUT_SHARE * len(names)))
+    order = sorted(names, key=lambda name: text_hash(Path(name).name))
+    sides = dict(zip(order, ["valid"] * held_out + ["test"] * held_out, strict=False))
+
+    def group(name: str) -> str:
+        tried = (f"{Path(name).name} {number}" for number in itertools.count())
+        wanted = sides.get(name, "train")
+        return next(g for g in tried if side_of(RawRow((), 0, group=g), SPLITS[1:], HELD_OUT_SHARE) == wanted)
+
+    return [group(name) for name in names]
 
 
 def glob_files(pattern: Path) -> list[Path]:

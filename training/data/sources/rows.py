@@ -14,6 +14,8 @@ from training.data.sources.sentences import split_sentences
 EXAMPLES_KEPT = 5
 LONG_ROW, _PIECE = 20_000, 1_000  # characters
 _NOT_UTF8 = "not valid UTF-8"
+# Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no space between words.
+WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _HEADING = re.compile(r"=+ .* =+")
 _SPLIT_SALT = "row side"
 _SUBSET_SALT = "row subset"
@@ -89,14 +91,13 @@ def short_rows(row: RawRow) -> Iterator[RawRow]:
     if row.group is not None or len(row.texts) != 1 or len(row.texts[0]) <= LONG_ROW:
         yield row
         return
-    piece: list[str] = []
-    for sentence in split_sentences(row.texts[0]):
-        piece.append(sentence)
-        if sum(map(len, piece)) > _PIECE:
-            yield row._replace(texts=(" ".join(piece),))
-            piece = []
-    if piece:
-        yield row._replace(texts=(" ".join(piece),))
+    text, begin = row.texts[0], 0
+    while begin < len(text):
+        most = begin + _PIECE
+        end = text.rfind(". ", begin, most) + 1 or text.rfind(" ", begin, most) + 1 or most
+        end = len(text) if most >= len(text) else end
+        yield row._replace(texts=(text[begin:end].strip(),))
+        begin = end
 
 
 def text_hash(text: str, salt: str = "") -> int:
@@ -194,10 +195,20 @@ def _phrases(texts: tuple[str, ...], settings: DataSettings) -> Iterator[str]:
             yield stripped
 
 
+def count_words(text: str) -> int:
+    """Words between spaces; of a script that has none between words, such as Japanese or Thai, characters.
+
+    >>> count_words("one two"), count_words("\u732b\u306f\u5b66\u6821\u3067\u3002")
+    (2, 6)
+    """
+    unspaced = len(WITHOUT_SPACES.findall(text))
+    return len(text.split()) if 2 * unspaced < len(text) else len("".join(text.split()))
+
+
 def _reason_to_leave_out(phrase: str, settings: DataSettings) -> str | None:
     if settings.drop_headings and _HEADING.fullmatch(phrase):
         return "headings"
-    words = len(phrase.split())
+    words = count_words(phrase)
     if words == 0:
         return "empty"
     if words < settings.min_words:

@@ -132,6 +132,23 @@ def test_a_book_on_one_line_is_cut_into_pieces_on_both_sides(tmp_path):
         assert load_documents(GeneratorDataSettings(data=str(tmp_path / "a.txt")), split).texts
 
 
+def test_of_many_files_whole_ones_are_held_out_and_at_least_one_for_each_part(tmp_path):
+    for number in range(25):
+        (tmp_path / f"n{number}.txt").write_text(f"note {number} has one line\n")
+    for load in (
+        lambda split: load_documents(GeneratorDataSettings(data=str(tmp_path)), split).texts,
+        lambda split: load_rows(DataSettings(data=str(tmp_path)), split).dataset["text"][:],
+    ):
+        found = [{text.split()[1] for text in load(split)} for split in ("train", "valid", "test")]
+        assert [len(side) for side in found] == [23, 1, 1]
+        assert len(set.union(*found)) == 25
+
+
+def test_words_of_japanese_are_counted_by_characters_and_need_no_spaces(tmp_path):
+    (tmp_path / "ja.txt").write_text("猫は学校で手紙を食べました。\n" * 3)
+    assert len(load_rows(DataSettings(data=str(tmp_path / "ja.txt"), min_words=5), "all").dataset) == 3
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
