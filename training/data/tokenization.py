@@ -150,8 +150,8 @@ def _refuse_without_spaces(texts: list[str]) -> None:
     unspaced = len(WITHOUT_SPACES.findall(sample)) / max(1, len(sample))
     if unspaced > 0.3:
         raise InputError(
-            f"tokenizer: got 'word', but {unspaced:.0%} of the text is in a script without spaces between words, where "
-            "it would take whole sentences for words; use --tokenizer bpe"
+            f"tokenizer: got 'word', but {unspaced:.0%} of the text is in a script without spaces between words, "
+            "where it would take whole sentences for words; use --tokenizer bpe"
         )
 
 

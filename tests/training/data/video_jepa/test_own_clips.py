@@ -55,7 +55,7 @@ def test_no_two_parts_have_frames_of_the_same_clip(tmp_path):
     settings = VideoDataSettings(clips=str(saved(tmp_path / "a.npy", CLIPS)), code_levels=[4, 4])
     config = VideoJepaConfig(frame_size=16, patch_size=8, max_position_embeddings=4)
     ready = prepare_clips(settings, config)
-    frames = {name: {f.tobytes() for clip in getattr(ready, name)["frames"] for f in np.asarray(clip)}
+    frames = {name: {f.tobytes() for clip in getattr(ready, name)[:]["frames"] for f in np.asarray(clip)}
               for name in ("train", "valid", "test")}  # fmt: skip
     assert len(ready.train) == 20  # two windows of each of 10 clips
     assert not frames["train"] & (frames["valid"] | frames["test"])
