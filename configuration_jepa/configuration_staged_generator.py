@@ -55,6 +55,7 @@ class StagedGeneratorConfig(JepaConfig):
     model_type = "staged_generator"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "modeling_staged_generator.StagedGeneratorModel",
+        "AutoModelForSequenceClassification": ("modeling_staged_generator.StagedGeneratorForSequenceClassification"),
         "AutoModelForCausalLM": "modeling_staged_generator.StagedGeneratorForCausalLM",
     }
     loss_fields: ClassVar[tuple[str, ...]] = ("block_decorrelation_weight", "z_loss_weight", "label_smoothing")

@@ -9,7 +9,7 @@ from configuration_jepa.configuration_base import JepaConfig, require, require_c
 from configuration_jepa.sentence_transformers_files import write_sentence_transformers_files
 
 HEADS = ("cosine", "softmax")
-RANKINGS = ("full", "sampled")
+RANKINGS = ("full", "shared", "sampled")
 NEGATIVE_SAMPLINGS = ("uniform", "frequency")
 LOGIT_SCALES = ("fixed", "learned", "length")
 TARGET_GRADIENTS = ("all", "positive", "none")
@@ -24,7 +24,11 @@ class TextJepaConfig(JepaConfig):
     Args:
         head: `cosine` scores unit predictions against unit rows of a table; `softmax` is the twin, plain dot products.
         predictor_layers: hidden layers of the predictor between the encoder and the head.
-        ranking: `full`, cross entropy over the whole vocabulary, or `sampled`, over 1 + `num_negatives` tokens.
+        ranking: cross entropy over the whole vocabulary (`full`); over candidates that all holes of a step share,
+            their answers and `num_candidates` tokens drawn by frequency, corrected for the chance to be a candidate
+            (`shared`); or over 1 + `num_negatives` tokens (`sampled`).
+        num_candidates: see `shared`.
+        full_ranking_share: share of the steps, at the end, in which `shared` ranks the whole vocabulary.
         ranking_weight: weight of the ranking part.
         num_negatives: negatives per hole, for `sampled` ranking and for the figure `acc_neg`.
         negative_sampling: `uniform`, or `frequency` (drawn by training frequency, and corrected for it).
@@ -54,11 +58,15 @@ class TextJepaConfig(JepaConfig):
     model_type = "text_jepa"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "modeling_text_jepa.TextJepaModel",
+        "AutoModelForSequenceClassification": "modeling_text_jepa.TextJepaForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_text_jepa.TextJepaForTokenClassification",
         "AutoModelForMaskedLM": "modeling_text_jepa.TextJepaForMaskedLM",
     }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_parts", "logits", "predictions"]
     loss_fields: ClassVar[tuple[str, ...]] = (
         "ranking",
+        "num_candidates",
+        "full_ranking_share",
         "ranking_weight",
         "num_negatives",
         "negative_sampling",
@@ -77,6 +85,8 @@ class TextJepaConfig(JepaConfig):
     head: str = "cosine"
     predictor_layers: int = 1
     ranking: str = "full"
+    num_candidates: int = 512
+    full_ranking_share: float | int = 0.2
     ranking_weight: float | int = 1.0
     num_negatives: int = 32
     negative_sampling: str = "uniform"
@@ -129,6 +139,8 @@ class TextJepaConfig(JepaConfig):
                 f"num_negatives={self.num_negatives} is more than the {max(candidates, 0)} tokens that can be "
                 f"negatives in a vocabulary of {self.vocab_size}. Lower num_negatives."
             )
+        require(self, "num_candidates", self.num_candidates >= 1, "at least 1")
+        require(self, "full_ranking_share", 0 <= self.full_ranking_share <= 1, "from 0 to 1")
         if not self.ranking_weight and not self.alignment_weight:
             raise ValueError(
                 "ranking_weight=0 and alignment_weight=0 leave nothing to learn: set one of them above 0."

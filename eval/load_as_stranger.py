@@ -157,13 +157,15 @@ def _use(pipeline: Any, phrase: str) -> str:
 
 
 def _open(auto_class: Any, folder: str, is_model: bool) -> Any:
-    """A configuration, or a model of which every tensor came from the folder."""
+    """A configuration, or a model of which every tensor came from the folder, but for a head to be fine-tuned."""
     if not is_model:
         return auto_class.from_pretrained(folder, trust_remote_code=True)
     model, info = auto_class.from_pretrained(
         folder, trust_remote_code=True, use_safetensors=True, output_loading_info=True
     )
-    if wrong := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
+    is_new_head = type(model).__name__ not in (model.config.architectures or [])
+    missing = [key for key in info["missing_keys"] if not (is_new_head and key.startswith("classifier."))]
+    if wrong := [*missing, *info["unexpected_keys"], *info["mismatched_keys"]]:
         raise RuntimeError(f"{auto_class.__name__}: {folder} does not hold the tensors of its model: {wrong[:5]}")
     return model
 

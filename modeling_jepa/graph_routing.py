@@ -27,22 +27,19 @@ _ELEMENTS = 2**24  # of the gathered keys of one chunk
 
 @dataclass(frozen=True)
 class SortedEdges:
-    """Edges of whole rows: from each query to the `lowest` to `highest` places before it in the order of its group.
+    """Edges of whole rows: from each query to places that stand shortly before it in the order of its group.
 
     Attributes:
-        queries, keys: `(B x T,)` rows of `(B x T, ...)` in sorted order; None where that is the order there is.
-        back: `(B x T,)`, the sorted place of each query.
-        mask: `(B, blocks, block, keys of a block)`, False where there is no such edge.
-        highest: width of the band.
-        lowest: 0 where a token attends to itself as well.
+        queries: `(B x blocks, size)`, rows of `(B x T, ...)` in sorted order; what lacks to whole blocks is any row.
+        keys: `(B x blocks, reach)`, the rows that a block reads.
+        mask: `(B x blocks, size, reach)`, False where there is no such edge.
+        back: `(B x T,)`, where each query's output stands.
     """
 
-    queries: torch.Tensor | None
-    keys: torch.Tensor | None
-    back: torch.Tensor | None
+    queries: torch.Tensor
+    keys: torch.Tensor
     mask: torch.Tensor
-    lowest: int
-    highest: int
+    back: torch.Tensor
 
     def attend(
         self,
@@ -57,23 +54,19 @@ class SortedEdges:
         Args:
             null_key: `(N, D)`, a key of nothing: who attends to it gets 0.
         """
-        length = query.shape[2]
-        batch, blocks, size, reach = self.mask.shape
-        lacking = blocks * size - length
-        around = (0, 0, self.highest, lacking - self.lowest)
-        queries = pad(_sorted(query, self.queries), (0, 0, 0, lacking)).unflatten(2, (blocks, size))
-        keys, values = (
-            pad(_sorted(states, self.keys), around).unfold(2, reach, size).transpose(-1, -2) for states in (key, value)
+        batch, heads, length, width = query.shape
+        query, key, value = (states.transpose(1, 2).reshape(batch * length, -1) for states in (query, key, value))
+        rows, mask = self.keys, self.mask
+        if null_key is not None:  # one row more, which every block reads
+            rows, mask = pad(rows, (0, 1), value=batch * length), pad(mask, (0, 1), value=True)
+            key, value = torch.cat((key, null_key.to(key.dtype).view(1, -1))), pad(value, (0, 0, 0, 1))
+        queries, keys, values = (
+            states.index_select(0, index.flatten()).view(*index.shape, heads, width).transpose(1, 2)
+            for states, index in ((query, self.queries), (key, rows), (value, rows))
         )
-        queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (queries, keys, values))
-        mask = self.mask.flatten(0, 1)[:, None]
-        if null_key is not None:
-            shape = (keys.shape[0], -1, 1, -1)
-            keys = torch.cat((keys, null_key[:, None].to(keys.dtype).expand(shape)), dim=2)
-            values, mask = pad(values, (0, 0, 0, 1)), pad(mask, (0, 1), value=True)
-        output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
-        output = output.unflatten(0, (batch, blocks)).transpose(2, 3).flatten(1, 2)[:, :length]
-        return output if self.back is None else _rows(output, self.back)
+        output = scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None], scale=scaling)
+        output = output.transpose(1, 2).reshape(-1, heads * width)
+        return output.index_select(0, self.back).view(batch, length, heads, width)
 
 
 @dataclass(frozen=True)
@@ -172,25 +165,41 @@ def fibonacci_distances(above: int, below: int) -> tuple[int, ...]:
 
 @torch.no_grad()
 def sorted_edges(
-    groups: torch.Tensor | None, like: torch.Tensor, highest: int, lowest: int = 1, targets: torch.Tensor | None = None
+    groups: torch.Tensor, highest: int, lowest: int = 1, targets: torch.Tensor | None = None
 ) -> SortedEdges:
     """Edges to the `lowest`-th to `highest`-th latest place of the same group.
 
     Args:
-        groups: `(B, T)` whole numbers, `NOBODY` for who has no edges; None: the row is one group.
-        like: `(B, T)`, for shape and device.
+        groups: `(B, T)` whole numbers, `NOBODY` for who has no edges.
+        highest, lowest: `lowest` is 0 where a token attends to itself as well.
         targets: `(B, T)`, the place that an edge to a place leads to instead; by default that place itself.
     """
-    batch, length = like.shape
-    if groups is None:
-        band = _band(torch.zeros_like(like, dtype=torch.long), highest, lowest)
-        return SortedEdges(None, None, None, band, lowest, highest)
+    batch, length = groups.shape
     found, order = groups.sort(dim=-1, stable=True)
-    first = length * torch.arange(batch, device=order.device)[:, None]
     ends = order if targets is None else targets.gather(1, order).clamp_max(length - 1)
-    back = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand_as(order))
-    queries, keys, back = ((rows + first).flatten() for rows in (order, ends, back))
-    return SortedEdges(queries, keys, back, _band(found, highest, lowest), lowest, highest)
+    size = max(_BLOCK, highest)
+    blocks = (length + size - 1) // size
+    if torch.compiler.is_compiling():
+        blocks = blocks + 1  # a graph made for a single block would be of no use for longer rows
+    starts = size * torch.arange(blocks, device=order.device)[:, None]
+    own = (starts + torch.arange(size, device=order.device)).flatten()
+    read = (starts - highest + torch.arange(size + highest - lowest, device=order.device)).flatten()
+    queries, keys = own.clamp_max(length - 1), read.clamp(0, length - 1)
+    distance = own.view(blocks, -1, 1) - read.view(blocks, 1, -1)
+    group = found[:, queries].view(batch, blocks, -1, 1)
+    mask = (group == found[:, keys].view(batch, blocks, 1, -1)) & (group != NOBODY) & (read >= 0).view(blocks, 1, -1)
+    mask = mask & (distance >= lowest) & (distance <= highest)
+    if not lowest:
+        mask = mask | (distance == 0)  # padding attends to itself: there is nobody else
+    row = torch.arange(batch, device=order.device)[:, None]
+    place = torch.arange(length, device=order.device).expand_as(order)
+    back = torch.empty_like(order).scatter_(1, order, place) + row * blocks * size
+    return SortedEdges(
+        queries=(order[:, queries] + row * length).view(batch * blocks, -1),
+        keys=(ends[:, keys] + row * length).view(batch * blocks, -1),
+        mask=mask.flatten(0, 1),
+        back=back.flatten(),
+    )
 
 
 @torch.no_grad()
@@ -230,34 +239,6 @@ def _by_sorting(groups: torch.Tensor, queries: torch.Tensor, count: int) -> torc
     own = groups.index_select(1, queries)[..., None]
     same = (earlier >= 0) & (_at(found, safe) == own) & (own != NOBODY)
     return torch.where(same, _at(order, safe), -1)
-
-
-def _band(groups: torch.Tensor, highest: int, lowest: int) -> torch.Tensor:
-    """The mask of `SortedEdges` for sorted groups `(B, T)`."""
-    length, size = groups.shape[1], max(_BLOCK, highest)
-    blocks = (length + size - 1) // size
-    if torch.compiler.is_compiling():
-        blocks = blocks + 1  # a graph made for a single block would be of no use for longer rows
-    reach = size + highest - lowest
-    lacking = blocks * size - length
-    queries = pad(groups, (0, lacking), value=NOBODY).unflatten(1, (blocks, size))
-    keys = pad(groups, (highest, lacking - lowest), value=NOBODY).unfold(1, reach, size)
-    distance = (highest + torch.arange(size)[:, None] - torch.arange(reach)).to(groups.device)
-    same = (queries[..., None] == keys[:, :, None]) & (queries[..., None] != NOBODY)
-    same = same & (distance >= lowest) & (distance <= highest)
-    if not lowest:
-        same = same | (distance == 0)  # padding attends to itself: there is nobody else
-    return same
-
-
-def _sorted(states: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """`(B, N, T, D)` in another order of the places."""
-    return states if rows is None else _rows(states.transpose(1, 2), rows).transpose(1, 2)
-
-
-def _rows(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`(B, T, N, D)` with the places in the order of `rows` (B x T,): all heads of a place are moved at once."""
-    return states.flatten(2).flatten(0, 1).index_select(0, rows).view(states.shape)
 
 
 def _gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

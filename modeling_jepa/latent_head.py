@@ -111,9 +111,13 @@ class LatentHead(nn.Module):
         """Predictions: `(..., H) -> (..., H)`, of any length."""
         return self.predictor(hidden_states)
 
-    def logits(self, predictions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Scores over the whole `table` `(V, H)`: `(..., H) -> (..., V)`."""
+    def logits(
+        self, predictions: torch.Tensor, table: torch.Tensor, token_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores over the whole `table` `(V, H)`: `(..., H) -> (..., V)`; or over these tokens `(C,)` of it."""
         bias = self.bias
+        if token_ids is not None:
+            table, bias = table[token_ids], None if bias is None else bias[token_ids]
         if self.config.head == "softmax":
             return nn.functional.linear(predictions, table, bias)
         return nn.functional.linear(self._query(predictions), unit(table), None if bias is None else bias.float())

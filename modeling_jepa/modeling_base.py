@@ -1,14 +1,16 @@
 """What the models of all families share: library flags, initialisation, outputs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from configuration_jepa.configuration_base import JepaConfig
 from modeling_jepa.latent_head import LatentHead
@@ -45,6 +47,68 @@ class JepaPreTrainedModel(PreTrainedModel):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:  # type: ignore[override]  # see `push_model`
         """Publish the model with its code, and with tokenizer and card from where it was loaded: see `push_model`."""
         return push_model(self, repo_id, **kwargs)
+
+
+class ClassifierMixin:
+    """A trunk with a linear layer of `num_labels` on top, for fine-tuning; goes before the family's base class.
+
+    The loss is the library's, by the class's name and `config.problem_type`: of sequences cross entropy, several
+    labels at once, or regression; of tokens cross entropy where the label is not -100.
+    """
+
+    accepts_loss_kwargs = False  # a mean of the batch it is given
+    trunk: ClassVar[type[JepaPreTrainedModel]]
+    trunk_arguments: ClassVar[dict[str, Any]] = {}
+    output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
+
+    def __init__(self: Any, config: JepaConfig) -> None:
+        super().__init__(config)  # type: ignore[call-arg] # of the family's base class
+        self.num_labels = config.num_labels
+        self.model = self.trunk(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self: Any,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Any:
+        """Classify.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: as of the trunk.
+            labels: `(B,)` classes or numbers, or `(B, num_labels)`, for a sequence; `(B, T)` for tokens.
+            **kwargs: for the trunk.
+
+        Returns:
+            `logits` `(B, num_labels)`, or `(B, T, num_labels)` of tokens; `loss` 0-d where there are labels.
+        """
+        encoded = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **{**self.trunk_arguments, **kwargs},
+        )
+        states = encoded.last_hidden_state
+        mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)
+        logits = self.classifier(self.dropout(self._features(states, mask)))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
+        return self.output_class(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+
+    def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What is classified, of states `(B, T, H)` and mask `(B, T)`."""
+        raise NotImplementedError
 
 
 @dataclass

@@ -27,7 +27,7 @@ from modeling_jepa.chunked_cross_entropy import NextTokenParts, chunked_cross_en
 from modeling_jepa.graph_routing import FarAttention
 from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import part
-from modeling_jepa.modeling_base import JepaPreTrainedModel
+from modeling_jepa.modeling_base import ClassifierMixin, JepaPreTrainedModel
 from modeling_jepa.semantic_blocks import BlockAttention, block_cosines, block_decorrelation
 from modeling_jepa.staged_attention import RowPlan, StagedAttention, make_plan
 from modeling_jepa.temporal_memory import Forgetting, ShortConvolution
@@ -255,6 +255,17 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
                 f"position_ids: rows of several documents need attn_implementation eager, sdpa or flex_attention, not "
                 f"{self.config._attn_implementation}."
             )
+
+
+class StagedGeneratorForSequenceClassification(ClassifierMixin, StagedGeneratorPreTrainedModel):
+    """The trunk, and a linear layer on its vector at the last token, the only one that knows all of them."""
+
+    trunk, trunk_arguments = StagedGeneratorModel, {"use_cache": False}
+
+    def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        place = torch.arange(mask.shape[1], device=mask.device)
+        last = torch.where(mask > 0, place, 0).argmax(1)
+        return states[torch.arange(states.shape[0], device=states.device), last]
 
 
 class StagedGeneratorForCausalLM(StagedGeneratorPreTrainedModel, GenerationMixin):

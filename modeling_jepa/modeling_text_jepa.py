@@ -1,6 +1,7 @@
 """The latent text model: a bidirectional encoder that fills blanks in embedding space.
 
-Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives.
+Shapes: B batch, T sequence, K holes (labels other than -100, row-major), H width, V vocabulary, M negatives, C
+candidates.
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -35,7 +36,7 @@ from modeling_jepa.losses import (
     unit,
     vicreg_penalty,
 )
-from modeling_jepa.modeling_base import JepaPreTrainedModel, LatentMaskedLMOutput, at_holes
+from modeling_jepa.modeling_base import ClassifierMixin, JepaPreTrainedModel, LatentMaskedLMOutput, at_holes
 from modeling_jepa.teacher import MovingAverageTeacher, TaughtMixin
 
 POOLINGS = ("mean", "first", "hole")
@@ -111,10 +112,10 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
         vectors = self.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         if pooling == "hole":
             return vectors[inputs["input_ids"] == tokenizer.mask_token_id]
-        kept = inputs["attention_mask"].to(vectors.dtype)[..., None]
+        kept = inputs["attention_mask"].to(vectors.dtype)
         if pooling == "first":
             kept = kept * (kept.cumsum(1) == 1)
-        return (vectors * kept).sum(1) / kept.sum(1)
+        return mean_of(vectors, kept)
 
 
 class TextJepaModel(TextJepaPreTrainedModel):
@@ -180,6 +181,24 @@ class TextJepaModel(TextJepaPreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
+class TextJepaForSequenceClassification(ClassifierMixin, TextJepaPreTrainedModel):
+    """The encoder, and a linear layer on the mean of its vectors."""
+
+    trunk = TextJepaModel
+
+    def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return mean_of(states, mask)
+
+
+class TextJepaForTokenClassification(ClassifierMixin, TextJepaPreTrainedModel):
+    """The encoder, and a linear layer on each of its vectors."""
+
+    trunk, output_class = TextJepaModel, TokenClassifierOutput
+
+    def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return states
+
+
 class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
     """The encoder with predictor, head, targets and loss: a masked language model whose answers are directions.
 
@@ -207,6 +226,8 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
+        candidate_ids: torch.LongTensor | None = None,
+        candidate_log_chances: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LatentMaskedLMOutput:
@@ -220,6 +241,9 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             labels: `(B, T)`, the true token at a hole, -100 elsewhere. With them the head runs at the holes only.
             negative_ids: `(K, M)`, tokens to rank the true one against; never the true one. Without them `sampled`
                 ranking takes the whole vocabulary.
+            candidate_ids: `(C,)`, ascending: `shared` ranking is among them, who hold the true tokens of all holes.
+                Without them it takes the whole vocabulary.
+            candidate_log_chances: `(C,)`, log of how likely each was to be a candidate had it been no hole's answer.
             num_items_in_batch: holes of the whole accumulation window over all processes; the loss is a share of its
                 mean. Without it, the mean over these holes.
             **kwargs: for the encoder.
@@ -247,7 +271,13 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         predictions = self.head(vectors)
         contextual = self._contextual_targets(input_ids, attention_mask, position_ids, labels)
         with self.head.at_hand():
-            logits, parts = self._ranking(predictions, target_ids, negative_ids)
+            if self.config.ranking == "shared" and candidate_ids is not None:
+                logits = None
+                parts = self._shared_ranking(
+                    predictions, target_ids, candidate_ids, candidate_log_chances, negative_ids
+                )
+            else:
+                logits, parts = self._ranking(predictions, target_ids, negative_ids)
             parts |= self._alignment(predictions, vectors, target_ids, contextual)
         loss = self._weigh(parts, target_ids.numel(), num_items_in_batch)
         if self.teacher is not None:
@@ -257,7 +287,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             loss_parts={name: value.detach() for name, value in parts.items()},
             logits=logits,
             predictions=predictions,
-            row_logits=at_holes(logits, holes, self.training),
+            row_logits=None if logits is None else at_holes(logits, holes, self.training),
             **recorded,
         )
 
@@ -376,6 +406,38 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             parts["ranking"] = ranking_loss(logits, target_ids)
         return logits, parts | {"accuracy": _accuracy(logits, target_ids)}
 
+    def _shared_ranking(
+        self,
+        predictions: torch.Tensor,
+        target_ids: torch.Tensor,
+        candidate_ids: torch.Tensor,
+        log_chances: torch.Tensor | None,
+        negative_ids: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The parts `ranking`, `acc_candidates` (the true token is the best of them) and, with negatives, `acc_neg`.
+
+        Which of the candidates is the true one, given that each could have been drawn, has the odds of the full
+        softmax over the chances (Jean et al., 2015, arXiv:1412.2007; Bengio and Senecal, 2008). Less the log chance of
+        the true one, a constant, the loss estimates that over the whole vocabulary.
+        """
+        table = self._answer_table()
+        if self.config.target_gradient == "none":
+            table = table.detach()
+        scores = self.head.logits(predictions, table, candidate_ids).float()
+        if log_chances is not None:
+            scores = scores - log_chances
+        columns = torch.searchsorted(candidate_ids, target_ids)
+        ranking = ranking_loss(scores, columns)
+        if log_chances is not None:
+            ranking = ranking - torch.stack((log_chances[columns].sum(), ranking.new_zeros(())))
+        parts = {"ranking": ranking, "acc_candidates": _accuracy(scores, columns)}
+        if negative_ids is not None:
+            with torch.no_grad():
+                wrong = torch.cat((target_ids[:, None], negative_ids), dim=1)
+                beside = self.head.logits_of(predictions, wrong, table)
+            parts["acc_neg"] = above_negatives(beside[:, 0], beside[:, 1:])
+        return parts
+
     def _sampled_parts(self, scores: torch.Tensor, candidates: torch.Tensor) -> dict[str, torch.Tensor]:
         """`ranking` and `acc_neg` of the true token, in column 0 of `(K, 1 + M)`, among its negatives."""
         correction = None
@@ -425,6 +487,11 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         return (
             torch.stack([weight * parts[name][0] for name, weight in weights.items() if name in parts]).sum() / count
         )
+
+
+def mean_of(vectors: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Mean over the places `kept` (B, T): `(B, T, H) -> (B, H)`."""
+    return (vectors * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp_min(1)
 
 
 def _accuracy(logits: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ from modeling_jepa.layers import (
     full_precision_on_cpu,
     rotary_position_embeddings,
 )
-from modeling_jepa.temporal_memory import KERNEL, Forgetting, ShortConvolution, decay_columns, sums_of
+from modeling_jepa.temporal_memory import KERNEL, Earlier, Forgetting, ShortConvolution, decay_columns, sums_of
 
 _BACK = KERNEL - 1
 
@@ -50,7 +50,7 @@ class RowPlan:
         first: place of the first new token; a tensor with a static cache.
         real: `(B, T)`, False for padding among the new tokens; None where there is none.
         documents: `(B, S)`, a number per document; None where each row is one.
-        earlier: `(3, B x T)`, which rows of a layer's input the convolution looks back at; see `ShortConvolution`.
+        earlier: which rows of a layer's input the convolution looks back at.
         before: `(B, 3)`, the cached places that stand before the new tokens, -1 for none; None without a cache.
         near: edges of the window; None for dense attention.
         far: kind of edge -> edges.
@@ -59,7 +59,7 @@ class RowPlan:
     first: int | torch.Tensor
     real: torch.Tensor | None
     documents: torch.Tensor | None
-    earlier: torch.Tensor
+    earlier: Earlier
     before: torch.Tensor | None
     near: Edges | None
     far: dict[str, Edges]
@@ -110,7 +110,7 @@ class StagedAttention(Attention):
         old_keys, old_values = self._cached(past_key_values, plan)
         rows = self._with_rows_before(hidden_states, old_values, plan)
         plain_query, plain_key, value = (
-            self._split_heads(convolve(proj(rows), plan.earlier))
+            self._split_heads(convolve(proj(rows), plan.earlier, hidden_states.shape[1]))
             for convolve, proj in zip(self.convolutions, (self.q_proj, self.k_proj, self.v_proj), strict=True)
         )
         plain_query, plain_key = self._normed(plain_query, self.q_norm), self._normed(plain_key, self.k_norm)
@@ -185,7 +185,9 @@ class StagedAttention(Attention):
     def _with_rows_before(
         self, hidden_states: torch.Tensor, old_values: torch.Tensor | None, plan: RowPlan
     ) -> torch.Tensor:
-        """A row of zeros, the three cached rows before the new ones where there is a cache, and the new ones."""
+        """The new rows; before them, as `Earlier` has it, a row of zeros and three cached ones."""
+        if plan.earlier.rows is None:
+            return hidden_states
         if plan.before is None:
             return pad(hidden_states, (0, 0, 1, 0))
         if old_values is None:
@@ -308,13 +310,15 @@ def _earlier(
     real: torch.Tensor | None,
     queries: torch.Tensor,
     has_past: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[Earlier, torch.Tensor | None]:
     """`earlier` and `before` of the plan."""
     places = [previous.index_select(1, queries)]
     for _ in range(_BACK - 1):
         places.append(_step(previous, places[-1]))
     found, before = torch.stack(places), None
     if not has_past:
+        if not torch.compiler.is_compiling() and (none := _no_neighbours(found, real)):
+            return Earlier(None, none), None
         rows = found + 1  # behind the row of zeros
     else:
         newest = queries[:1] - 1
@@ -330,7 +334,17 @@ def _earlier(
         rows = torch.where(found < 0, 0, rows)
     total = queries.shape[0] + 1 + (_BACK if has_past else 0)
     row_starts = total * torch.arange(previous.shape[0], device=previous.device)[:, None]
-    return (rows + row_starts).flatten(1), before
+    return Earlier((rows + row_starts).flatten(1)), before
+
+
+def _no_neighbours(found: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """`Earlier.none` of places `(3, B, T)`, -1 for none; empty where a token's neighbour is padding inside a row."""
+    back = torch.arange(1, KERNEL, device=found.device)[:, None, None]
+    beside = torch.arange(found.shape[2], device=found.device) - back
+    elsewhere = (found >= 0) & (found != beside)
+    if bool((elsewhere if real is None else elsewhere & real).any()):
+        return ()
+    return tuple(missing.flatten().nonzero().flatten() for missing in (found < 0) & (beside >= 0))
 
 
 def _step(previous: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -360,10 +374,8 @@ class _EdgeFinder:
         window = self.config.routing_window
         if self.has_past:
             return self._at_distances(torch.arange(window + 1, device=self.ids.device))
-        if self.real is None and self.documents is None:
-            return sorted_edges(None, self.ids, window, lowest=0)
         groups = torch.zeros_like(self.ids) if self.documents is None else self.documents
-        return sorted_edges(self._only_real(groups), self.ids, window, lowest=0)
+        return sorted_edges(self._only_real(groups), window, lowest=0)
 
     def far(self, table: torch.Tensor) -> dict[str, Edges]:
         """Kind -> edges."""
@@ -381,7 +393,7 @@ class _EdgeFinder:
                     listed_edges(groups, self.queries[0], self.queries.shape[0], count, targets)
                 )
             else:
-                found[kind] = sorted_edges(groups, self.ids, count, targets=targets)
+                found[kind] = sorted_edges(groups, count, targets=targets)
         return found
 
     def _groups(self, kind: str, table: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,12 @@
 Shapes: B batch, T tokens, C channels, H width, N heads.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from configuration_jepa.configuration_staged_generator import StagedGeneratorConfig
 from modeling_jepa.layers import ZeroInitLinear
@@ -12,6 +16,21 @@ from modeling_jepa.layers import ZeroInitLinear
 KERNEL = 4
 _STRENGTH, _OFFSET = 8.0, 3.0
 _PIECES = 3
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Which rows of a layer's input stand 1, 2 and 3 tokens before each token of the same document.
+
+    Attributes:
+        rows: `(3, B x T)`, rows of the flat `(B x L, C)`, which begins with a row of zeros and some to look back at.
+            None where they are the rows 1, 2 and 3 above, except those in `none`.
+        none: 1, 2 and 3 tokens before: rows of the flat `(B x T, C)` that have no such token in their document, beside
+            the first ones of each sequence.
+    """
+
+    rows: torch.Tensor | None
+    none: tuple[torch.Tensor, ...] = ()
 
 
 class ShortConvolution(nn.Module):
@@ -24,19 +43,54 @@ class ShortConvolution(nn.Module):
         super().__init__()
         self.taps = nn.Parameter(torch.zeros(KERNEL, width))
 
-    def forward(self, states: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
-        """`(B, L, C) -> (B, T, C)`: of the last T rows.
-
-        Args:
-            states: some rows to look back at, then those of the T tokens.
-            earlier: `(3, B x T)`, the rows of the flat `(B x L, C)` that stand 1, 2 and 3 tokens before each token.
-        """
-        batch, length = states.shape[0], earlier.shape[1] // states.shape[0]
+    def forward(self, states: torch.Tensor, earlier: Earlier, length: int) -> torch.Tensor:
+        """`(B, L, C) -> (B, T, C)`: of the last T = `length` rows."""
         taps = self.taps.to(states.dtype)
+        if earlier.rows is None:
+            return _ShiftedSum.apply(states, taps, earlier.none)
         flat, output = states.flatten(0, 1), states[:, -length:] * (1 + taps[0])
-        for rows, tap in zip(earlier, taps[1:], strict=True):
-            output = output + tap * flat.index_select(0, rows).view(batch, length, -1)
+        for rows, tap in zip(earlier.rows, taps[1:], strict=True):
+            output = output + tap * flat.index_select(0, rows).view(output.shape)
         return output
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """The convolution where rows stand beside each other: half the passes over memory of one written with slices.
+
+    A row that has no earlier token keeps, exactly, what it held before that tap was added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, taps: torch.Tensor, none: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        ctx.save_for_backward(states, taps, *none)
+        output = states * (1 + taps[0])
+        for back, (tap, rows) in enumerate(zip(taps[1:], none, strict=True), start=1):
+            _add_but(output, rows, output[:, back:], states[:, :-back], tap)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        states, taps, *none = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_taps = [(gradient * states).sum((0, 1))]
+        of_states = gradient * (1 + taps[0])
+        for back, (tap, rows) in enumerate(zip(taps[1:], none, strict=True), start=1):
+            _add_but(of_states, rows - back, of_states[:, :-back], gradient[:, back:], tap)
+            whole = (gradient[:, back:] * states[:, :-back]).sum((0, 1))
+            few = gradient.flatten(0, 1)[rows] * states.flatten(0, 1)[rows - back]
+            of_taps.append(whole - few.sum(0))
+        return of_states, torch.stack(of_taps), None
+
+
+def _add_but(
+    whole: torch.Tensor, rows: torch.Tensor, part: torch.Tensor, states: torch.Tensor, tap: torch.Tensor
+) -> None:
+    """Add `states` * `tap` to a part of the whole `(B, T, C)`, and to none of these flat rows."""
+    flat = whole.view(-1, whole.shape[-1])
+    kept = flat[rows]
+    part.addcmul_(states, tap)
+    flat[rows] = kept
 
 
 class Forgetting(nn.Module):

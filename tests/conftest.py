@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def _own_notes() -> Iterator[None]:
     notes = logging.getLogger("training")
     notes.handlers, notes.propagate = [], True
     notes.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def quick_pictures() -> Iterator[None]:
+    """Frame tokenizers that runs make for themselves learn their pictures in a fifteenth of the steps; children that
+    are forked meanwhile do so too."""
+    from training.data.video_jepa import frame_tokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame_tokenizer, "learn_pictures", partial(frame_tokenizer.learn_pictures, steps=100))
+        yield
 
 
 @pytest.fixture(scope="session")

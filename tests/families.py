@@ -11,8 +11,11 @@ from modeling_jepa import (
     DialogueJepaForConditionalGeneration,
     DialogueJepaModel,
     StagedGeneratorForCausalLM,
+    StagedGeneratorForSequenceClassification,
     StagedGeneratorModel,
     TextJepaForMaskedLM,
+    TextJepaForSequenceClassification,
+    TextJepaForTokenClassification,
     TextJepaModel,
 )
 from training.data.settings import DataSettings
@@ -23,7 +26,8 @@ Inputs = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """One family: `classes` maps an Auto class to ours, the one that learns last; `inputs(config, rows, seed)` has no
+    """One family: `classes` maps an Auto class to ours, the one that learns last, and `heads` those of classifiers;
+    `inputs(config, rows, seed)` has no
     labels, `learning_inputs` has them; `main_part` is the part of the loss that predicts; `tasks` are its stock
     pipelines; `attended(length)` is the last axis of its attentions; `memorising` switches off what keeps the loss up.
 
@@ -41,6 +45,7 @@ class Family:
     main_part: str
     tasks: tuple[str, ...]
     attended: Callable[[int], int] = int
+    heads: Mapping[str, type[PreTrainedModel]] = field(default_factory=dict)
     memorising: Mapping[str, object] = field(default_factory=dict)
     answered: str = "attention_mask"
     records: tuple[tuple[str, str, str], ...] = (("hidden_states", "attentions", "attention_mask"),)
@@ -99,6 +104,10 @@ TEXT_JEPA = Family(
         "num_negatives": 8,
     },
     classes={"AutoModel": TextJepaModel, "AutoModelForMaskedLM": TextJepaForMaskedLM},
+    heads={
+        "AutoModelForSequenceClassification": TextJepaForSequenceClassification,
+        "AutoModelForTokenClassification": TextJepaForTokenClassification,
+    },
     inputs=text_inputs,
     learning_inputs=text_learning_inputs,
     main_part="ranking",
@@ -132,6 +141,7 @@ STAGED_GENERATOR = Family(
         "zero_init_residual": False,
     },
     classes={"AutoModel": StagedGeneratorModel, "AutoModelForCausalLM": StagedGeneratorForCausalLM},
+    heads={"AutoModelForSequenceClassification": StagedGeneratorForSequenceClassification},
     inputs=text_inputs,
     learning_inputs=causal_learning_inputs,
     main_part="cross_entropy",

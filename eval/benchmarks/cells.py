@@ -34,6 +34,7 @@ from eval.benchmarks.statistics import comparison_rows, markdown
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions
 from training.common.source_code import files_behind
+from training.settings.recipes import family_names
 
 SCHEMA_VERSION = 1
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,8 +53,8 @@ class Arm:
     one length, an entry per test example: `ids` (the same for all arms), `clusters` (the row that an example comes
     from) and one list per metric. `data` names the sources that the number depends on: files and folders count by
     their content, `builtin:` and `hub:` by their name. `code` are the files and folders of the checkout that produce
-    the number; of folders the Python files count. Without any it is the code of `function`, see `code_of`. A file at
-    `settings["recipe"]` counts by its content as well.
+    the number; of folders the Python files count. Without any it is the code of `function` for the family of the
+    recipe, see `code_of`. A file at `settings["recipe"]` counts by its content as well.
     """
 
     name: str
@@ -96,11 +97,9 @@ def plan_cells(arms: Sequence[Arm], seeds: Sequence[int], folder: str | Path) ->
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise InputError(f"arms must have different names, were given {', '.join(sorted(names))}")
-    hashes = {
-        (function, code): hash_paths(code or code_of(function), CHECKOUT, "*.py")
-        for function, code in {(arm.function, arm.code) for arm in arms}
-    }
-    stamps = {arm.name: (hashes[arm.function, arm.code], _data_stamp(arm)) for arm in arms}
+    sources = {arm.name: arm.code or code_of(arm.function, _family_of(arm)) for arm in arms}
+    hashes = {paths: hash_paths(paths, CHECKOUT, "*.py") for paths in set(sources.values())}
+    stamps = {arm.name: (hashes[sources[arm.name]], _data_stamp(arm)) for arm in arms}
     cells = []
     for seed in seeds:
         for arm in arms:
@@ -150,14 +149,16 @@ def collect(cells: Sequence[Cell]) -> dict[str, list[dict]]:
     return results
 
 
-def code_of(function: str) -> tuple[Path, ...]:
+def code_of(function: str, family: str | None = None) -> tuple[Path, ...]:
     """The files of this checkout that "module:function" may run: its module, and all that it imports over others.
+
+    With a `family`, the other families' files are left out, but for those that a family's own file imports.
 
     Raises:
         InputError: there is no such module.
     """
     module = function.partition(":")[0]
-    found = files_behind(module, CHECKOUT)
+    found = files_behind(module, CHECKOUT, family, family_names())
     if not found:
         raise InputError(f"function {function!r}: {module} is no module of this checkout; use MODULE:FUNCTION")
     return found
@@ -287,6 +288,13 @@ def _data_stamp(arm: Arm) -> dict[str, str]:
         for source in (*arm.data, *([arm.settings["recipe"]] if "recipe" in arm.settings else []))
         if _known_source(source)
     }
+
+
+def _family_of(arm: Arm) -> str | None:
+    """The family that the arm's recipe names; None where it has no recipe."""
+    recipe = Path(arm.settings.get("recipe", ""))
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    return content.get("family")
 
 
 def _known_source(source: str) -> bool:

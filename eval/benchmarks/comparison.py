@@ -36,6 +36,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "help": "of all runs (default: %(default)s)"},
     "steps": {"type": int, "help": "length of the long runs (default: %(default)s; None for the recipe's)"},
     "base_steps": {"type": int, "help": "length of the training that all arms go on from (default: the recipe's)"},
+    "seconds": {
+        "type": int,
+        "help": "CPU seconds of each long run instead of marks, by what tuning steps cost",
+    },
     "marks": {"type": int, "nargs": "+", "help": "steps at which test is scored (default: %(default)s)"},
     "rates": {"type": float, "nargs": "+", "help": "learning rates to try; one: no tuning (default: %(default)s)"},
     "learning_rate": {"type": float, "help": "of all runs (default: %(default)s)"},

@@ -21,9 +21,9 @@ import numpy as np
 from eval.benchmarks import columns as column
 from eval.benchmarks.cells import Arm, Cell, collect, plan_cells
 from eval.benchmarks.columns import Record, Row, alone
-from eval.benchmarks.comparison import Options, Rates, Tuning, against, parse_changes
-from eval.benchmarks.generator_twin import METRICS, GeneratorComparison, marks_of, ratio_column, ratios, recipe_of
-from eval.benchmarks.statistics import Cells, Results
+from eval.benchmarks.comparison import Options, Rates, Tuning, parse_changes
+from eval.benchmarks.generator_twin import METRICS, GeneratorComparison, ratio_column, recipe_of
+from eval.benchmarks.statistics import Results
 from training.common.errors import InputError
 from training.settings.staged_generator import CREDIT_CONTROLS
 
@@ -151,19 +151,7 @@ class GeneratorStages(GeneratorComparison):
     def summary(self, results: Results, options: Options) -> Record:
         """With the figures of the checkpoint."""
         before = None if options.before is None else {name: options.before[name] for name in METRICS}
-        last = self.marks(options)[-1]
-
-        def compare(first: Cells, second: Cells) -> dict[str, Any]:
-            known = marks_of(second)
-            return {
-                str(step): ratios(first, second, step, step if step in known else last) for step in marks_of(first)
-            }
-
-        return {
-            **super().summary(results, options),
-            "ratios": against(results, self.others, compare),
-            "before": before,
-        }
+        return {**super().summary(results, options), "before": before}
 
     def rows(self, record: Record) -> list[Row]:
         """The checkpoint, and a row per arm and mark."""

@@ -126,14 +126,17 @@ class GeneratorComparison(Comparison):
         }
 
     def summary(self, results: Results, options: Options) -> Record:
-        """Arms beside each other."""
-        marks = self.marks(options)
+        """Arms beside each other, at each mark of the first; an arm that was not scored there is taken at its end."""
 
         def compare(first: Cells, second: Cells) -> dict[str, Any]:
-            return {str(step): ratios(first, second, step) for step in marks}
+            known = marks_of(second)
+            return {
+                str(step): ratios(first, second, step, step if step in known else known[-1])
+                for step in marks_of(first)
+            }
 
         pairs = against(results, self.others, compare)
-        return {**of_first(results, "num_examples"), "steps": marks[-1], "ratios": pairs}
+        return {**of_first(results, "num_examples"), "steps": self.marks(options)[-1], "ratios": pairs}
 
 
 def ratio_column(heading: str, other: str) -> Column:

@@ -78,7 +78,9 @@ class DialogueReplies(evaluate.Metric):
             features=datasets.Features({**texts, **numbers}),
         )
 
-    def _compute(self, predictions, references, nll, swapped_nll, correct, tokens, rank) -> dict[str, float | None]:
+    def _compute(
+        self, predictions=(), references=(), nll=(), swapped_nll=(), correct=(), tokens=(), rank=()
+    ) -> dict[str, float | None]:
         """Everything in `_INPUTS`' Returns; plain Python numbers."""
         ranks = _known(rank)
         total, swapped, units = (float(np.sum(_known(values))) for values in (nll, swapped_nll, tokens))

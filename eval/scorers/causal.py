@@ -19,6 +19,7 @@ from eval.decoding.windows import Document, Window, model_length, tokenize_docum
 from eval.loading import open_model, open_tokenizer
 from eval.metrics.language_modeling import LanguageModeling, count_words
 from eval.metrics.ngrams import Bigram, NextTokenGuesser, Unigram
+from eval.metrics.of_arrays import figures_of
 from eval.scorers.causal_inside import edge_mass, is_routed, leak_gap
 from eval.scorers.holes import choose_rows
 from eval.scorers.request import MAX_ROWS, ScoreRequest, bounded
@@ -167,23 +168,22 @@ def held_out_figures(
         perplexity, word_perplexity, bits_per_byte, greedy_accuracy, unigram_accuracy and unigram_perplexity (of the
         model's training counts; None without), and nll, tokens, words, bytes.
     """
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
-    metric, unigram = LanguageModeling(keep_in_memory=True), _own_unigram(model)
-    guessed = LanguageModeling(keep_in_memory=True)
+    rows = choose_rows(np.asarray(dataset["row_id"][:]), max_rows, seed)
+    found: list[tuple[np.ndarray, ...]] = []
     words = num_bytes = 0
     with evaluating(model):
         for batch in _blocks(dataset, rows, rows_at_a_time(model, _length(dataset, rows), batch_size)):
             nll, predictions = token_scores(model, batch)
             scored = _predicted(batch)
-            targets = batch.targets[scored]
-            metric.add_batch(predictions=predictions[scored], references=targets, nll=nll[scored])
-            if unigram is not None:
-                guess = unigram.guess(batch.input_ids[scored], targets)
-                guessed.add_batch(predictions=guess.predictions, references=targets, nll=guess.nll)
+            found.append((batch.input_ids[scored], batch.targets[scored], predictions[scored], nll[scored]))
             for text, ended in _decoded(batch, tokenizer):
                 words, num_bytes = words + count_words(text, ended), num_bytes + len(text.encode())
-    figures = metric.compute(words=words, num_bytes=num_bytes, unknown_id=unknown_id(tokenizer))
-    beside = {} if unigram is None else guessed.compute(unknown_id=unknown_id(tokenizer))
+    previous, targets, predictions, nll = map(np.concatenate, zip(*found, strict=True))
+    unknown = unknown_id(tokenizer)
+    figures = _figures(predictions, targets, nll, words, num_bytes, unknown)
+    unigram = _own_unigram(model)
+    guess = None if unigram is None else unigram.guess(previous, targets)
+    beside = {} if guess is None else _figures(guess.predictions, targets, guess.nll, None, None, unknown)
     unigram_figures = {f"unigram_{short}": beside.get(name) for short, name in _BESIDE.items()}
     shown = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
     return {**{name: figures[name] for name in shown}, **unigram_figures, **figures}
@@ -301,11 +301,15 @@ def _own_unigram(model: PreTrainedModel) -> Unigram | None:
 
 
 def _figures(
-    predictions: np.ndarray, targets: np.ndarray, nll: np.ndarray, words: int, num_bytes: int, unknown: int | None
+    predictions: np.ndarray,
+    targets: np.ndarray,
+    nll: np.ndarray,
+    words: int | None = None,
+    num_bytes: int | None = None,
+    unknown: int | None = None,
 ) -> dict:
-    metric = LanguageModeling(keep_in_memory=True)
-    counts = {"words": words, "num_bytes": num_bytes, "unknown_id": unknown}
-    return metric.compute(predictions=predictions, references=targets, nll=nll, **counts)
+    columns = {"predictions": predictions, "references": targets, "nll": nll}
+    return figures_of(LanguageModeling, **columns, words=words, num_bytes=num_bytes, unknown_id=unknown)
 
 
 def _guessed(

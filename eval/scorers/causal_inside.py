@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from eval.decoding.token_scores import STAGED_GENERATOR, Rows, evaluating, rows_at_a_time, token_scores
 from eval.metrics.attention_by_edge import AttentionByEdge
 from eval.metrics.leak_gap import LeakGap
+from eval.metrics.of_arrays import figures_of
 from modeling_jepa.counter_random import counter_hash
 
 NUM_TEXTS = 8
@@ -55,9 +56,8 @@ def leak_gap(
     with evaluating(model):
         forced = _nll(model, texts[:, :-1], texts[:, 1:])
         alone = [_nll(model, texts[:, :length], texts[:, 1 : length + 1])[:, -1] for length in lengths]
-    figures = LeakGap(keep_in_memory=True).compute(
-        predictions=np.stack(alone, axis=1).ravel(), references=forced[:, lengths - 1].ravel()
-    )
+    seen_less, seen_all = np.stack(alone, axis=1).ravel(), forced[:, lengths - 1].ravel()
+    figures = figures_of(LeakGap, predictions=seen_less, references=seen_all)
     return LeakFigures(figures["leak_gap"], figures["leak_gap_largest"])
 
 
@@ -107,7 +107,7 @@ def edge_mass(model: PreTrainedModel, ids: Sequence[np.ndarray], context: int) -
             :_MAX_TEXTS
         ]:  # one at a time: attentions of all layers are held
             mass += _columns(model, text[:context])
-    return AttentionByEdge(keep_in_memory=True).compute(predictions=mass, references=kinds)["edge_mass"]
+    return figures_of(AttentionByEdge, predictions=mass, references=kinds)["edge_mass"]
 
 
 def is_routed(model: PreTrainedModel) -> bool:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eval.decoding.token_scores import evaluating
 from eval.metrics.dialogue import FIGURE_NAMES, DialogueReplies
 from eval.metrics.ngrams import Unigram
+from eval.metrics.of_arrays import figures_of
 from eval.metrics.representation_spread import RepresentationSpread
 from eval.metrics.word_overlap import WordOverlap
 from eval.replies.saying import batches_by_length, open_dialogue, padded, say, whole_reply
@@ -138,7 +139,7 @@ def score_pairs(
 
 def read_pairs(dataset: datasets.Dataset, max_rows: int | None, seed: int = 0) -> Pairs:
     """The pairs to score, in the order of the rows. Raises InputError where there is none."""
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    rows = choose_rows(np.asarray(dataset["row_id"][:]), max_rows, seed)
     if not len(rows):
         raise InputError("nothing to score: the source holds no pair of a context and a reply; give another one")
     found = dataset[rows.tolist()]
@@ -206,10 +207,8 @@ def latent_ranks(answers: PairAnswers) -> dict[str, float | None]:
         return {"effective_rank": None, "target_effective_rank": None}
     ranks = {}
     for name, latents in (("effective_rank", answers.predicted), ("target_effective_rank", answers.target)):
-        metric = RepresentationSpread(keep_in_memory=True)
-        ranks[name] = metric.compute(predictions=latents[torch.as_tensor(rows)].flatten(1).double().numpy())[
-            "effective_rank"
-        ]
+        vectors = latents[torch.as_tensor(rows)].flatten(1).double().numpy()
+        ranks[name] = figures_of(RepresentationSpread, predictions=vectors)["effective_rank"]
     return ranks
 
 
@@ -348,13 +347,7 @@ def _compute(count: int, **columns: Any) -> dict[str, float | None]:
     """The metric object's figures of `count` entries; a column that is not given, or None, is unknown."""
     if not count:
         return dict.fromkeys(FIGURE_NAMES)
-    metric = DialogueReplies(keep_in_memory=True)
-    given = {}
-    for name, kind in metric.features.items():
-        unknown = "" if kind.dtype == "string" else None  # the library looks at the first text
-        values = columns.get(name)
-        given[name] = [unknown] * count if values is None else np.asarray(values).tolist()
-    return metric.compute(**given)
+    return figures_of(DialogueReplies, **{name: values for name, values in columns.items() if values is not None})
 
 
 def score_request(
@@ -373,7 +366,7 @@ def score_request(
         seed=request.seed,
         progress=request.progress,
     )
-    for figures_of in (scores.metrics, *scores.baselines.values()):
-        figures_of["unknown_share"] = unknown_share(encoded.report["tokens"])
+    for of_one in (scores.metrics, *scores.baselines.values()):
+        of_one["unknown_share"] = unknown_share(encoded.report["tokens"])
     cut = {name: encoded.report["tokens"][name] for name in ("contexts_cut", "replies_cut")}
     return scores, RowReport(**encoded.report["rows"]), {"scoring": scores.details | cut}

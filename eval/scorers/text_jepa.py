@@ -19,6 +19,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 from eval.loading import open_model, open_tokenizer
 from eval.metrics.baselines import unigram_ranks
 from eval.metrics.fill_blank_ranking import FillBlankRanking
+from eval.metrics.of_arrays import figures_of
 from eval.metrics.representation import REPRESENTATION_NAMES
 from eval.metrics.representation_spread import RepresentationSpread
 from eval.scorers.holes import (
@@ -110,7 +111,7 @@ def score_rows(
         NonFiniteError: the model scores a token as NaN or plus infinity.
     """
     counts = _known_counts(token_counts, model.config.vocab_size)
-    rows = choose_rows(np.asarray(dataset["row_id"]), max_rows, seed)
+    rows = choose_rows(np.asarray(dataset["row_id"][:]), max_rows, seed)
     holes = collect_holes(dataset, rows, tokenizer, max_holes)
     if len(holes) == 0:
         raise InputError(
@@ -199,8 +200,8 @@ def _figures(
     spreads: np.ndarray | None = None,
 ) -> dict:
     """All metrics through the metric object, with `most_predicted` as tokens."""
-    metric = FillBlankRanking(keep_in_memory=True)
-    figures = metric.compute(
+    figures = figures_of(
+        FillBlankRanking,
         predictions=predictions,
         references=answers.targets,
         ranks=ranks,
@@ -218,8 +219,7 @@ def _representation(vectors: np.ndarray) -> dict:
     """How much of its space the encoder uses at the blanks; None where fewer than two vectors say nothing."""
     if len(vectors) < 2:
         return dict.fromkeys(REPRESENTATION_NAMES)
-    metric = RepresentationSpread(keep_in_memory=True)
-    return metric.compute(predictions=vectors)
+    return figures_of(RepresentationSpread, predictions=vectors)
 
 
 def _unigram(

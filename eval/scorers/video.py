@@ -20,6 +20,7 @@ from configuration_jepa import VideoJepaConfig
 from eval.decoding.token_scores import evaluating
 from eval.loading import open_model
 from eval.metrics.frame_baselines import Predict, frame_baselines
+from eval.metrics.of_arrays import figures_of
 from eval.metrics.video import FramePrediction, frame_errors, squared_error
 from eval.scorers.holes import choose_rows
 from eval.scorers.request import BATCH_SIZE, MAX_CLIPS, ScoreRequest
@@ -165,7 +166,8 @@ def answer_clips(
 def figures(errors: FrameErrors, pixels: int) -> dict[str, Any]:
     """`mse`, `mae`, `ssim`, `psnr` and `per_frame`, through the metric object."""
     clips, length = errors.squared_error.shape
-    return FramePrediction(keep_in_memory=True).compute(
+    return figures_of(
+        FramePrediction,
         squared_error=errors.squared_error.ravel(),
         absolute_error=errors.absolute_error.ravel(),
         ssim=errors.ssim.ravel(),

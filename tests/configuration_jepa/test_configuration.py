@@ -86,9 +86,10 @@ def test_an_impossible_value_cannot_be_saved(family: Family, tmp_path) -> None:
 @each_family
 def test_auto_map_is_complete_and_belongs_to_the_instance(family: Family) -> None:
     config = family.config()
-    assert set(config.auto_map) == {"AutoConfig", *family.classes}
+    classes = {**family.classes, **family.heads}
+    assert set(config.auto_map) == {"AutoConfig", *classes}
     assert {name: entry.split(".")[1] for name, entry in config.auto_map.items() if name != "AutoConfig"} == {
-        name: ours.__name__ for name, ours in family.classes.items()
+        name: ours.__name__ for name, ours in classes.items()
     }
     config.auto_map["AutoModel"] = "changed"
     assert family.config().auto_map["AutoModel"] != "changed"

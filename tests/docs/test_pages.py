@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from eval.benchmarks import readme_tables
-from tests.faults.harness import completed, forget_earlier_runs, fork, import_everything
+from tests.faults.harness import accelerate_launch, completed, forget_earlier_runs, fork, import_everything
 from training.run.arguments import parse_arguments
 
 # Snippets build on one another's run folders.
@@ -188,6 +188,11 @@ def small(command: str) -> str:
 def run(command: str | list[str], folder: Path) -> None:
     """Run a shell line or an argument list with this environment's programs first; its output is the failure."""
     words = shlex.split(command) if isinstance(command, str) else command
+    if words[:2] == ["accelerate", "launch"]:
+        import_everything()
+        done = accelerate_launch(words[2:], folder)
+        assert done.code == 0, f"{command}\n{done.out[-2000:]}\n{done.err[-3000:]}"
+        return
     if words[0] == "python":
         fork_and_run(lambda: run_here(words[1:], folder), folder, command)
         return

@@ -1,13 +1,18 @@
 """The clean process really is clean, and a checkpoint of ours opens in it."""
 
+import json
 import shutil
 
 import pytest
 
+import eval.load_as_stranger
 from eval.load_as_stranger import StrangerError, load_as_stranger, main
+from tests.clean_process import run_clean
 from tests.eval.causal_models import tiny_bpe, tiny_generator
 from tests.eval.dialogue_models import tiny_checkpoint, tiny_words
 from tests.eval.video_models import tiny_video_checkpoint
+
+SCRIPT = eval.load_as_stranger.__file__
 
 
 def test_a_checkpoint_opens_and_fills_blanks_where_the_packages_cannot_be_imported(checkpoint, capsys):
@@ -35,7 +40,16 @@ def generator_checkpoint(folder):
 @pytest.mark.parametrize(
     ("make", "opened"),
     [
-        (generator_checkpoint, {"AutoModelForCausalLM", "AutoTokenizer", "feature-extraction", "text-generation"}),
+        (
+            generator_checkpoint,
+            {
+                "AutoModelForCausalLM",
+                "AutoModelForSequenceClassification",
+                "AutoTokenizer",
+                "feature-extraction",
+                "text-generation",
+            },
+        ),
         (
             lambda folder: tiny_checkpoint(folder, tiny_words()),
             {"AutoModelForSeq2SeqLM", "AutoTokenizer", "feature-extraction", "reply"},
@@ -46,7 +60,9 @@ def generator_checkpoint(folder):
 )
 def test_the_other_families_open_and_answer_too(tmp_path, make, opened):
     make(tmp_path / "run")
-    report = load_as_stranger(tmp_path / "run")
+    done = run_clean([SCRIPT, "--inside", tmp_path / "run", "we must work for _"], tmp_path, tmp_path / "modules")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
     assert set(report["classes"]) == {"AutoConfig", "AutoModel"} | opened
     assert all(report["classes"].values())
     assert report["blanks"] == []

@@ -10,6 +10,7 @@ import os
 import random
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,48 @@ def import_everything() -> None:
 def fork(work: Callable[[], int]) -> Ending:
     """`work` in a child, and how that ended."""
     return Child(work).wait()
+
+
+def accelerate_launch(words: list[str], folder: Path) -> Ending:
+    """`accelerate launch *words` in `folder`: the launcher is a child, what it starts are programs of their own."""
+    from accelerate.commands.launch import main as launch
+
+    def work() -> int:
+        os.chdir(folder)
+        sys.argv = ["accelerate-launch", *words]
+        launch()
+        return 0
+
+    return fork(work)
+
+
+def launch_forked(processes: int, work: Callable[[], int]) -> Ending:
+    """`work` in so many children of torch's launcher, which ends all where one fails."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    def one() -> None:
+        try:
+            code = work()
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        sys.exit(code)
+
+    def launch() -> int:
+        forget_earlier_runs()
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # as `accelerate launch` says it
+        meeting = {"rdzv_backend": "static", "rdzv_endpoint": f"127.0.0.1:{_free_port()}", "rdzv_configs": {"rank": 0}}
+        config = LaunchConfig(1, 1, processes, **meeting, run_id="forked", start_method="fork", max_restarts=0)
+        elastic_launch(config, one)()
+        return 0
+
+    return fork(launch)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 @contextmanager

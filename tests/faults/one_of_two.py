@@ -31,6 +31,17 @@ def train_and_tell(self: JepaTrainer, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def train_one(folder: Path, scenario: str, argv: list[str]) -> int:
+    """The whole of it, in this process; the exit code."""
+    global FOLDER
+    FOLDER = folder
+    (folder / f"pid{os.getpid()}").write_text(str(os.getpid()))
+    JepaTrainer.train = train_and_tell
+    if scenario == "break":
+        JepaTrainer.compute_loss = break_at_step_3
+    return main(argv)
+
+
 def break_at_step_3(self: JepaTrainer, *args: Any, **kwargs: Any) -> Any:
     if self.state.global_step == 2 and self.args.process_index == 1:
         raise RuntimeError("the second process breaks")
@@ -38,8 +49,4 @@ def break_at_step_3(self: JepaTrainer, *args: Any, **kwargs: Any) -> Any:
 
 
 if __name__ == "__main__":
-    FOLDER, scenario = Path(sys.argv[1]), sys.argv[2]
-    JepaTrainer.train = train_and_tell
-    if scenario == "break":
-        JepaTrainer.compute_loss = break_at_step_3
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(train_one(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

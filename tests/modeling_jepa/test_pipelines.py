@@ -1,9 +1,6 @@
 """The pipelines `reply` and `frame-prediction`: what they take and answer, on both roads of loading."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from transformers import AutoConfig, pipeline
 
 from eval.replies.saying import read_turns, say
 from modeling_jepa import FramePredictionPipeline, ReplyPipeline
+from tests.clean_process import run_clean
 from tests.eval.dialogue_models import CONTEXT, tiny_checkpoint, tiny_words
 from tests.eval.video_models import tiny_video_checkpoint
 
@@ -176,11 +174,8 @@ def test_the_configuration_names_them_and_loads_again(checkpoints):
 
 
 def test_strangers_get_the_same_answers_and_so_do_those_they_save_for(checkpoints, reply, predict, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     answers = tmp_path / "answers.safetensors"
-    command = [sys.executable, "-I", str(SCRIPT), str(checkpoints), str(answers)]
-    child = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    child = run_clean([str(SCRIPT), str(checkpoints), str(answers)], cwd=tmp_path, modules=tmp_path / "modules")
     assert child.returncode == 0, child.stderr
     told = json.loads(child.stdout.splitlines()[-1])
     assert told["tasks"] == ["reply", "frame-prediction"]

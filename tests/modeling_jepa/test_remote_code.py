@@ -1,9 +1,6 @@
 """Checkpoints open anywhere: by `trust_remote_code=True` in processes that cannot import the packages."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from transformers import pipeline
 
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from configuration_jepa.remote_code import export_remote_code
+from tests.clean_process import run_clean
 from tests.families import ROUTED_GENERATOR, STAGED_GENERATOR, TEXT_JEPA, Family, tiny_tokenizer
 from tests.modeling_jepa.open_without_packages import answer_of
 from training.publish.publication import imported_packages
@@ -46,12 +44,8 @@ def open_in_a_clean_process(
     folder.mkdir()
     answers, saved_again = folder / "answers.safetensors", folder / "again"
     save_file({f"input.{name}": tensor for name, tensor in inputs.items()}, answers)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(folder / "modules")
-    command = [sys.executable, "-I", str(SCRIPT), str(checkpoint), str(answers), str(saved_again), *tasks]
-    child = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    words = [str(SCRIPT), str(checkpoint), str(answers), str(saved_again), *tasks]
+    child = run_clean(words, cwd=folder, modules=folder / "modules")
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1]), load_file(answers), saved_again
 
@@ -79,13 +73,14 @@ def opened(family: Family, checkpoint: Path, tmp_path_factory) -> Opened:
 
 
 def test_every_auto_class_uses_the_checkpoints_own_code(family: Family, opened: Opened) -> None:
-    assert set(opened.modules) == {"AutoConfig", *family.classes}
+    assert set(opened.modules) == {"AutoConfig", *family.classes, *family.heads}
     assert all(module.startswith("transformers_modules.") for module in opened.modules.values())
 
 
 def test_answers_are_bitwise_those_of_the_installed_package(family: Family, opened: Opened) -> None:
     inputs = family.inputs(family.config())
-    for auto_class, ours in family.classes.items():
+    for auto_class, ours in {**family.classes, **family.heads}.items():
+        torch.manual_seed(0)  # of a classifier's new layer
         with torch.no_grad():
             expected = ours.from_pretrained(opened.checkpoint)(**inputs)[0]
         assert torch.equal(opened.answers[f"answer.{auto_class}"], expected), auto_class

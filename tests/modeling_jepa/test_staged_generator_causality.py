@@ -89,8 +89,8 @@ def count_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a token's occurrences the last ones of the whole row, wherever they stand."""
     honest = staged_attention.sorted_edges
 
-    def flipped(groups, like, *given, **named):
-        return honest(groups.flip(1), like, *given, **named)
+    def flipped(groups, *given, **named):
+        return honest(groups.flip(1), *given, **named)
 
     monkeypatch.setattr(staged_attention, "sorted_edges", flipped)
 

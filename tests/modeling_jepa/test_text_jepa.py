@@ -15,6 +15,7 @@ VARIANTS = (
     {"logit_scale": "length"},
     {"ranking": "sampled"},
     {"ranking": "sampled", "target_gradient": "positive"},
+    {"ranking": "shared", "num_candidates": 8},
     {"target_gradient": "none"},
     {"ranking": "sampled", "negative_sampling": "frequency"},
     {"target_table": "ema"},
@@ -133,6 +134,47 @@ def test_sampled_ranking_without_negatives_takes_the_whole_vocabulary() -> None:
     del inputs["negative_ids"]
     sampled, full = (TEXT_JEPA.model(ranking=ranking)(**inputs).loss for ranking in ("sampled", "full"))
     assert torch.equal(sampled, full)
+
+
+@pytest.mark.parametrize("head", ["cosine", "softmax"])
+def test_shared_ranking_among_all_words_is_full_ranking(head: str) -> None:
+    model = TEXT_JEPA.model(ranking="shared", num_candidates=8, head=head).train()
+    inputs = TEXT_JEPA.learning_inputs(model.config)
+    given = {"candidate_ids": torch.arange(model.config.vocab_size), "candidate_log_chances": None}
+    losses, gradients = [], []
+    for candidates in ({}, given):
+        model.zero_grad()
+        output = model(**inputs, **candidates)
+        output.loss.backward()
+        losses.append(output.loss.detach())
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert output.logits is None
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+    same = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(output.loss_parts["acc_neg"], model(**inputs).loss_parts["acc_neg"], **same)
+
+
+def test_shared_ranking_expects_the_gradient_of_full_ranking() -> None:
+    model = TEXT_JEPA.model(ranking="shared", num_candidates=8, alignment_weight=0.0, auxiliary_weight=0.0)
+    inputs = TEXT_JEPA.learning_inputs(model.config)
+    size = model.config.vocab_size
+    answers = inputs["labels"][inputs["labels"] != -100].unique()
+    chance = torch.linspace(0.2, 0.9, size)
+
+    def gradient(**candidates: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        model(**inputs, **candidates).loss.backward()
+        return model.head.decoder.weight.grad.flatten().clone()
+
+    torch.manual_seed(0)
+    total = torch.zeros(model.head.decoder.weight.numel())
+    for _ in range(300):
+        chosen = torch.rand(size) < chance
+        chosen[answers] = True
+        ids = chosen.nonzero().flatten()
+        total += gradient(candidate_ids=ids, candidate_log_chances=chance[ids].log())
+    assert torch.cosine_similarity(total, gradient(), dim=0) > 0.95
 
 
 @pytest.mark.parametrize("ranking", ["full", "sampled"])

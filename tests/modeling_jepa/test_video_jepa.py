@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,8 @@ from transformers.cache_utils import DynamicCache
 from configuration_jepa import VideoJepaConfig
 from modeling_jepa import VideoJepaForFramePrediction
 from modeling_jepa.frame_decoding import draw_codes
+from tests.clean_process import run_clean
 
-SCRIPT = Path(__file__).with_name("open_without_packages.py")
 VARIANTS = {
     "patch": {"frame_size": 16, "patch_size": 8, "code_size": 4, "vocab_size": 19},
     "grey": {"frame_size": 8, "patch_size": 4, "code_size": 1, "vocab_size": 16, "frame_codes": "grey"},
@@ -410,19 +408,14 @@ def test_a_checkpoint_opens_and_predicts_where_the_packages_are_not(tmp_path: Pa
     frames = clips(model.config)
     model.save_pretrained(tmp_path / "model")
     save_file({"frames": frames}, tmp_path / "frames.safetensors")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     code = (
-        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); from open_without_packages import Forbidden;"
-        "sys.meta_path.insert(0, Forbidden()); import json; from safetensors.torch import load_file, save_file;"
+        "import sys; import json; from safetensors.torch import load_file, save_file;"
         "from transformers import AutoModel; frames = load_file('frames.safetensors')['frames'];"
         "model = AutoModel.from_pretrained('model', trust_remote_code=True);"
         "said = {mode: model.predict_frames(frames, mode=mode) for mode in ('argmax', 'expectation')};"
         "model.save_pretrained('again'); save_file(said, 'out.safetensors'); print(json.dumps(type(model).__module__))"
     )
-    child = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    child = run_clean(["-c", code], cwd=tmp_path, modules=tmp_path / "modules")
     assert child.returncode == 0, child.stderr
     assert json.loads(child.stdout.splitlines()[-1]).startswith("transformers_modules.")
     for mode, predicted in load_file(tmp_path / "out.safetensors").items():

@@ -21,24 +21,39 @@ def imports(module: str, source: str, is_package: bool) -> Iterator[tuple[str, a
 
 
 @cache
-def files_behind(module: str, root: Path) -> tuple[Path, ...]:
+def files_behind(
+    module: str, root: Path, family: str | None = None, families: tuple[str, ...] = ()
+) -> tuple[Path, ...]:
     """The file of a module under `root` and of all that it imports from there, over however many others, sorted.
 
     The packages around a module run before it, so they count as imported. Empty where the module is not there.
+    With a `family`, files of the other `families` count only where a family's own file imports them: a table that
+    names every family brings in this one alone.
     """
     found: dict[str, Path] = {}
-    waiting = [module]
+    waiting = _with_packages(module) if _file_of(module, root) else []
     while waiting:
         name = waiting.pop()
         path = None if name in found else _file_of(name, root)
         if path is None:
             continue
         found[name] = path
-        is_package = path.name == "__init__.py"
-        for imported, _ in imports(name, path.read_text(encoding="utf-8"), is_package):
-            waiting += _with_packages(imported)
-        waiting += _with_packages(name)
+        allowed = {None, *families} if family is None or _family_of(name, families) else {None, family}
+        waiting += [wanted for wanted in _imported_by(name, path) if _family_of(wanted, families) in allowed]
     return tuple(sorted(found.values()))
+
+
+@cache
+def _imported_by(module: str, path: Path) -> tuple[str, ...]:
+    """All that its file imports, and the packages around that."""
+    found = imports(module, path.read_text(encoding="utf-8"), path.name == "__init__.py")
+    return tuple(dict.fromkeys(name for imported, _ in found for name in _with_packages(imported)))
+
+
+def _family_of(module: str, families: tuple[str, ...]) -> str | None:
+    """Whose file it is: one of its name, such as `scorers.NAME` or `modeling_NAME`, or in a folder of its name."""
+    parts = module.split(".")
+    return next((name for name in families for part in parts if part == name or part.endswith(f"_{name}")), None)
 
 
 def _with_packages(name: str) -> list[str]:

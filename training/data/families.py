@@ -30,6 +30,7 @@ from training.data.settings import (
 from training.data.staged_generator.blocks import BlockPreparation, CausalLabels
 from training.data.staged_generator.stream import GeneratorStream, PackedBlocks
 from training.data.streaming import LikeLengths, TextStream
+from training.data.text_jepa.candidates import SharedCandidates
 from training.data.text_jepa.masking import TextMasker
 from training.data.text_jepa.rows import RowPreparation
 from training.data.tokenization import TokenIds
@@ -39,6 +40,8 @@ from training.data.video_jepa.masking import VideoMasker
 from training.data.video_jepa.prepared import prepare_clips
 
 Batch = dict[str, torch.Tensor]
+# (masked batches of a step in this process, step, share of the steps done, sum over processes) -> inputs of each batch
+StepInputs = Callable[[list[Batch], int, float, Callable[[torch.Tensor], torch.Tensor]], Batch]
 # What makes tokens of rows: both have a length (the vocabulary's), the ids of special tokens and `save_pretrained`.
 Tokenizer = PreTrainedTokenizerFast | FrameTokenizer
 
@@ -89,6 +92,12 @@ class FamilyData:
         """
         raise NotImplementedError
 
+    def make_step_inputs(
+        self, tokenizer: Any, *, seed: int, config: Any, token_counts: np.ndarray | None = None
+    ) -> StepInputs | None:
+        """What all batches of a step share; None for nothing. Arguments as of `make_masker`."""
+        return None
+
 
 class TextData(FamilyData):
     """Phrases, some of their tokens hidden."""
@@ -109,6 +118,12 @@ class TextData(FamilyData):
         if config.ranking != "sampled":  # they are for a figure alone: as many as a small vocabulary has
             negatives = min(negatives, tokens.vocab_size - len(tokens.special_ids) - 1)
         return TextMasker(settings, tokens, seed, negatives, config.negative_sampling, token_counts)
+
+    def make_step_inputs(self, tokenizer, *, seed, config, token_counts=None) -> SharedCandidates | None:  # noqa: D102
+        if config.ranking != "shared":
+            return None
+        tokens = TokenIds.from_tokenizer(tokenizer)
+        return SharedCandidates(tokens, token_counts, config.num_candidates, 1 - config.full_ranking_share, seed)
 
 
 class GeneratorData(FamilyData):

@@ -90,7 +90,7 @@ def answer(
 
 def training_replies(prepared: Prepared, count: int | None = None) -> list[str]:
     """Texts of the training part's replies, or of `count` of them chosen by their row_id."""
-    rows = choose_rows(np.asarray(prepared.train["row_id"]), count, SEED)
+    rows = choose_rows(np.asarray(prepared.train["row_id"][:]), count, SEED)
     return prepared.train.select(rows)["reply"][:]
 
 
@@ -100,6 +100,6 @@ def transcript(
     """Answers to `PROMPTS_IN_CARD` different held-out prompts, chosen by their row_id alone, unedited."""
     first = {prompt: row for row, prompt in reversed(list(enumerate(held_out["prompt"][:])))}
     different = held_out.select(sorted(first.values()))
-    rows = different.select(choose_rows(np.asarray(different["row_id"]), PROMPTS_IN_CARD, SEED))
+    rows = different.select(choose_rows(np.asarray(different["row_id"][:]), PROMPTS_IN_CARD, SEED))
     pairs = zip(rows["prompt"], rows["reply"], strict=True)
     return [vars(answer(model, tokenizer, index, prompt, reply)) for prompt, reply in pairs]

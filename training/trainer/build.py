@@ -151,6 +151,9 @@ def build_parts(
         dataset=dataset,
         collator=family.data.make_collator(prepared.tokenizer),
         masker=masker,
+        step_inputs=family.data.make_step_inputs(
+            prepared.tokenizer, seed=run.training.seed, config=config, token_counts=prepared.counts
+        ),
         score=score,
         save_total_limit=run.training.save_total_limit,
         lengths=lengths,

@@ -30,7 +30,7 @@ from training.common.errors import InputError, NonFiniteError
 from training.common.finite import broken_moments, broken_weights, what_is_broken
 from training.common.layout import LOG_FILE
 from training.common.manifest import RUN_FILE
-from training.data.families import Tokenizer
+from training.data.families import StepInputs, Tokenizer
 from training.data.sampling import PassSampler
 from training.data.streaming import Cursor, TextStream, take_cursor
 from training.optim.credit import Credit, CreditRules
@@ -58,6 +58,7 @@ class TrainingParts:
         dataset: rows by (row index, pass index), see `PassDataset`; or a `TextStream`.
         collator: rows -> padded batch, without randomness.
         masker: (batch, progress from 0 to 1) -> the model's inputs; a function of the batch's keys alone.
+        step_inputs: what all batches of a step get beside their own inputs; see `training.data.families`.
         score: model -> held-out figures (JSON values).
         save_total_limit: newest checkpoints kept beside the best.
         lengths: (rows,) by which rows of like length share a batch; None to leave the order alone.
@@ -75,6 +76,7 @@ class TrainingParts:
     masker: Callable[[Batch, float], Batch]
     score: Callable[[PreTrainedModel], dict[str, Any]]
     save_total_limit: int
+    step_inputs: StepInputs | None = None
     lengths: np.ndarray | None = None
     on_non_finite: str = "stop"
     make_optimizer: Callable[[PreTrainedModel], torch.optim.Optimizer | None] = lambda model: None
@@ -154,8 +156,14 @@ class JepaTrainer(Trainer):
             self.run_state.cursor = take_cursor(batches).to_dict()
         batches = [self._prepare_inputs(batch) for batch in batches]
         batches = [self.parts.masker(batch, progress) for batch in batches]
+        if self.parts.step_inputs is not None and batches:
+            shared = self.parts.step_inputs(batches, self.state.global_step, progress, self._over_processes)
+            batches = [{**batch, **shared} for batch in batches]
         self._step_inputs = batches
         return batches, self._get_num_items_in_batch(batches, device)
+
+    def _over_processes(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
 
     @contextmanager
     def trial(self) -> Iterator[None]:

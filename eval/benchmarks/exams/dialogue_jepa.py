@@ -66,8 +66,8 @@ class DialogueExam(Exam):
 
 def dialogue_numbers(dataset: datasets.Dataset, row_ids: np.ndarray) -> np.ndarray:
     """The number of each pair's dialogue, from 0, `(pairs,)`."""
-    places = {row: place for place, row in enumerate(dataset["row_id"])}
-    dialogues = np.asarray(dataset["dialogue_id"])[[places[row] for row in row_ids.tolist()]]
+    places = {row: place for place, row in enumerate(dataset["row_id"][:])}
+    dialogues = np.asarray(dataset["dialogue_id"][:])[[places[row] for row in row_ids.tolist()]]
     return np.unique(dialogues, return_inverse=True)[1]
 
 

@@ -14,6 +14,7 @@ from eval.benchmarks.statistics import comparison_rows, markdown, paired_interva
 from eval.scorers.text_jepa import BlankAnswers
 from training.common.errors import InputError
 
+FAMILIES = ("text_jepa", "staged_generator", "dialogue_jepa", "video_jepa")
 FUNCTION = "tests.eval.benchmarks.fake_cell:measure"
 
 
@@ -76,7 +77,32 @@ def test_the_key_changes_with_settings_seed_code_and_data_and_not_with_the_name(
     assert len({key, *changed}) == 6
 
 
-@pytest.mark.parametrize("family", ["text_jepa", "staged_generator", "dialogue_jepa", "video_jepa"])
+def test_a_change_in_one_family_asks_for_the_cells_of_the_recipes_of_that_family_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells_module, "CHECKOUT", tmp_path)
+    (tmp_path / "exam.py").write_text("def take():\n    import text_jepa, video_jepa")
+    recipes = {name: tmp_path / f"{name}.yaml" for name in ("text_jepa", "video_jepa")}
+    arms = []
+    for name, recipe in recipes.items():
+        recipe.write_text(f"family: {name}\n")
+        arms.append(Arm(name, {"recipe": str(recipe)}, "exam:take"))
+    keys = []
+    for number in range(2):
+        (tmp_path / "text_jepa.py").write_text("a = 1")
+        (tmp_path / "video_jepa.py").write_text(f"a = {number}")
+        keys.append([cell.key for cell in plan_cells(arms, [0], tmp_path)])
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_code_of_a_family_holds_no_model_and_no_data_of_families_that_it_does_not_use(family, repository):
+    code = code_of(f"eval.benchmarks.exams.{family}:train_and_mark", family)
+    models = {path.stem.removeprefix("modeling_") for path in code if path.stem.startswith("modeling_")}
+    assert models - {"base"} == {family, *(["text_jepa"] if family == "dialogue_jepa" else [])}
+    assert repository / "training" / "families" / f"{family}.py" in code
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_code_of_an_exam_holds_its_model_and_all_scorers_and_nothing_that_only_prints(family, repository):
     held = {str(path.relative_to(repository)) for path in code_of(f"eval.benchmarks.exams.{family}:train_and_mark")}
     assert f"modeling_jepa/modeling_{family}.py" in held

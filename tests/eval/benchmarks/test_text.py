@@ -29,6 +29,7 @@ TINY = {
     "num_negatives": 8,
 }
 SET = ["--set", *(f"{name}={value}" for name, value in TINY.items())]
+SHARED = [*SET, "num_candidates=8"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def run_twin(source, folder, *flags):
 
 
 def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(source, tmp_path, cells_in_this_process):
-    code = run_twin(source, tmp_path, "--arms", "ours", "softmax", "bert")
+    code = run_twin(source, tmp_path, "--arms", "ours", "softmax", "bert", *SHARED)
     assert code in (0, 1)
     assert len(cells_in_this_process) == 3 * 2 + 3 * 2
     record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
@@ -80,7 +81,9 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
     assert record["command"] in table
 
     cells_in_this_process.clear()
-    assert run_twin(source, tmp_path, "--arms", "ours", "softmax", "bert", "prototype", "prototype_tuned") in (0, 1)
+    assert run_twin(
+        source, tmp_path, "--arms", "ours", "softmax", "bert", "prototype", "prototype_tuned", *SHARED
+    ) in (0, 1)
     assert {name.split("/")[0] for name in cells_in_this_process} == {
         "prototype", "prototype_tuned-0.001", "prototype_tuned-0.002", "prototype_tuned"
     }  # fmt: skip
@@ -91,13 +94,28 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
     assert text_twin.main(["--data", str(source), "--table", "--json", str(tmp_path / "empty.json")]) == 0
 
     kept = f"prototype_all_gradients={tmp_path}/cells/runs/prototype-seed*.json"
-    assert run_twin(source, tmp_path, "--arms", "ours", "--adopt", kept) in (0, 1)
+    assert run_twin(source, tmp_path, "--arms", "ours", *SHARED, "--adopt", kept) in (0, 1)
     record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
     assert {name: arm["other_code"] for name, arm in record["arms"].items()} == {
         "ours": False, "prototype_all_gradients": True
     }  # fmt: skip
     assert "earlier version of the code: prototype_all_gradients." in record["note"]
-    assert run_twin(source, tmp_path, "--arms", "ours", "--adopt", "ours=nowhere*.json") == 2
+    assert run_twin(source, tmp_path, "--arms", "ours", *SHARED, "--adopt", "ours=nowhere*.json") == 2
+
+
+def test_with_seconds_an_arm_has_as_many_steps_as_fit(source, tmp_path, cells_in_this_process):
+    arguments = ["--arms", "ours_shared", "softmax", *SHARED]
+    assert run_twin(source, tmp_path, *arguments) in (0, 1)
+    for path in (tmp_path / "cells" / "tuning").rglob("*.json"):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        cell["training_cpu_seconds"] = 2.0 if path.name.startswith("ours") else 4.0
+        path.write_text(json.dumps(cell), encoding="utf-8")
+    assert run_twin(source, tmp_path, *arguments, "--seconds", "6") in (0, 1)
+    record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
+    assert {name: list(arm["at"]) for name, arm in record["arms"].items()} == {"ours_shared": ["6"], "softmax": ["3"]}
+    assert set(record["against_twin"]["ours_shared"]) == {"6"}
+    assert "--seconds 6" in record["command"]
+    assert "--marks" not in record["command"]
 
 
 def test_prototype_and_ours_differ_in_objective_and_share_trunk_and_data(source, repository, monkeypatch, tmp_path):
@@ -171,15 +189,20 @@ def test_differences_pair_the_same_blanks_only():
         text_twin.differences(cells([1, 1, 1, 1], "a"), cells([1, 1, 1, 1], "b"), "5")
 
 
-def test_requirements_fail_where_the_interval_or_the_prototype_is_too_close():
-    def required(low, prototype):
-        results = {name: [{"marks": {"8": {"mrr": mrr}}}] for name, mrr in (("ours", 0.3), ("prototype", prototype))}
-        pairs = {"ours": {"4": {"top1": {"low": 0.0}}, "8": {"top1": {"low": low}}}}
-        ratios = text_twin.over_the_prototypes(results, "8")
-        return text_twin.COMPARISON.required({"against_twin": pairs, "mrr_over_the_prototypes": ratios})
+def test_requirements_hold_the_bounds_of_the_vocabulary():
+    def required(size, difference, high):
+        pair = {"5": {"top1": {"difference": difference, "high": high}}}
+        record = {
+            "max_vocab": size,
+            "against_twin": {"ours_shared": pair},
+            "against_shared_twin": {"ours_shared": pair},
+        }
+        return list(text_twin.COMPARISON.required(record).values())
 
-    assert list(required(-0.02, 0.16).values()) == [False, False]
-    assert list(required(-0.005, 0.15).values()) == [True, True]
+    assert required(8000, 0.03, 0.0) == [True, True]
+    assert required(8000, 0.029, -0.001) == [False, False]
+    assert required(32000, 0.05, 0.001) == [False, True]
+    assert required(32000, 0.08, 0.001) == [True, True]
 
 
 def test_the_ablation_grid_is_whole_and_its_cells_keep_models_that_the_probe_opens(

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
+
+from eval.metrics.of_arrays import figures_of
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 FOLDER = CHECKOUT / "eval" / "metrics"
@@ -87,3 +90,15 @@ def test_the_share_of_unknown_tokens_is_counted_where_their_id_is_told(unknown, 
     metric = evaluate.load(str(FOLDER / "language_modeling.py"), keep_in_memory=True)
     columns = {"predictions": [0, 0, 7, 8], "references": [0, 0, 7, 8], "nll": [1.0] * 4}
     assert metric.compute(**columns, unknown_id=unknown)["unknown_share"] == share
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_its_figures_of_arrays_are_those_it_computes(infos, name, monkeypatch):
+    monkeypatch.chdir(CHECKOUT)
+    values = {}
+    source = doctest.script_from_examples(infos[name].inputs_description)
+    call = next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and is_compute(node))
+    exec(source, values)
+    columns = {each.arg: eval(ast.unparse(each.value), values) for each in call.keywords}
+    as_arrays = {key: np.array(each) if isinstance(each, list) else each for key, each in columns.items()}
+    assert figures_of(type(values["metric"]), **as_arrays) == values["metric"].compute(**columns)

@@ -1,10 +1,7 @@
 """The dialogue model in training: what a run tells and leaves, where it may start, exact resumes, bad input."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -22,14 +19,13 @@ from transformers import (
 )
 
 from eval.replies.index import ReplyIndex
+from tests.clean_process import run_clean
 from tests.faults.harness import Ending, assert_resumes_exactly, import_everything, log_rows, train
 from training.common.errors import InputError
 from training.families import dialogue_answers, load_family
 from training.families.dialogue_answers import Answers
 from training.run.arguments import parse_arguments
 from training.trainer.build import build_config, build_model, prepare_data
-
-FORBIDDEN = Path(__file__).resolve().parents[2] / "modeling_jepa"
 
 RECIPE = """\
 # tiny
@@ -370,19 +366,14 @@ def test_an_adapted_decoder_says_the_same_where_the_packages_are_not(adapted: Pa
     model = AutoModelForSeq2SeqLM.from_pretrained(adapted).eval()
     save_file({**ASKED, "labels": LABELS}, tmp_path / "asked.safetensors")
     code = (
-        f"import sys; sys.path.insert(0, {str(FORBIDDEN)!r}); from open_without_packages import Forbidden;"
-        "sys.meta_path.insert(0, Forbidden()); import torch; from safetensors.torch import load_file, save_file;"
+        "import sys; import torch; from safetensors.torch import load_file, save_file;"
         "from transformers import AutoModelForSeq2SeqLM; given = load_file('asked.safetensors');"
         f"model = AutoModelForSeq2SeqLM.from_pretrained({str(adapted)!r}, trust_remote_code=True).eval();"
         "logits = model(**given).logits.detach(); del given['labels'];"
         "save_file({'logits': logits, 'said': model.generate(**given, do_sample=False)}, 'out.safetensors');"
         "print(type(model).__module__, [name for name in sys.modules if name.startswith('peft')])"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
-    child = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    child = run_clean(["-c", code], cwd=tmp_path, modules=tmp_path / "modules")
     assert child.returncode == 0, child.stderr
     assert child.stdout.startswith("transformers_modules.")
     out = load_file(tmp_path / "out.safetensors")

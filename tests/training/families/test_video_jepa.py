@@ -53,7 +53,7 @@ evaluation:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
+def _imported(quick_pictures: None) -> None:
     import_everything()
     import training.families.video_jepa  # noqa: F401
 

@@ -64,7 +64,7 @@ class Adapted:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
+def _imported(quick_pictures: None) -> None:
     import_everything()
 
 

@@ -56,8 +56,9 @@ def assert_same_run(folder: Path, other: Path, read_rows: ReadRows) -> None:
         [],
         ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2", "--dataloader_num_workers", "2"],
         ["--target_table", "contextual", "--alignment_weight", "1", "--save_steps", "5"],
+        ["--ranking", "shared", "--num_candidates", "8"],
     ],
-    ids=["plain", "accumulated, 2 workers", "teacher, saved between log rows"],
+    ids=["plain", "accumulated, 2 workers", "teacher, saved between log rows", "shared candidates"],
 )
 def test_a_killed_run_goes_on_to_the_same_bits(
     train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_rows: ReadRows, flags: list[str]

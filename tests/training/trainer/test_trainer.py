@@ -74,10 +74,14 @@ def logged(trainer: JepaTrainer, name: str) -> list[float]:
     return [row[name] for row in trainer.state.log_history if name in row]
 
 
-def test_accumulation_2_equals_1_at_the_same_global_batch(make_trainer: MakeTrainer) -> None:
-    whole = make_trainer("--logging_steps", "1")
+SHARED = ("--ranking", "shared", "--num_candidates", "8")
+
+
+@pytest.mark.parametrize("ranking", [(), SHARED], ids=["full", "shared"])
+def test_accumulation_2_equals_1_at_the_same_global_batch(make_trainer: MakeTrainer, ranking: tuple) -> None:
+    whole = make_trainer("--logging_steps", "1", *ranking)
     halves = make_trainer(
-        "--logging_steps", "1", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"
+        *("--logging_steps", "1", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"), *ranking
     )
     whole.train()
     halves.train()

@@ -183,7 +183,7 @@ def clip_rows(maker: ClipMaker, count: int) -> datasets.Dataset:
 
 def row_ids(dataset: datasets.Dataset) -> np.ndarray:
     """`row_id` of all rows, int64. Asked for as a column, it would render every clip."""
-    return np.asarray(dataset.with_format("numpy")["row_id"])
+    return dataset.with_format("numpy")["row_id"][:]
 
 
 class ClipRow(TypedDict):
