@@ -140,6 +140,11 @@ def pessimistic_ranks(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits >= true).sum(dim=1)
 
 
+def shown_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """A token as text: byte-level pieces decoded, special tokens by their name."""
+    return tokenizer.decode([token_id]).strip() or tokenizer.convert_ids_to_tokens(token_id)
+
+
 def _answer_all(
     model: PreTrainedModel,
     scorer: Scorer,
@@ -209,9 +214,7 @@ def _figures(
         token_counts=counts,
         spreads=spreads,
     )
-    figures["most_predicted"] = [
-        [tokenizer.convert_ids_to_tokens(token), share] for token, share in figures["most_predicted"]
-    ]
+    figures["most_predicted"] = [[shown_token(tokenizer, token), share] for token, share in figures["most_predicted"]]
     return figures
 
 
