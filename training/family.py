@@ -183,6 +183,10 @@ class Family:
         """What a plan says of the data."""
         return f"{len(prepared.train):,} {self.card.unit}, {len(prepared.tokenizer):,} tokens in the vocabulary"
 
+    def own_phrases(self, prepared: Prepared) -> list[str]:
+        """Sample phrases out of held-out rows, for a source that is not the recipe's."""
+        return []
+
     def example_rows(self, prepared: Prepared) -> list[str]:
         """The first two rows as the model reads them, for a plan."""
         ids = prepared.train[:2].get("input_ids", [])
