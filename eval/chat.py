@@ -2,15 +2,18 @@
 
     python -m eval.chat outputs/dialogue
     python -m eval.chat outputs/dialogue --message "how are you?" --mode retrieve --top_k 5
+    python -m eval.chat outputs/dialogue --messages chat.json
 
 While it runs: /retrieve, /generate and /greedy change how it answers, /quit ends it.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,8 +23,9 @@ from eval.replies.index import ReplyIndex
 from eval.replies.saying import open_dialogue, read_turns, say
 from training.common.errors import InputError
 from training.common.manifest import read_run
-from training.data.dialogue_jepa.dialogues import tidy_turn
+from training.data.dialogue_jepa.dialogues import role_of, said_turns, tidy_turn
 from training.data.settings import DialogueDataSettings
+from training.data.sources.columns import turns_of
 
 MODES = ("generate", "greedy", "retrieve")
 SHOWN = 5
@@ -123,15 +127,38 @@ def reading_of_run(checkpoint: str) -> DialogueDataSettings:
     return DialogueDataSettings(**{name: section[name] for name in names if name in section})
 
 
+def read_messages(path: Path) -> list[str]:
+    """The turns of a conversation in a file: a list of `{"role": ..., "content": ...}`, or an object with `messages`.
+
+    Raises:
+        InputError: no such file, or no turn that anybody says.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"messages: {path} cannot be read ({error}); give a JSON file") from None
+    found = turns_of(content.get("messages") if isinstance(content, dict) else content) or []
+    said, _ = said_turns([" ".join(text.split()) for _, text in found], [role_of(role) for role, _ in found])
+    if not said:
+        raise InputError(f'messages: {path} holds no turn; give a list of {{"role": "user", "content": "..."}}')
+    return [text for _, text in said]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for bad input, 3 for a model that gives NaN."""
     return run_command(_parser(), _chat, argv)
 
 
 def _chat(arguments: argparse.Namespace) -> None:
+    if arguments.message is not None and arguments.messages is not None:
+        raise InputError("messages: got a file beside --message; leave one of them out")
+    earlier = [] if arguments.messages is None else read_messages(Path(arguments.messages))
     conversation = _open(arguments)
-    if arguments.message is not None:
-        answer = conversation.answer(arguments.message, arguments.mode)
+    message = arguments.message
+    if earlier:
+        *conversation.turns, message = earlier
+    if message is not None:
+        answer = conversation.answer(message, arguments.mode)
         print("\n".join([*([f"note: {answer.note}"] if answer.note else []), *answer.lines]))
         return
     print(f"mode: {arguments.mode}; {', '.join(f'/{name}' for name in MODES)} change it, /quit ends", flush=True)
@@ -167,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("eval.chat", __doc__)
     add_checkpoint(parser, "dialogue model")
     parser.add_argument("--message", help="answer this and end, instead of a conversation")
+    parser.add_argument("--messages", metavar="FILE", help="answer the last turn of a JSON list of role and content")
     parser.add_argument(
         "--mode",
         choices=MODES,

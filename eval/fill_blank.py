@@ -17,11 +17,13 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from eval.command import add_checkpoint, new_parser, run_command
 from eval.loading import open_model, open_tokenizer
-from eval.scorers.text_jepa import pessimistic_ranks
+from eval.scorers.text_jepa import pessimistic_ranks, shown_token
 from training.common.errors import InputError, NonFiniteError
+from training.data.sources.rows import WITHOUT_SPACES
 
-# A run of underscores that is no part of a word such as snake_case.
-BLANK = re.compile(r"(?<![^\W_])_+(?![^\W_])")
+# A run of underscores that is no part of a word such as snake_case; in a script without spaces it stands anywhere.
+_LETTER = rf"[^\W_{WITHOUT_SPACES.pattern[1:-1]}]"
+BLANK = re.compile(rf"(?<!{_LETTER})_+(?!{_LETTER})")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,6 @@ def fill_blank(
     return FillBlankResult(
         phrase, [guess(i) for i in best], None if answer_id is None else guess(answer_id), rank, len(scores)
     )
-
-
-def shown_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token as text: byte-level pieces decoded, special tokens by their name."""
-    return tokenizer.decode([token_id]).strip() or tokenizer.convert_ids_to_tokens(token_id)
 
 
 def guess_rows(result: FillBlankResult) -> list[list[str]]:

@@ -3,6 +3,7 @@
     python -m eval.predict_video outputs/video --clips 4 --out clips.gif --still clips.png
     python -m eval.predict_video outputs/video --digits PATH/TO/mnist --mode sample --out clips.gif
     python -m eval.predict_video outputs/video --tokens --still codes.png
+    python -m eval.predict_video outputs/video --input my.gif --out next.gif
 
 With `--tokens` frames are shown beside what is left of them when they are coded and decoded.
 """
@@ -24,14 +25,16 @@ from eval.command import add_checkpoint, new_parser, run_command
 from eval.loading import open_model
 from eval.metrics.frame_baselines import black, copy_last
 from eval.metrics.video import squared_error, ssim
-from eval.plots.clips import ShownClip, save_animation, save_still
+from eval.plots.clips import ShownClip, save_animation, save_frames, save_still
 from eval.scorers.checkpoint import data_settings, family_of
 from eval.scorers.request import ScoreRequest
 from eval.scorers.video import STEPS, TEMPERATURE, TOP_K, VIDEO, halves
 from modeling_jepa.frame_decoding import MODES
 from training.common.errors import InputError, NonFiniteError
 from training.common.records import check_target
+from training.data.video_jepa.clips import as_frames
 from training.data.video_jepa.digits import SPLITS
+from training.data.video_jepa.own_clips import read_clips
 from training.data.video_jepa.prepared import HELD_OUT_CLIPS, make_clips
 
 FIGURES = ("MSE per frame", "SSIM", "black MSE", "copy last MSE")
@@ -94,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(arguments: argparse.Namespace) -> None:
     _check(arguments)
+    if arguments.input is not None:
+        _continue(arguments)
+        return
     model, frames = _open(arguments)
     if arguments.tokens:
         shown, labels = recode_clips(model, frames), ("truth", "decoded", "difference")
@@ -113,6 +119,25 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.still is not None:
         save_still(shown, arguments.still, labels)
     _print(shown, arguments)
+
+
+def _continue(arguments: argparse.Namespace) -> None:
+    """What follows the last frames of a clip of the user's."""
+    if arguments.out is None or arguments.tokens:
+        raise InputError("input: what follows a clip is an animation; name it with --out next.gif, without --tokens")
+    model = open_model(arguments.checkpoint, AutoModel, arguments.device)
+    clips, notes = read_clips(Path(arguments.input), model.config.frame_size)
+    known, predicted = halves(model)
+    if len(clips[0]) < known:
+        raise InputError(f"input: {arguments.input} has {len(clips[0])} frames; the model sees {known}, give as many")
+    seen = as_frames(torch.from_numpy(clips[0][-known:])[None])
+    blank = torch.zeros(1, predicted, *seen.shape[2:])
+    settings = (arguments.mode, arguments.steps, arguments.temperature, arguments.top_k or None, arguments.seed)
+    clip = predict_clips(model, torch.cat((seen, blank), 1), *settings)[0]
+    save_frames(clip.predicted, arguments.out)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"written: {arguments.out}, the last {known} frames of {arguments.input} and {predicted} that follow")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -159,6 +184,7 @@ def _print(shown: list[ShownClip], arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser("eval.predict_video", __doc__)
     add_checkpoint(parser, "video model")
+    parser.add_argument("--input", metavar="FILE", help="a GIF or .npy of your own: predict what follows its end")
     parser.add_argument("--digits", help="digits to make the clips of (default: those it was trained on)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="of the digits (default: test)")
     parser.add_argument("--clips", type=int, default=4, help="how many (default: 4)")

@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         "--split", choices=("train", "valid", "test", "all"), help="default: test; a file is used whole"
     )
     parser.add_argument("--text_column", help="column of the source that holds the text")
+    parser.add_argument(
+        "--allow_unknown", action="store_true", help="score a text of which the tokenizer does not know the half"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     parser.add_argument(
         "--max_rows",
@@ -133,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     causal = parser.add_argument_group("causal models")
     causal.add_argument(
         "--documents",
-        choices=("rows", "headings", "file"),
+        choices=("auto", "rows", "headings", "file"),
         help="what a document of the source is (default: as in training)",
     )
     causal.add_argument("--context", type=int, help="tokens the model sees at most (default: its own length)")

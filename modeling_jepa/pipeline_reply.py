@@ -42,7 +42,8 @@ class ReplyPipeline(Pipeline):
 
         Args:
             inputs: a text is a message; a tuple or a list of texts within a list, the turns of a conversation, the
-                message last; so is a list of `{"role": ..., "content": ...}`. A list of these gives one answer each.
+                message last; so is a list of `{"role": ..., "content": ...}`, of which what a system or a tool says is
+                left out. A list of these gives one answer each.
             **settings: `context_turns`, and all that `generate` takes: `do_sample=False` is greedy,
                 `num_return_sequences=3` gives three replies.
 
@@ -93,13 +94,29 @@ class ReplyPipeline(Pipeline):
         return [{"reply": text.strip()} for text in texts]
 
 
+def _said(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What people say in messages: nothing of a system or a tool, no empty turn; what a role says in a row is one."""
+    texts: list[Any] = []
+    last = None
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role in ("system", "developer", "tool", "function") or content in (None, ""):
+            continue
+        if role == last and isinstance(content, str) and isinstance(texts[-1], str):
+            texts[-1] = f"{texts[-1]} {content}"
+        else:
+            texts.append(content)
+        last = role
+    return texts
+
+
 def _turns(conversation: str | Sequence[str] | Chat) -> list[str]:
     """The turns of one conversation, each on one line; raises `ValueError` where one is empty or none is there."""
     texts: list[Any]
     if isinstance(conversation, str):
         texts = [conversation]
     elif isinstance(conversation, Chat):
-        texts = [message["content"] for message in conversation.messages]
+        texts = _said(conversation.messages)
     elif isinstance(conversation, Iterable) and not isinstance(conversation, Mapping):
         texts = list(conversation)
     else:

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +31,7 @@ from training.optim.optimizers import ONE_PART, Grouping, MuonWithAdamW, grouped
 from training.run.run import Run
 from training.settings.common import OptimizerSettings
 
+_SHOWN = 110  # characters of a row in a plan
 Sample = Callable[[PreTrainedModel, PreTrainedTokenizerBase, str], str]
 
 
@@ -180,6 +182,15 @@ class Family:
     def describe_data(self, prepared: Prepared) -> str:
         """What a plan says of the data."""
         return f"{len(prepared.train):,} {self.card.unit}, {len(prepared.tokenizer):,} tokens in the vocabulary"
+
+    def own_phrases(self, prepared: Prepared) -> list[str]:
+        """Sample phrases out of held-out rows, for a source that is not the recipe's."""
+        return []
+
+    def example_rows(self, prepared: Prepared) -> list[str]:
+        """The first two rows as the model reads them, for a plan."""
+        ids = prepared.train[:2].get("input_ids", [])
+        return [shorten(prepared.tokenizer.decode(row), _SHOWN, placeholder=" ...") for row in ids]
 
     def passes_line(self, run: Run, prepared: Prepared, rows_per_step: int, how: str = "") -> str:
         """What a plan says of how often the data is seen; `how` stands behind it."""

@@ -18,7 +18,7 @@ from training.cards.writing import write_run_card
 from training.common.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
 from training.common.manifest import read_run
 from training.common.records import write_json
-from training.data.prepared import Prepared
+from training.data.prepared import OVERLAP_NOTE, Prepared
 from training.families import load_family
 from training.run.run import Run
 from training.run.state import RunState
@@ -68,7 +68,7 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
         family.plot_score(record, run.output_dir)
     card = CardRecord(
         run=read_run(run.output_dir) or {},
-        facts=facts_of(run, family, model_facts, kept, run_state),
+        facts=facts_of(run, family, model_facts, kept, run_state) | {"data_notes": data_notes(record, prepared)},
         machine=describe_machine(read_log(run.output_dir / LOG_FILE)),
         score=record,
         milestones=run_state.milestones,
@@ -107,6 +107,31 @@ def _score(run: Run) -> dict[str, Any]:
     write_json(record, run.output_dir / SCORE_FILE)
     _print_table(record)
     return record
+
+
+def data_notes(record: dict[str, Any] | None, prepared: Prepared) -> list[str]:
+    """What a card says beside the figures: how much of the held-out text the model does not know, or has seen."""
+    if record is None:
+        return []
+    report, unknown = prepared.reports.get("test", {}), record["metrics"].get("unknown_share")
+    notes = []
+    if unknown is not None:
+        of_all = record["metrics"].get("top1_of_all")
+        counted = (
+            "none counts as right" if of_all is None else f"no blank stands there; as wrong, top-1 is {of_all:.3f}"
+        )
+        notes.append(f"{unknown:.1%} of the tokens are unknown to the tokenizer{f' ({counted})' if unknown else ''}.")
+    if "overlap" in report:
+        share = report["overlap"]["near_share"]
+        by_heart = ": the figures tell in part what was learnt by heart" if share >= OVERLAP_NOTE else ""
+        notes.append(f"{share:.1%} of the tokens stand in rows of the training part too{by_heart}.")
+    if "seen_in_training" in report:
+        seen = report["seen_in_training"]
+        notes.append(
+            f"{seen['replies']:,} of the {seen['pairs']:,} replies stand in the training part too, "
+            f"{seen['whole_pairs']:,} of them as answers to the same turn."
+        )
+    return notes
 
 
 def _print_table(record: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PURPOSE = "Plan a run before it, or judge a recipe: sizes against data, parameters, memory and time."
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_OF_THE_SOURCE = ("split", "text_column", "prompt_column", "reply_column", "max_rows")
 _TRAINING = ("max_steps", "per_device_train_batch_size")
 _OF_A_STREAM = (
     "            that is the sample of the stream; its whole size is not known, so size and steps are not judged"
@@ -105,7 +106,13 @@ def suggestion_lines(run: Run) -> list[str]:
     words |= {"max_steps": "steps", "per_device_train_batch_size": "batch", "max_vocab": "vocabulary up to"}
     said = ", ".join(f"{words[name]} {value:,}" for name, value in chosen.items())
     flags = " ".join(f"--{name} {value}" for name, value in chosen.items())
-    return [f"suggested   {said}", f"as flags    --data {shlex.quote(run.data.data)} {flags}"]
+    return [f"suggested   {said}", f"as flags    {_source_flags(run)} {flags}"]
+
+
+def _source_flags(run: Run) -> str:
+    """What says which rows of the source are read."""
+    asked = {name: getattr(run.data, name, None) for name in ("data", *_OF_THE_SOURCE)}
+    return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in asked.items() if value is not None)
 
 
 def judge(run: Run, family: "Family", prepared: "Prepared", estimate: "RunEstimate") -> list[Verdict]:

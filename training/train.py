@@ -10,6 +10,7 @@ SIGTERM.
 
 import sys
 from contextlib import ExitStack
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 # Nothing that takes long: what is interrupted before `main` ends with a traceback.
@@ -93,6 +94,8 @@ def train(run: "Run", launcher: int | None = None) -> int:
         if not run.dry_run:
             once(processes, lambda: held.enter_context(locked(run.output_dir)))
         prepared = first_then_others(processes, lambda: prepare_data(run, family))
+        if run.own_source and run.evaluation.own_samples:
+            run = run.with_settings(evaluation={"sample_phrases": family.own_phrases(prepared)})
         config = build_config(run, family, prepared.tokenizer)
         model = build_model(run, family, config, prepared)
         if processes.is_main_process and (said := batch_note(run, config.of_the_batch, processes.num_processes)):
@@ -100,7 +103,11 @@ def train(run: "Run", launcher: int | None = None) -> int:
         if run.dry_run:
             return _dry_run(run, family, prepared, model, libraries)
         threads = cpu_threads(processes)
-        description = describe_run(run, config, prepared.data_hash, processes.num_processes, threads)
+        notes = prepared.reports["train"]["rows"]["notes"]
+        read = [
+            note.replace(run.data.data, PurePath(run.data.data).name) for note in notes
+        ]  # no place of this machine
+        description = describe_run(run, config, prepared.data_hash, processes.num_processes, threads, read)
         resumable = once(processes, lambda: _claim_folder(run, description))
         with SignalWatch(launcher) as watch:
             return _train_and_finish(run, family, prepared, model, resumable, sizes_of(model), watch)
@@ -210,6 +217,8 @@ def _dry_run(run: "Run", family: Any, prepared: Any, model: Any, libraries: int)
         estimate = estimate_run(run, family, prepared, model, libraries)
     verdicts = judge(run, family, prepared, estimate)
     say("\n".join(plan_lines(run, family, prepared, estimate, verdicts)))
+    for row in family.example_rows(prepared):
+        say(f"row         {row}")
     say(f"dry run: nothing was written to {run.output_dir}")
     return 0
 

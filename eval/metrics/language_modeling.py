@@ -23,7 +23,8 @@ Args:
     nll: -ln p(true token | what stands before it), in nats.
     words: words and line ends of the text that the tokens are; without it `word_perplexity` is None.
     num_bytes: UTF-8 bytes of that text; without it `bits_per_byte` is None.
-    unknown_id: the unknown token, which is easy to predict; without it `unknown_share` is None.
+    unknown_id: the unknown token, which is easy to predict: it never counts as right in `greedy_accuracy`. Without
+        it `unknown_share` is None.
 Returns:
     perplexity, word_perplexity (from 1), bits_per_byte (from 0), greedy_accuracy and unknown_share (0..1), nll (total,
     in nats) and the counts tokens, words and bytes. None where a figure makes no sense or is larger than a number can
@@ -77,15 +78,15 @@ class LanguageModeling(evaluate.Metric):
     ) -> dict[str, float | int | None]:
         """Everything in `_INPUTS`' Returns; plain Python numbers."""
         total, tokens = float(np.sum(np.asarray(nll, dtype=np.float64))), len(references)
-        correct = np.asarray(predictions) == np.asarray(references)
+        references = np.asarray(references)
+        unknown = references == unknown_id if unknown_id is not None else np.zeros(tokens, bool)
+        correct = (np.asarray(predictions) == references) & ~unknown
         return {
             "perplexity": perplexity(total, tokens),
             "word_perplexity": perplexity(total, words),
             "bits_per_byte": bits_per_byte(total, num_bytes),
             "greedy_accuracy": float(np.mean(correct)) if tokens else None,
-            "unknown_share": float(np.mean(np.asarray(references) == unknown_id))
-            if tokens and unknown_id is not None
-            else None,
+            "unknown_share": float(np.mean(unknown)) if tokens and unknown_id is not None else None,
             "nll": total,
             "tokens": tokens,
             "words": words,

@@ -61,6 +61,15 @@ def save_animation(
     _write(content.getvalue(), path)
 
 
+def save_frames(frames: Tensor, path: str | Path) -> None:
+    """Write a GIF of one clip, `(T, 1, S, S)` from 0 to 1, as it is. Raises InputError where it cannot be written."""
+    pixels = (frames[:, 0].clamp(0, 1) * 255).round().byte().numpy()
+    pictures = [Image.fromarray(picture, "L") for picture in pixels]
+    content = io.BytesIO()
+    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=_MILLISECONDS, loop=0)
+    _write(content.getvalue(), path)
+
+
 def save_still(
     clips: Sequence[ShownClip], path: str | Path, labels: tuple[str, str, str] = ("truth", "prediction", "difference")
 ) -> None:

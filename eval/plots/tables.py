@@ -124,6 +124,8 @@ def _dialogue_caption(record: dict[str, Any]) -> str:
     else:
         parts.append(f"No hits and MRR: they choose among {CANDIDATES} replies, and fewer are there.")
     parts.append(f"distinct-n of {how['greedy_replies']:,} greedy replies.")
+    if record["metrics"].get("unknown_share"):
+        parts.append(f"{record['metrics']['unknown_share']:.1%} of the tokens are unknown; none counts as right.")
     if target is not None:
         parts.append(f"Effective rank of the target latents: {target:.1f}.")
     return " ".join(parts)
@@ -146,7 +148,7 @@ def _causal_caption(metrics: dict[str, Any]) -> str:
     """What the figures per word and per byte divide by, the unknown share, and where a routed model looks."""
     parts = [f"{metrics['words']:,} words and line ends, {metrics['bytes']:,} bytes; accuracy is greedy."]
     if metrics["unknown_share"]:
-        parts.append(f"{metrics['unknown_share']:.1%} of the tokens are the unknown token.")
+        parts.append(f"{metrics['unknown_share']:.1%} of the tokens are unknown; none counts as right.")
     if metrics["edge_mass"] is not None:
         shares = ", ".join(f"{kind} {share:.1%}" for kind, share in metrics["edge_mass"].items())
         parts.append(f"Attention by edge: {shares}.")
@@ -179,4 +181,10 @@ def _count_range(decile: dict) -> str:
 def _caption(record: dict[str, Any]) -> str:
     """The tokens put first most often, so that a model that always says the same is seen at once."""
     words = ", ".join(f"{token} {share:.1%}" for token, share in record["metrics"]["most_predicted"][:5])
-    return f"Most predicted: {words}. Ranks are among the whole vocabulary; ties count against the model."
+    said = f"Most predicted: {words}. Ranks are among the whole vocabulary; ties count against the model."
+    if record["metrics"].get("unknown_share"):
+        said += (
+            f" {record['metrics']['unknown_share']:.1%} of the text's tokens are unknown to the tokenizer, and no "
+            f"blank stands there: counted as wrong, they make top-1 {record['metrics']['top1_of_all']:.3f}."
+        )
+    return said

@@ -26,8 +26,9 @@ from eval.scorers.request import MAX_ROWS, ScoreRequest, bounded
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
 from training.data.sources.rows import RowReport
-from training.data.staged_generator.documents import load_documents
+from training.data.staged_generator.documents import documents_of, load_documents
 from training.data.staged_generator.framing import begin_and_end, encode_documents
+from training.data.unknown import check_unknown, unknown_id
 
 BATCH_SIZE = 16
 MAX_CONTEXT = 1024
@@ -73,6 +74,7 @@ class ScoringPlan:
         batch_size: windows per forward pass at most.
         max_documents, max_tokens: bounds of a seeded subset; None for no bound.
         seed: decides the subset, and which prefixes the leak is measured on.
+        allow_unknown: score texts that the tokenizer mostly does not know, see `check_unknown`.
     """
 
     context: int | None = None
@@ -81,6 +83,7 @@ class ScoringPlan:
     max_documents: int | None = None
     max_tokens: int | None = None
     seed: int = 0
+    allow_unknown: bool = False
 
     def lengths(self, model: PreTrainedModel) -> tuple[int, int]:
         """Context and stride for this model; raises InputError for what it cannot take."""
@@ -125,12 +128,14 @@ def score_documents(
     documents = tokenize_documents(texts, tokenizer, plan.max_documents, plan.max_tokens, plan.seed)
     if not sum(document.predictions for document in documents):
         raise InputError(f"nothing to score: {len(texts)} documents hold no token; give a source with text")
+    unknown = unknown_id(tokenizer)
+    targets = np.concatenate([document.ids[1:] for document in documents])
+    check_unknown(float(np.mean(targets == unknown)), "the text", plan.allow_unknown)
     with evaluating(model):
         answers = _answer_all(model, documents, context, stride, plan.batch_size, progress)
     ids = [document.ids for document in documents]
     leak, edges = leak_gap(model, ids, context, seed=plan.seed), edge_mass(model, ids, context)
     words, num_bytes = (sum(getattr(one, name) for one in documents) for name in ("words", "num_bytes"))
-    unknown = _unknown_id(tokenizer)
     metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes, unknown)
     metrics |= {"leak_gap": leak.mean, "leak_gap_largest": leak.largest, "edge_mass": edges}
     baselines = {
@@ -174,11 +179,11 @@ def held_out_figures(
             for text, ended in _decoded(batch, tokenizer):
                 words, num_bytes = words + count_words(text, ended), num_bytes + len(text.encode())
     previous, targets, predictions, nll = map(np.concatenate, zip(*found, strict=True))
-    figures = _figures(predictions, targets, nll, words, num_bytes)
-    del figures["unknown_share"]  # the same at each step
+    unknown = unknown_id(tokenizer)
+    figures = _figures(predictions, targets, nll, words, num_bytes, unknown)
     unigram = _own_unigram(model)
     guess = None if unigram is None else unigram.guess(previous, targets)
-    beside = {} if guess is None else _figures(guess.predictions, targets, guess.nll)
+    beside = {} if guess is None else _figures(guess.predictions, targets, guess.nll, None, None, unknown)
     unigram_figures = {f"unigram_{short}": beside.get(name) for short, name in _BESIDE.items()}
     shown = ("perplexity", "word_perplexity", "bits_per_byte", "greedy_accuracy")
     return {**{name: figures[name] for name in shown}, **unigram_figures, **figures}
@@ -323,12 +328,6 @@ def _guessed(
     return {**dict.fromkeys(metrics), **figures}
 
 
-def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The unknown token; None for a tokenizer that has none, or gives that name to its begin or end."""
-    unknown = tokenizer.unk_token_id
-    return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown
-
-
 MAX_FITTED_TOKENS = 5_000_000  # of a bigram: about 200 MB while it is counted
 
 
@@ -351,12 +350,12 @@ def score_request(
     tokenizer = open_tokenizer(request.checkpoint)
     plan = ScoringPlan(request.context, request.stride, request.batch_size, request.rows(MAX_ROWS), seed=request.seed)
     bound = bounded("max_tokens", request.max_tokens, affordable_tokens(model, plan))
-    plan = replace(plan, max_tokens=bound)
+    plan = replace(plan, max_tokens=bound, allow_unknown=settings.allow_unknown)
     context, stride = plan.lengths(model)
     documents = load_documents(settings, split)
     guessers = fit_guessers(model, tokenizer, trained_on)
     scores = score_documents(model, tokenizer, documents.texts, plan, guessers=guessers, progress=request.progress)
-    how = {"context": context, "stride": stride, "documents": settings.documents, "max_tokens": plan.max_tokens}
+    how = {"context": context, "stride": stride, "documents": documents_of(settings), "max_tokens": plan.max_tokens}
     return scores, documents.report, {"scoring": how}
 
 

@@ -25,8 +25,9 @@ from training.data.families import FAMILIES
 from training.data.settings import GeneratorDataSettings, SourceSettings, VideoDataSettings
 from training.data.sources.locate import scoring_split
 from training.data.sources.rows import RowReport
+from training.data.video_jepa.own_clips import KINDS as CLIP_KINDS
 
-_OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share")
+_OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share", "allow_unknown")
 AnyScores = Scores | CausalScores | DialogueScores | VideoScores
 
 
@@ -134,7 +135,7 @@ def data_settings(request: ScoreRequest) -> SourceSettings | VideoDataSettings:
         own = {name: getattr(settings_class, name) for name in _OF_THE_SOURCE}
         settings = dataclasses.replace(settings, data=request.data, **own)
     asked = {name: value for name, value in request.given().items() if name in ("text_column", "documents")}
-    settings = dataclasses.replace(settings, **asked)
+    settings = dataclasses.replace(settings, **asked, **({"allow_unknown": True} if request.allow_unknown else {}))
     settings.validate()
     return settings
 
@@ -168,9 +169,18 @@ def _video_settings(request: ScoreRequest, section: dict[str, Any]) -> VideoData
     if digits is None and not section:
         raise InputError(f"{request.checkpoint} does not say what it was trained on: give digits with --digits")
     settings = VideoDataSettings(**section)
-    settings = settings if digits is None else dataclasses.replace(settings, digits=digits)
+    if digits is not None and is_clips(digits):
+        settings = dataclasses.replace(settings, clips=digits, rotation=0.0)
+    elif digits is not None:
+        settings = dataclasses.replace(settings, digits=digits, clips=None)
     settings.validate()
     return settings
+
+
+def is_clips(source: str) -> bool:
+    """Whether a source is clips, and no digits: a file of a kind that holds some, or a folder with a GIF."""
+    path = Path(source).expanduser()
+    return path.suffix in CLIP_KINDS or (path.is_dir() and next(path.rglob("*.gif"), None) is not None)
 
 
 def _settings_class(family: str) -> type[SourceSettings] | type[VideoDataSettings]:

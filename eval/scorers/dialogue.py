@@ -30,6 +30,7 @@ from training.common.errors import InputError, NonFiniteError
 from training.data.dialogue_jepa.pairs import PairPreparation
 from training.data.settings import DialogueDataSettings
 from training.data.sources.rows import RowReport
+from training.data.unknown import unknown_id, unknown_share
 
 GREEDY_REPLIES = 500
 MAX_VECTORS = 1000  # for the effective ranks: a singular value decomposition of a second or less
@@ -127,7 +128,7 @@ def score_pairs(
         replies = _say_all(model, tokenizer, pairs, chosen, batch_size, bar)
     texts = _texts(pairs, tokenizer)
     metrics = figures(answers, replies, texts) | latent_ranks(answers)
-    baselines = _baselines(model, pairs, answers, chosen, texts, seed, metrics)
+    baselines = _baselines(model, pairs, answers, chosen, texts, seed, _unknown(tokenizer), metrics)
     how = {
         "candidates": None if answers.rank is None else CANDIDATES,
         "greedy_replies": len(replies),
@@ -171,7 +172,7 @@ def answer_pairs(
         given = [predicted]
         if len(pairs) > 1:
             given.append(predicted[torch.as_tensor(derangement(len(pairs), seed))])
-        nll, correct = _reply_scores(model, pairs, given, batch_size, bar)
+        nll, correct = _reply_scores(model, pairs, given, _unknown(tokenizer), batch_size, bar)
     tokens = np.array([len(labels) for labels in pairs.labels])
     distractors = draw_distractors(_texts(pairs, tokenizer), pairs.row_ids, seed)
     rank = None if distractors is None else ranks_by_latents(predicted, target, distractors)
@@ -232,7 +233,7 @@ def _latents(
 
 
 def _reply_scores(
-    model: PreTrainedModel, pairs: Pairs, latents: list[Tensor], batch_size: int, bar: Progress
+    model: PreTrainedModel, pairs: Pairs, latents: list[Tensor], unknown: int, batch_size: int, bar: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """-ln p of each reply, summed over its tokens, with each of the given latents, `(latents, pairs)`; and how many
     of its tokens are the likeliest, with the first of them.
@@ -248,7 +249,7 @@ def _reply_scores(
         read = model.model(**context) if sees_context else DialogueLatentOutput()
         for which, of_all in enumerate(latents):
             read.predicted_latents = of_all[torch.as_tensor(batch)].to(model.device, model.dtype)
-            sums, right = _teacher_forced(model, read, context["attention_mask"], said)
+            sums, right = _teacher_forced(model, read, context["attention_mask"], said, unknown)
             nll[which, batch] = sums.cpu().numpy()
             if which == 0:
                 correct[batch] = right.cpu().numpy()
@@ -257,9 +258,11 @@ def _reply_scores(
 
 
 def _teacher_forced(
-    model: PreTrainedModel, read: DialogueLatentOutput, context_mask: Tensor, said: dict[str, Tensor]
+    model: PreTrainedModel, read: DialogueLatentOutput, context_mask: Tensor, said: dict[str, Tensor], unknown: int
 ) -> tuple[Tensor, Tensor]:
-    """-ln p of the replies, summed over their tokens, float64, and how many of these are the likeliest: `(B,)`."""
+    """-ln p of the replies, summed over their tokens, float64, and how many of these are the likeliest: `(B,)`. The
+    token `unknown` is never right.
+    """
     labels, known = said["input_ids"], said["attention_mask"].bool()
     begun = model.prepare_decoder_input_ids_from_labels(labels)
     output = model(attention_mask=context_mask, decoder_input_ids=begun, encoder_outputs=read, use_cache=False)
@@ -271,7 +274,8 @@ def _teacher_forced(
             "the model scores NaN or infinity, or rules the true token out: its weights are broken, use an earlier "
             "checkpoint"
         )
-    return sums, ((logits.argmax(-1) == labels) & known).sum(-1)
+    right = (logits.argmax(-1) == labels) & known & (labels != unknown)
+    return sums, right.sum(-1)
 
 
 def _say_all(
@@ -293,6 +297,12 @@ def _say_all(
     return replies
 
 
+def _unknown(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that never counts as right; -1 where there is none."""
+    found = unknown_id(tokenizer)
+    return -1 if found is None else found
+
+
 def _texts(pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The true replies as texts."""
     if pairs.replies is not None:
@@ -307,6 +317,7 @@ def _baselines(
     chosen: np.ndarray,
     texts: list[str],
     seed: int,
+    unknown: int,
     metrics: dict[str, float | None],
 ) -> dict[str, dict[str, float | None]]:
     """Every figure that each guesser has, under the model's keys.
@@ -319,7 +330,7 @@ def _baselines(
     if counts.any():
         unigram = Unigram(counts)
         nll = np.array([unigram.nll[labels].sum() for labels in pairs.labels])
-        correct = np.array([(labels == unigram.best).sum() for labels in pairs.labels])
+        correct = np.array([((labels == unigram.best) & (labels != unknown)).sum() for labels in pairs.labels])
         guesses["unigram"] = _compute(len(pairs), nll=nll, correct=correct, tokens=answers.tokens)
     distractors = draw_distractors(texts, pairs.row_ids, seed)
     if distractors is not None:
@@ -355,5 +366,7 @@ def score_request(
         seed=request.seed,
         progress=request.progress,
     )
+    for of_one in (scores.metrics, *scores.baselines.values()):
+        of_one["unknown_share"] = unknown_share(encoded.report["tokens"])
     cut = {name: encoded.report["tokens"][name] for name in ("contexts_cut", "replies_cut")}
     return scores, RowReport(**encoded.report["rows"]), {"scoring": scores.details | cut}

@@ -27,6 +27,7 @@ class ScoreRequest:
     data: str | None = None
     split: str | None = None
     text_column: str | None = None
+    allow_unknown: bool = False
     max_rows: int | str | None = AFFORDABLE
     batch_size: int = BATCH_SIZE
     seed: int = 0

@@ -38,6 +38,7 @@ from training.data.settings import DataSettings
 from training.data.sources.locate import load_rows
 from training.data.sources.rows import RowReport
 from training.data.tokenization import encode_rows
+from training.data.unknown import check_unknown, unknown_share
 
 MAX_HOLES = 4
 MAX_VECTORS = 1000  # for figures of the representation: a singular value decomposition of a tenth of a second
@@ -139,6 +140,11 @@ def pessimistic_ranks(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits >= true).sum(dim=1)
 
 
+def shown_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """A token as text: byte-level pieces decoded, special tokens by their name."""
+    return tokenizer.decode([token_id]).strip() or tokenizer.convert_ids_to_tokens(token_id)
+
+
 def _answer_all(
     model: PreTrainedModel,
     scorer: Scorer,
@@ -208,9 +214,7 @@ def _figures(
         token_counts=counts,
         spreads=spreads,
     )
-    figures["most_predicted"] = [
-        [tokenizer.convert_ids_to_tokens(token), share] for token, share in figures["most_predicted"]
-    ]
+    figures["most_predicted"] = [[shown_token(tokenizer, token), share] for token, share in figures["most_predicted"]]
     return figures
 
 
@@ -259,11 +263,17 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 def score_request(
     request: ScoreRequest, settings: DataSettings, split: str
 ) -> tuple[Scores, RowReport, dict[str, Any]]:
-    """A latent text model's figures on the rows of a source, and what became of those rows."""
+    """A latent text model's figures on the rows of a source, and what became of those rows.
+
+    No blank stands on an unknown token: `unknown_share` of the text says of how many tokens the figures do not speak,
+    and `top1_of_all` is the top-1 accuracy where each of them counts as wrong.
+    """
     model = open_model(request.checkpoint, AutoModelForMaskedLM, request.device)
     tokenizer = open_tokenizer(request.checkpoint)
     rows = load_rows(settings, split)
     encoded = encode_rows(rows.dataset, tokenizer, model.config.max_position_embeddings, settings.long_rows)
+    unknown = unknown_share(encoded.report)
+    check_unknown(unknown, f"{settings.data} [{split}]", settings.allow_unknown)
     scores = score_rows(
         model,
         tokenizer,
@@ -274,4 +284,7 @@ def score_request(
         seed=request.seed,
         progress=request.progress,
     )
+    for figures in (scores.metrics, *scores.baselines.values()):
+        of_all = None if figures["top1"] is None else figures["top1"] * (1 - unknown)
+        figures |= {"unknown_share": unknown, "top1_of_all": of_all}
     return scores, rows.report, {}

@@ -276,7 +276,7 @@ def score_request(
     maker, report = make_clips(settings, split, model.config.max_position_embeddings, model.config.frame_size)
     scores = score_clips(
         model,
-        clip_rows(maker, HELD_OUT_CLIPS),
+        clip_rows(maker, maker.count or HELD_OUT_CLIPS),
         mean_training_picture(settings, model.config),
         max_rows=request.rows(affordable_clips(model)),
         batch_size=request.batch_size,

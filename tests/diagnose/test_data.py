@@ -23,13 +23,13 @@ from configuration_jepa import TextJepaConfig
 from eval.diagnose.checks import data
 from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, visible_positions
 from eval.diagnose.opening import make_subject
-from eval.diagnose.probes.text_overlap import Words, repeated, standing_in
 from eval.diagnose.subject.onlooker import training_batches, training_loss
 from modeling_jepa import TextJepaForMaskedLM
 from training.data.collators import TextCollator
 from training.data.sampling import PassDataset
 from training.data.settings import DataSettings, MaskingSettings
 from training.data.text_jepa.masking import TextMasker
+from training.data.text_overlap import Words, repeated, standing_in
 from training.data.tokenization import TokenIds, build_tokenizer, encode_rows
 from training.run.state import RunState
 from training.trainer.trainer import JepaTrainer, TrainingParts

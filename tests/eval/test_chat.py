@@ -1,13 +1,14 @@
 """Talking with a dialogue model: modes, turns, commands, and what is refused."""
 
 import io
+import json
 import shutil
 import sys
 
 import pytest
 
 from configuration_jepa import TextJepaConfig
-from eval.chat import Conversation, converse, main
+from eval.chat import Conversation, converse, main, read_messages
 from eval.decoding.decoding import Decoding
 from eval.replies.index import ReplyIndex
 from eval.replies.saying import read_turns, say
@@ -236,3 +237,24 @@ def test_bad_input_ends_with_one_line_and_code_2(checkpoint, request, tmp_path, 
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert named in error
+
+
+def test_messages_are_read_as_the_turns_that_people_say(tmp_path, checkpoint, capsys):
+    chat = [
+        ("system", "be kind ."),
+        ("user", "hello ."),
+        ("user", "you there ?"),
+        ("assistant", "yes ."),
+        ("user", MESSAGE),
+    ]
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in chat]}))
+    assert read_messages(path) == ["hello . you there ?", "yes .", MESSAGE]
+    assert main([str(checkpoint), "--messages", str(path), "--mode", "greedy", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    path.write_text(json.dumps([{"role": "user", "content": MESSAGE}]))
+    assert main([str(checkpoint), "--messages", str(path), "--mode", "greedy", "--device", "cpu"]) == 0
+    assert said
+    path.write_text("[]")
+    assert main([str(checkpoint), "--messages", str(path)]) == 2
+    assert "holds no turn" in capsys.readouterr().err

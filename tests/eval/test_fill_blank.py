@@ -101,3 +101,16 @@ def test_the_command_line_ends_with_one_line_and_code_2_on_bad_input(checkpoint,
     error = capsys.readouterr().err
     assert error.startswith("error: phrase must hold exactly one blank")
     assert error.count("\n") == 1
+
+
+def test_a_blank_stands_within_a_text_without_spaces_and_guesses_are_text(config):
+    text = "先生は今日水を待っています。"
+    tokenizer = build_tokenizer(DataSettings(tokenizer="bpe", max_vocab=300), [text] * 20)
+    made = TextJepaForMaskedLM(
+        type(config)(**{**config.to_dict(), "vocab_size": len(tokenizer), "max_position_embeddings": 64})
+    )
+    result = fill_blank(made, tokenizer, "先生は今日_待っています。")
+    assert len(result.guesses) == 5
+    assert not any("\u0120" in guess.token or "\u00e3" in guess.token for guess in result.guesses)
+    with pytest.raises(InputError, match="exactly one blank"):
+        fill_blank(made, tokenizer, "snake_case")

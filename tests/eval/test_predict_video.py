@@ -136,3 +136,17 @@ def test_bad_input_ends_with_one_line_that_names_it_and_code_2(arguments, named,
     assert error.count("\n") == 1
     assert named in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_follows_a_clip_of_ones_own_begins_with_its_last_frames(checkpoint, tmp_path, capsys):
+    clip = np.random.default_rng(0).integers(0, 255, (1, 9, 16, 16), np.uint8)
+    np.save(tmp_path / "mine.npy", clip)
+    command = [str(checkpoint), "--input", str(tmp_path / "mine.npy"), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "next.gif")]) == 0
+    assert "the last 4 frames" in capsys.readouterr().out
+    with Image.open(tmp_path / "next.gif") as picture:
+        assert picture.n_frames == 8
+        assert np.abs(np.asarray(picture.convert("L")).astype(int) - clip[0, 5]).max() <= 1
+    np.save(tmp_path / "mine.npy", clip[:, :3])
+    assert main([*command, "--out", str(tmp_path / "next.gif")]) == 2
+    assert "has 3 frames" in capsys.readouterr().err

@@ -63,7 +63,9 @@ def test_a_reply_is_what_the_model_says(reply):
     assert reply(MESSAGE, do_sample=False) == [{"reply": greedy([MESSAGE], reply)}]
     assert greedy([MESSAGE], reply) != greedy(TURNS, reply)  # or the next lines could not fail
     expected = [{"reply": greedy(TURNS, reply)}]
-    chat = [{"role": "user", "content": turn} for turn in TURNS]
+    roles = ("user", "assistant") * len(TURNS)
+    chat = [{"role": role, "content": turn} for role, turn in zip(roles, TURNS, strict=False)]
+    chat = [{"role": "system", "content": "be kind ."}, *chat]
     assert reply(TURNS, do_sample=False) == expected
     assert reply([list(TURNS)], do_sample=False) == [expected]
     assert reply(chat, do_sample=False) == expected

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from eval.rules import (
 )
 from modeling_jepa import TextJepaForMaskedLM
 from training.estimate import count_parameters
-from training.plan import main
+from training.plan import main, suggestion_lines
+from training.run.arguments import parse_arguments
 from training.runtime.memory import is_out_of_memory
 
 
@@ -194,3 +196,11 @@ def test_running_out_of_memory_is_one_line_with_figures_and_what_to_try(
 
 def test_another_runtime_error_is_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_the_flags_that_are_printed_name_the_column_and_are_quoted(tmp_path):
+    run = parse_arguments(
+        ["--data", str(tmp_path / "my file.csv"), "--text_column", "Customer Message"], needs_recipe=False
+    )
+    line = suggestion_lines(run)[1].removeprefix("as flags")
+    assert shlex.split(line)[:4] == ["--data", str(tmp_path / "my file.csv"), "--text_column", "Customer Message"]

@@ -68,9 +68,11 @@ def with_repository(card_text: str, repo_id: str) -> str:
 
 def licence_id(licence: str | None) -> str:
     """The licence of a checkpoint, as the Hub names it: that of the data where it asks for more than credit, else the
-    code's. Data whose terms are not among those of the Hub make it `other`; of unknown data nothing is claimed.
+    code's. Data whose terms are not known, or not among those of the Hub, make it `other`.
     """
-    if licence is None or licence.startswith(_FREE_LICENCES):
+    if licence is None:
+        return "other"
+    if licence.startswith(_FREE_LICENCES):
         return OWN_LICENCE
     return next((name for start, name in BINDING_LICENCES.items() if licence.startswith(start)), "other")
 
@@ -90,6 +92,7 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
         "licence_id": licence_id(facts["licence"]),
         "kept_step": facts["kept_step"],
         "growth": facts["growth"],
+        "data_notes": " ".join(facts.get("data_notes", [])),
         "base": run["init_from"],
         "lora_rank": training.get("lora_rank", 0),
         "finished": record.finished,

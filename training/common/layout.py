@@ -33,7 +33,13 @@ OWN_FILES = (
 # What the root of a run folder gets with its model: weights, tokenizer, and what sentence-transformers reads.
 MODEL_FILES = (
     *("model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("generation_config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),
+    *(
+        "chat_template.jinja",
+        "generation_config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+    ),
     TOKENIZER_FILE,
     *(f"{ADAPTER_FOLDER}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")),
 )

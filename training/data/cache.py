@@ -18,7 +18,7 @@ import datasets
 
 from training.common.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def cache_folder() -> Path:

@@ -17,8 +17,12 @@ from training.data.cache import cached, digest, save_quietly
 from training.data.settings import TRAINED_TOKENIZERS, SourceSettings
 from training.data.sources.locate import locate
 from training.data.sources.rows import RowReport
+from training.data.text_overlap import Words, standing_in
+from training.data.unknown import check_unknown, unknown_share
 
 DATA_FOLDER = "rows"
+# A held-out row stands in the training part with the same tokens, or with most of its n-grams; short ones say nothing.
+TOKENS_COMPARED, SHORTEST_ROW, NGRAM, NEAR_SHARE, OVERLAP_NOTE = 4_000_000, 8, 8, 0.7, 0.01
 REPORT_FILE = "report.json"
 
 Loaded = TypeVar("Loaded")
@@ -68,6 +72,11 @@ class Prepared:
     data_hash: str
     make_test: Callable[[], tuple[datasets.Dataset, dict[str, Any]]]
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def figures_of(self, split: str) -> dict[str, float]:
+        """What stands beside a split's figures: `unknown_share` of its text, where it is made of tokens."""
+        counts = self.reports[split]["tokens"]
+        return {"unknown_share": unknown_share(counts)} if "unknown" in counts else {}
 
     @cached_property
     def test(self) -> datasets.Dataset:
@@ -126,8 +135,16 @@ class Preparation(ABC, Generic[Loaded]):
         """Training-part token counts, shape (vocabulary,), int64."""
 
     def compared(self, split: str, train: datasets.Dataset, held_out: datasets.Dataset) -> dict[str, Any]:
-        """What a held-out part's report says of it beside the training part."""
-        return {}
+        """What a held-out part's report says of it beside the training part; a line for the screen says so."""
+        known = Words.of_ids(train, TOKENS_COMPARED)
+        found = standing_in(Words.of_ids(held_out, TOKENS_COMPARED), known, SHORTEST_ROW, NGRAM, NEAR_SHARE)
+        part = "training part" if len(known.ends) == len(train) else f"first {len(known.ends):,} training {self.unit}"
+        line = f"{split}: {found.near:.1%} of its tokens stand in {self.unit} of the {part} too"
+        if found.near >= OVERLAP_NOTE:
+            said = f"{found.exact:.1%} word for word; the rest share {NEAR_SHARE:.0%} of their runs of {NGRAM} tokens"
+            line = f"warning: {line} ({said}): figures of {split} tell in part what was learnt by heart"
+        logger.info("%s", line)
+        return {"overlap": {"exact_share": found.exact, "near_share": found.near, "rows_compared": len(known.ends)}}
 
     def prepare(self, tokenizer: PreTrainedTokenizerFast | None = None) -> Prepared:
         """Train and valid as token ids, with a tokenizer built from the training part unless one is given.
@@ -176,6 +193,7 @@ class Preparation(ABC, Generic[Loaded]):
 
         folder, is_new = cached(key, make)
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        check_unknown(unknown_share(report["tokens"]), f"{self.settings.data} [{split}]", self.settings.allow_unknown)
         return EncodedSplit(datasets.load_from_disk(str(folder / DATA_FOLDER)), report, folder, is_new)
 
     def _cached_tokenizer(self, loaded: Callable[[], Loaded]) -> PreTrainedTokenizerFast:
@@ -191,9 +209,14 @@ class Preparation(ABC, Generic[Loaded]):
 
     def _say_what_was_prepared(self, train: EncodedSplit, valid: EncodedSplit) -> None:
         """What the user should know of the rows: one line where they were prepared before."""
+        shares = (
+            f"{unknown_share(part.report['tokens']):.1%} of {part.report['rows']['split']}" for part in (train, valid)
+        )
+        unknown = f"tokens unknown to the tokenizer: {', '.join(shares)}"
         if not train.is_new and not valid.is_new:
             rows = f"{len(train.dataset):,} training {self.unit}"
             logger.info("%s: %s, prepared before, taken from %s", self.settings.data, rows, train.folder)
+            logger.info("%s", unknown)
             for split in (train, valid):
                 if split.report["rows"]["bad"]:
                     logger.info("%s", RowReport(**split.report["rows"]).summary())
@@ -202,6 +225,7 @@ class Preparation(ABC, Generic[Loaded]):
             logger.info("%s", RowReport(**split.report["rows"]).summary())
             counts = (f"{name} {count:,}" for name, count in split.report["tokens"].items())
             logger.info("as token ids: %s", ", ".join(counts))
+        logger.info("%s", unknown)
         for note in train.report["rows"]["notes"]:
             logger.info("%s", note)
 
@@ -217,5 +241,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def relevant(settings: SourceSettings) -> dict[str, Any]:
     """The settings without the source's name: its content is hashed instead, so a moved file stays prepared."""
-    without = {"data", "stream_window"} | (set() if settings.streaming else {"streaming", "stream_sample"})
+    without = {"data", "stream_window", "allow_unknown"} | (
+        set() if settings.streaming else {"streaming", "stream_sample"}
+    )
     return {name: value for name, value in asdict(settings).items() if name not in without}

@@ -22,8 +22,9 @@ class SourceSettings:
 
     data: str = option(
         "builtin:sotu",
-        "where the rows come from: builtin:NAME, a file (txt, tsv, jsonl, csv, parquet), a folder with train.*, "
-        "valid.* and test.*, or hub:ID[:CONFIG][:SPLIT]",
+        "where the rows come from: builtin:NAME, a file (txt, md, tsv, csv, json, jsonl, parquet, arrow), a folder "
+        "with train.*, valid.* and test.*, any folder or pattern of such files, what `save_to_disk` wrote, or "
+        "hub:ID[:CONFIG][:SPLIT]",
     )
     split: str | None = option(
         None, "use only this named split of a folder or Hub data set, cut into train, valid and test by row hash"
@@ -38,6 +39,9 @@ class SourceSettings:
     max_bad_share: float = option(
         0.01, "stop when a larger share of the rows is undecodable, wrongly typed or missing", SHARE
     )
+    allow_unknown: bool = option(
+        False, "go on with a text of which the tokenizer does not know the half; its share is said in any case"
+    )
 
     streaming: bool = option(
         False,
@@ -50,6 +54,11 @@ class SourceSettings:
         "streaming: rows read beforehand, for the vocabulary, the token counts and the held-out rows",
         at_least(100),
     )
+
+    @property
+    def asked_columns(self) -> str | tuple[str, str] | None:
+        """The column of a table that is asked for, or the two of prompts and replies."""
+        return self.text_column
 
     @property
     def line_sides(self) -> str:
@@ -114,11 +123,11 @@ class GeneratorDataSettings(SourceSettings):
     """The `data` section of a recipe that trains on documents, packed into blocks. `validate()` raises InputError."""
 
     documents: str = option(
-        "rows",
+        "auto",
         "what a document is, beyond which nothing is attended: `rows` (each row), `headings` (rows in sequence; a "
-        "heading ` = Title = ` between blank lines begins the next one) or `file` (the whole file, or each text "
-        "of a built-in source)",
-        one_of("rows", "headings", "file"),
+        "heading ` = Title = ` between blank lines begins the next one), `file` (each whole file, or each text "
+        "of a built-in source) or `auto` (rows of tables, else files)",
+        one_of("auto", "rows", "headings", "file"),
     )
     max_rows: int | None = option(
         None, "a seeded subset of at most this many documents of each of train, valid and test", at_least(1)
@@ -131,7 +140,7 @@ class GeneratorDataSettings(SourceSettings):
                 "tokenizer: got 'word', which forgets spaces and line ends, so that it generates no text; use bpe, "
                 "or a tokenizer's path or Hub id"
             )
-        if self.streaming and self.documents != "rows":
+        if self.streaming and self.documents not in ("auto", "rows"):
             raise InputError(
                 f"documents: got {self.documents!r} with streaming, where a document is a row; use rows, or leave "
                 "streaming out"
@@ -148,10 +157,14 @@ class DialogueDataSettings(SourceSettings):
     data: str = option(
         "builtin:chatterbot",
         "where the dialogues come from: builtin:chatterbot, a file (txt: `prompt TAB reply` or `prompt ||| "
-        "reply`; jsonl, csv, parquet: columns `prompt` and `reply`, or a list of `turns`), a folder with train.*, "
-        "valid.* and test.*, or hub:ID[:CONFIG][:SPLIT]",
+        "reply`; jsonl, csv, parquet: columns `prompt` and `reply`, or a list of `turns`, `messages` or "
+        "`conversations`), a folder with train.*, valid.* and test.*, or hub:ID[:CONFIG][:SPLIT]",
     )
-    text_column: str | None = option(None, "the column that holds a dialogue's list of turns (default: `turns`)")
+    text_column: str | None = option(
+        None, "the column that holds a dialogue's list of turns (default: `turns`, `messages`, `conversations`)"
+    )
+    prompt_column: str | None = option(None, "the column of the prompts, with reply_column")
+    reply_column: str | None = option(None, "the column of the replies, with prompt_column")
     context_turns: int = option(
         3, "turns before a reply that are its context, at most; each turn after a first is one", at_least(1)
     )
@@ -177,8 +190,20 @@ class DialogueDataSettings(SourceSettings):
         """See `SourceSettings`."""
         return "pair"
 
+    @property
+    def asked_columns(self) -> str | tuple[str, str] | None:
+        """See `SourceSettings`."""
+        if self.prompt_column is None or self.reply_column is None:
+            return self.text_column
+        return self.prompt_column, self.reply_column
+
     def validate(self) -> None:
         """Raise InputError where a value is out of range or contradicts another."""
+        if (self.prompt_column is None) != (self.reply_column is None):
+            missing = "reply_column" if self.reply_column is None else "prompt_column"
+            raise InputError(f"{missing}: is missing; give --prompt_column and --reply_column together")
+        if self.prompt_column is not None and self.text_column is not None:
+            raise InputError("text_column: got it beside prompt_column and reply_column; leave one of them out")
         if self.streaming:
             raise InputError("streaming: replies are not streamed; leave it out, or take fewer dialogues by max_rows")
         super().validate()
@@ -195,6 +220,11 @@ class VideoDataSettings:
         "builtin:digits",
         "where the digits come from: builtin:digits (scikit-learn's), a folder with the idx files of MNIST, one "
         "idx file of pictures, hub:mnist or hub:ID[:CONFIG]",
+    )
+    clips: str | None = option(
+        None,
+        "clips of your own in place of made ones: a folder of GIFs, or a .npy or .npz of (N, T, H, W) or "
+        "(N, T, H, W, 3), bytes or floats",
     )
     num_digits: int = option(2, "digits in each clip", at_least(1))
     num_clips: int = option(
@@ -220,7 +250,7 @@ class VideoDataSettings:
     @property
     def data(self) -> str:
         """The source, under the name that it has in the other families."""
-        return self.digits
+        return self.digits if self.clips is None else self.clips
 
     @property
     def max_vocab(self) -> int:
@@ -240,6 +270,8 @@ class VideoDataSettings:
     def validate(self) -> None:
         """Raise InputError where a value is out of range."""
         check_options(self)
+        if self.clips is not None and self.rotation:
+            raise InputError(f"rotation: got {self.rotation} with clips; it turns digits of made clips, leave it out")
         if not self.digits.strip():
             raise InputError("digits: is empty; give builtin:digits, a folder with idx files, or hub:mnist")
         if not self.code_levels or min(self.code_levels) < 2 or self.max_vocab > 65_536:

@@ -29,7 +29,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from training.common.errors import InputError
 from training.data.settings import TRAINED_TOKENIZERS, DataSettings, DialogueDataSettings, SourceSettings
 from training.data.sources.readers import first_line
-from training.data.sources.rows import text_hash
+from training.data.sources.rows import WITHOUT_SPACES, text_hash
+from training.data.unknown import unknown_id
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -43,6 +44,7 @@ WINDOW_OVERLAP = 0.25
 _WORD = r"\d+(?:[.,]\d+)+|\w+(?:['’]\w+)*|[^\w\s]"
 _NUM_BYTES = 256
 _BATCH = 2000
+_SAMPLED = 500  # texts
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,8 @@ class Encoded:
 
     Attributes:
         dataset: columns `input_ids` (list of int32, with the tokenizer's begin and end) and `row_id` (int64).
-        report: counts: `rows`, `long_rows`, `windows`, `tokens_cut`, `nothing_to_predict`.
+        report: counts: `rows`, `tokens` (no special ones but the unknown), `unknown` of them, `long_rows`, `windows`,
+            `tokens_cut`, `nothing_to_predict`.
     """
 
     dataset: datasets.Dataset
@@ -95,6 +98,9 @@ def build_tokenizer(
         InputError: no such tokenizer, or `max_vocab` too small for byte-level BPE.
     """
     if settings.tokenizer in TRAINED_TOKENIZERS:
+        if settings.tokenizer == "word":
+            texts = texts if isinstance(texts, list) else list(texts)
+            _refuse_without_spaces(texts)
         train = _train_words if settings.tokenizer == "word" else train_bpe
         return wrap(train(settings, texts), own_names(), max_length, ENDED, "{begin} $A {end} $B:1 {end}:1")
     tokenizer = _given(settings.tokenizer)
@@ -118,7 +124,8 @@ def encode_rows(
     room = max_length - tokenizer.num_special_tokens_to_add()
     if room < 2:
         raise InputError(f"max_position_embeddings: {max_length} leaves room for {room} tokens of text; use 4 or more")
-    report = dict.fromkeys(("rows", "long_rows", "windows", "tokens_cut", "nothing_to_predict"), 0)
+    names = ("rows", "tokens", "unknown", "long_rows", "windows", "tokens_cut", "nothing_to_predict")
+    report = dict.fromkeys(names, 0)
     chunks = [
         _encode_batch(batch, tokenizer, max_length, int(room * WINDOW_OVERLAP), long_rows, report)
         for batch in dataset.iter(_BATCH)
@@ -135,6 +142,17 @@ def count_tokens(dataset: datasets.Dataset, vocab_size: int, special_ids: tuple[
         counts += np.bincount(batch["input_ids"].combine_chunks().flatten().to_numpy(), minlength=vocab_size)
     counts[list(special_ids)] = 0
     return counts
+
+
+def _refuse_without_spaces(texts: list[str]) -> None:
+    """Raise InputError where most of a text is written without spaces between words."""
+    sample = "".join(texts[:: max(1, len(texts) // _SAMPLED)][:_SAMPLED])
+    unspaced = len(WITHOUT_SPACES.findall(sample)) / max(1, len(sample))
+    if unspaced > 0.3:
+        raise InputError(
+            f"tokenizer: got 'word', but {unspaced:.0%} of the text is in a script without spaces between words, "
+            "where it would take whole sentences for words; use --tokenizer bpe"
+        )
 
 
 def _train_words(settings: DataSettings | DialogueDataSettings, texts: Iterable[str]) -> Tokenizer:
@@ -275,9 +293,9 @@ def _encode_batch(
     long_rows: str,
     report: dict[str, int],
 ) -> pa.Table:
-    texts, unknown = batch["text"], tokenizer.unk_token
-    if unknown is not None and unknown != SPECIAL_TOKENS["unk_token"]:
-        texts = [text.replace(SPECIAL_TOKENS["unk_token"], unknown) for text in texts]
+    texts, token = batch["text"], tokenizer.unk_token
+    if token is not None and token != SPECIAL_TOKENS["unk_token"]:
+        texts = [text.replace(SPECIAL_TOKENS["unk_token"], token) for text in texts]
     encoded = tokenizer(
         texts,
         truncation=True,
@@ -299,6 +317,9 @@ def _encode_batch(
         report["windows"] += int((number > 0).sum())
     lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
     flat = np.fromiter((token for piece in pieces for token in piece), dtype=np.int32, count=int(lengths.sum()))
+    unknown = flat == unknown_id(tokenizer)
+    report["unknown"] += int(unknown.sum())
+    report["tokens"] += int((unknown | ~np.isin(flat, tokenizer.all_special_ids)).sum())
     keep = _with_something_to_predict(flat, lengths, tokenizer, keep, report)
     ids = pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), flat)
     row_id = [_window_id(batch["row_id"][row], window) for row, window in zip(origin, number, strict=True)]

@@ -129,6 +129,10 @@ class DialogueJepa(Family):
         """Answers to a message, said and retrieved."""
         return Answerer(prepared).line
 
+    def own_phrases(self, prepared: Prepared) -> list[str]:
+        """Held-out prompts."""
+        return list(dict.fromkeys(prepared.valid[:200]["prompt"]))[:3]
+
     def describe_data(self, prepared: Prepared) -> str:
         """Pairs, length of replies and vocabulary."""
         pairs, tokens = len(prepared.train), int(prepared.counts.sum())
@@ -149,6 +153,6 @@ class DialogueJepa(Family):
         model = open_model(run.output_dir, AutoModelForSeq2SeqLM, None if run.device == "auto" else run.device)
         index = ReplyIndex.build(model, tokenizer, training_replies(prepared))
         index.save(run.output_dir)
-        answers = transcript(model, tokenizer, index, prepared.test)
+        answers = transcript(model, tokenizer, index, prepared.test) if run.evaluation.own_samples else []
         write_json({"answers": answers}, run.output_dir / TRANSCRIPT_FILE)
         return {"transcript": answers, "replies": len(index)}

@@ -95,6 +95,13 @@ class StagedGenerator(Family):
         rest = max(credit.rest, credit.floor) if credit is not None and credit.scales else None
         return {"holes_per_row": mean_length(prepared), "credit_rest": rest}
 
+    def own_phrases(self, prepared: Prepared) -> list[str]:
+        """How held-out blocks begin."""
+        begins = (
+            prepared.tokenizer.decode(ids[:8], skip_special_tokens=True) for ids in prepared.valid[:20]["input_ids"]
+        )
+        return [text for text in dict.fromkeys(begin.strip() for begin in begins) if text][:2]
+
     def describe_data(self, prepared: Prepared) -> str:
         """Tokens, blocks and vocabulary."""
         return (

@@ -20,9 +20,12 @@ from modeling_jepa import TextJepaForMaskedLM
 from training.common.errors import InputError
 from training.common.layout import TEMPLATES
 from training.data.prepared import Prepared
+from training.data.sources.rows import WITHOUT_SPACES
 from training.family import CardStyle, Family, Sample
 from training.run.examples import count_examples, holes_per_row, mean_length
 from training.run.run import Run
+
+_LOOKED_AT, _SHORTEST, _PHRASES = 200, 5, 3
 
 
 def _fill_phrase(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, phrase: str) -> str:
@@ -80,6 +83,19 @@ class TextJepa(Family):
     def make_sample(self, prepared: Prepared) -> Sample:
         """The best guesses for a phrase's blank."""
         return _fill_phrase
+
+    def own_phrases(self, prepared: Prepared) -> list[str]:
+        """Held-out rows without the token in their middle."""
+        tokenizer, phrases = prepared.tokenizer, []
+        for ids in prepared.valid[:_LOOKED_AT]["input_ids"]:
+            known = [token for token in ids if token not in tokenizer.all_special_ids]
+            middle = len(known) // 2
+            if len(known) < _SHORTEST or tokenizer.unk_token_id in ids:
+                continue
+            before, after = tokenizer.decode(known[:middle]), tokenizer.decode(known[middle + 1 :])
+            gap = "" if WITHOUT_SPACES.search(before[-1:]) else " "
+            phrases.append(f"{before.strip()}{gap}_{gap}{after.strip()}".replace("\ufffd", ""))
+        return phrases[:_PHRASES]
 
     def more_facts(self, run: Run, prepared: Prepared) -> dict[str, Any]:
         """How many rows there are, and how many holes they have."""

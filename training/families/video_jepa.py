@@ -114,7 +114,9 @@ class VideoJepa(Family):
         return [judge_video_size(trainable, _video_tokens(prepared))]
 
     def source(self, settings: VideoDataSettings) -> SourceInfo:
-        """The digits, by name; a path says nothing but its last part."""
+        """The digits or clips, by name; a path says nothing but its last part."""
+        if settings.clips is not None:
+            return SourceInfo(f"clips of {Path(settings.clips).name}", None, None, None)
         if settings.digits == BUILTIN:
             title = "clips in the style of Moving MNIST, made of scikit-learn's handwritten digits"
             return SourceInfo(title, "CC BY 4.0", None, None)
@@ -125,7 +127,7 @@ class VideoJepa(Family):
     def at_end(self, run: Run, prepared: PreparedClips) -> dict[str, Any]:
         """Truth, prediction and difference of the first test clips, as an animation and as a still."""
         model = open_model(run.output_dir, AutoModel, None if run.device == "auto" else run.device)
-        shown = predict_clips(model, _frames(prepared.test, list(range(_SHOWN_CLIPS))))
+        shown = predict_clips(model, _frames(prepared.test, list(range(min(_SHOWN_CLIPS, len(prepared.test))))))
         save_animation(shown, run.output_dir / CLIPS_FILE)
         save_still(shown, run.output_dir / STILL_FILE)
         return {"tokens": prepared.tokenizer.report, "clips_file": CLIPS_FILE, "shown_clips": len(shown)}

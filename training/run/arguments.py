@@ -47,7 +47,10 @@ def parse_arguments(
     if recipe_path is None and needs_recipe:
         raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
-    values = {**(_values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}), **flags}
+    own = _values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}
+    values = {**own, **flags}
+    if "data" in own and values["data"] != own["data"] and "sample_phrases" not in flags:
+        universal["own_source"], values["sample_phrases"] = True, []
     recipe_of(recipe["family"]).training.refuse_given(values)
     return _make_run(recipe["family"], recipe_path or NO_RECIPE, values, universal, keys)
 

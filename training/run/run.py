@@ -48,6 +48,7 @@ class Run:
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_private: bool = False
+    own_source: bool = False  # a flag names another source than the recipe, whose sample phrases are of no use then
 
     @property
     def config_fields(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -106,13 +106,19 @@ def _owner_is_gone(run_dir: Path) -> bool:
 
 
 def describe_run(
-    run: Run, config: Any, data_hash: str, num_processes: int = 1, threads: int | None = None
+    run: Run,
+    config: Any,
+    data_hash: str,
+    num_processes: int = 1,
+    threads: int | None = None,
+    data_read: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of `run.json`: the resolved recipe, what makes the run this run, and how it was started.
 
     Args:
         num_processes: of the run; another number is another global batch, and so another run.
         threads: of each process on a CPU; another number rounds sums differently.
+        data_read: what was guessed of the data, such as its column, in words.
     """
     from_config = {key.name: (key.section, getattr(config, key.name)) for key in keys_of_config(type(config))}
     recipe = {
@@ -140,6 +146,7 @@ def describe_run(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)},
         "python": platform.python_version(),
         "threads": threads,
+        "data_read": list(data_read),
         "precision": precision_of(run),
     }
 

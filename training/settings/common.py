@@ -140,6 +140,11 @@ class EvaluationSettings:
         Allowed(lambda steps: all(step >= 0 for step in steps), "steps of 0 or more"),
     )
     sample_phrases: list[str] = option([], "phrases with one blank (_), filled at every milestone")
+    own_samples: bool = option(
+        True,
+        "of a source other than the recipe's: show what the model says of its held-out rows; false keeps them out of "
+        "log and card",
+    )
     final_score: bool = option(True, "score the best checkpoint on the test part when training ends")
     score_rows: int | None = option(2000, "test rows of that score, a seeded subset; null for all", at_least(1))
 

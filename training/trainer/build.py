@@ -21,6 +21,7 @@ from training.cards.writing import write_checkpoint_card
 from training.common.errors import InputError
 from training.data.families import Tokenizer
 from training.data.prepared import Prepared
+from training.data.unknown import UNKNOWN_NOTE
 from training.family import Family
 from training.init_from.growing import check_origin, own_start, take_weights
 from training.optim.schedule import scheduler_arguments
@@ -94,7 +95,15 @@ def build_trainer(
     """The trainer with everything that hangs on it. It does nothing before `train()`."""
     _refuse_too_few_rows(run, len(prepared.train))
     arguments = training_arguments(run)
-    score = partial(family.score_held_out, prepared=prepared, max_rows=run.evaluation.eval_rows)
+
+    def score(model: PreTrainedModel) -> dict[str, Any]:
+        figures, beside = (
+            family.score_held_out(model, prepared, run.evaluation.eval_rows),
+            prepared.figures_of("valid"),
+        )
+        first = beside.get("unknown_share", 0.0) > UNKNOWN_NOTE  # a line of the screen shows the first figures
+        return {**beside, **figures, **beside} if first else {**figures, **beside}
+
     parts = build_parts(run, family, prepared, model.config, arguments, score)
     parts = replace(parts, write_card=partial(write_checkpoint_card, run, family, sizes_of(model)))
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.make_sample(prepared), prepared.tokenizer)

@@ -10,10 +10,10 @@ import datasets
 from eval.diagnose import thresholds as limits
 from eval.diagnose.checks.check import check
 from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, visible_positions
-from eval.diagnose.probes.text_overlap import Words, repeated, standing_in
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
+from training.data.text_overlap import Words, repeated, standing_in
 
 _HELD_OUT = ("valid", "test")
 

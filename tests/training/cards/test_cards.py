@@ -203,7 +203,7 @@ def test_snippets_name_the_repository_once_the_card_is_published(name: str) -> N
 @pytest.mark.parametrize(
     ("licence", "hub_id"),
     [
-        (None, "apache-2.0"),
+        (None, "other"),
         ("BSD-3-Clause", "apache-2.0"),
         ("CC-BY-NC-SA-4.0 (of the original; this copy names none)", "cc-by-nc-sa-4.0"),
         ("CC-BY-SA-3.0, GFDL", "cc-by-sa-3.0"),

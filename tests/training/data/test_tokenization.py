@@ -32,6 +32,11 @@ def tokens(tokenizer, text):
     return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 
 
+def test_words_without_spaces_between_them_are_no_vocabulary_of_words():
+    with pytest.raises(InputError, match=r"93% of the text is in a script without spaces.*--tokenizer bpe"):
+        build_tokenizer(DataSettings(tokenizer="word"), ["猫は学校で手紙を食べました。"] * 20)
+
+
 def test_special_tokens_come_first_and_wrap_every_text(word):
     assert word.convert_ids_to_tokens(range(5)) == ["[PAD]", "[UNK]", "[MASK]", "[BOS]", "[EOS]"]
     assert tokens(word, "The people!") == ["[BOS]", "the", "people", "!", "[EOS]"]

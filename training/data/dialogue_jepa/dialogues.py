@@ -5,17 +5,27 @@ the turns before it. Parts are cut by whole dialogues, never by pairs.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from training.common.errors import InputError
 from training.data.settings import DialogueDataSettings
-from training.data.sources.columns import NO_SEPARATOR
+from training.data.sources.columns import CHATML, NO_SEPARATOR
 from training.data.sources.locate import OpenedSplit, Part, belongs_to, open_split
 from training.data.sources.rows import RawRow, RowReport, check_bad_share, count_bad, row_ids, subset, text_hash
 
 ONE_TURN = "a dialogue with one turn, which nobody answers"
+ONE_ROLE = "a dialogue in which one role alone speaks, or nobody answers"
+ASSISTANT = "assistant"
+_ROLES = {
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "ai", "agent", "assistant"), ASSISTANT),
+    **dict.fromkeys(("human", "user", "customer", "prompter"), "user"),
+    **dict.fromkeys(("function", "observation", "ipython", "tool"), "tool"),
+}
+_NO_SPEAKERS = ("system", "developer", "tool")
+_CHATML_TURN = re.compile(r"<\|im_start\|>[ \t]*(\w+)\s(.*?)(?:<\|im_end\|>|(?=<\|im_start\|>)|$)", re.DOTALL)
 BETWEEN_TURNS = "\n"
 _BEFORE_PUNCTUATION = re.compile(r"(?<=\S) +(?=[.,!?;:%](?:\s|$))")
 _IN_CONTRACTION = re.compile(r"(?<=\w) *(['’]) ?(?=(?:s|t|m|d|ll|re|ve)\b)", re.IGNORECASE)
@@ -44,11 +54,14 @@ class Dialogues:
 
     Attributes:
         turns: the turns of each dialogue, two or more, none of them blank, each without line ends.
+        answers: places of the replies among the turns of each dialogue: all but the first, and of a log that names an
+            assistant those of the assistant alone.
         report: what was read, kept, left out and rejected; `kept` counts dialogues.
     """
 
     turns: list[list[str]]
     report: RowReport
+    answers: list[tuple[int, ...]]
 
 
 def load_dialogues(settings: DialogueDataSettings, split: str) -> Dialogues:
@@ -61,21 +74,23 @@ def load_dialogues(settings: DialogueDataSettings, split: str) -> Dialogues:
         InputError: the source cannot be found or read, holds no dialogues, too many bad rows, or none is left.
     """
     opened = open_split(settings, split, "dialogues", "dialogues, whole, chosen by hash,")
-    texts = [BETWEEN_TURNS.join(turns) for part in opened.parts for turns in _turns_of(opened, part, settings)]
-    texts = subset(texts, settings.max_rows, opened.report)
+    found = [said for part in opened.parts for said in _turns_of(opened, part, settings)]
+    answers = {BETWEEN_TURNS.join(turns): places for turns, places in found}
+    texts = subset([BETWEEN_TURNS.join(turns) for turns, _ in found], settings.max_rows, opened.report)
     _refuse_other_rows(opened.report, opened.where)
     check_bad_share(opened.report, settings, opened.where)
     if not texts:
         raise InputError(_why_none(opened))
-    return Dialogues([text.split(BETWEEN_TURNS) for text in texts], opened.report)
+    return Dialogues([text.split(BETWEEN_TURNS) for text in texts], opened.report, [answers[text] for text in texts])
 
 
 def pairs_of(dialogues: Dialogues, settings: DialogueDataSettings) -> Iterator[Pair]:
     """Every reply of every dialogue with its context, in order; too short replies are counted in the report."""
     ids = row_ids([BETWEEN_TURNS.join(turns) for turns in dialogues.turns])
     too_short = f"replies of fewer than {settings.min_reply_words} words"
-    for turns, dialogue_id in zip(dialogues.turns, ids, strict=True):
-        for place, reply in enumerate(turns[1:], start=1):
+    for turns, places, dialogue_id in zip(dialogues.turns, dialogues.answers, ids, strict=True):
+        for place in places:
+            reply = turns[place]
             if len(reply.split()) < settings.min_reply_words:
                 dialogues.report.filtered[too_short] = dialogues.report.filtered.get(too_short, 0) + 1
                 continue
@@ -104,35 +119,82 @@ def normalised(text: str) -> str:
     return " ".join(_WORDS.findall(text.lower()))
 
 
-def _turns_of(opened: OpenedSplit, part: Part, settings: DialogueDataSettings) -> Iterator[list[str]]:
-    """The dialogues of one part of a source that belong to a split; what cannot be used is counted."""
+def _turns_of(
+    opened: OpenedSplit, part: Part, settings: DialogueDataSettings
+) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+    """The dialogues of one part of a source that belong to a split, with the places of their replies; what cannot be
+    used is counted.
+    """
     is_cut = opened.is_cut(part)
-    for row, turns in _read(part.read(), settings, opened.report, part.where):
+    for row, turns, roles in _read(part.read(), settings, opened.report, part.where):
         if not is_cut or belongs_to(_with_group(row, turns), opened.source, opened.split):
             opened.report.kept += 1
-            yield turns
+            yield (
+                turns,
+                tuple(place for place in range(1, len(turns)) if ASSISTANT not in roles or roles[place] == ASSISTANT),
+            )
 
 
 def _read(
     rows: Iterable[RawRow], settings: DialogueDataSettings, report: RowReport, where: str
-) -> Iterator[tuple[RawRow, list[str]]]:
+) -> Iterator[tuple[RawRow, list[str], list[str]]]:
+    """(row, its turns, who says each: no names where the source has none)."""
     for row in rows:
         if row.problem is None and not row.texts:
             report.blank_lines += 1
             continue
         report.read += 1
-        turns = [turn for text in row.texts if (turn := tidy_turn(text, settings.join_punctuation))]
+        row = _read_chatml(row)
+        tidied = [tidy_turn(text, settings.join_punctuation) for text in row.texts]
+        said, left_out = said_turns(tidied, [role_of(role) for role in row.roles or [""] * len(tidied)])
+        turns, roles = [text for _, text in said], [role for role, _ in said]
         if row.problem is None and len(turns) < 2:
-            row = row._replace(problem=ONE_TURN if turns else "a dialogue without turns")
+            one = ONE_TURN if row.roles is None else ONE_ROLE
+            row = row._replace(problem=one if turns else "a dialogue without turns")
+        if row.problem is None and not any(role in ("", ASSISTANT) for role in roles[1:]) and ASSISTANT in roles:
+            row = row._replace(problem=ONE_ROLE)
         if row.problem is None:
-            report.filtered |= _blank_turns(len(row.texts) - len(turns), report)
-            yield row, turns
+            for reason, count in left_out.items():
+                report.filtered[reason] = report.filtered.get(reason, 0) + count
+            yield row, turns, roles
         else:
             count_bad(row, report, where)
 
 
-def _blank_turns(count: int, report: RowReport) -> dict[str, int]:
-    return {"blank turns": report.filtered.get("blank turns", 0) + count} if count else {}
+def role_of(name: str) -> str:
+    """The usual name of a speaker, by which chat logs can be compared.
+
+    >>> role_of("gpt"), role_of("human"), role_of("Alice")
+    ('assistant', 'user', 'alice')
+    """
+    return _ROLES.get(name.strip().lower(), name.strip().lower())
+
+
+def said_turns(texts: list[str], roles: list[str]) -> tuple[list[tuple[str, str]], Counter[str]]:
+    """(role, text) of what people say to each other, and what is left out of it, counted; what one of them says in
+    several turns is one turn.
+    """
+    left_out: Counter[str] = Counter()
+    said: list[tuple[str, str]] = []
+    for role, text in zip(roles, texts, strict=True):
+        if not text:
+            left_out["blank turns"] += 1
+        elif role in _NO_SPEAKERS:
+            left_out[f"{role} turns"] += 1
+        elif role and said and said[-1][0] == role:
+            left_out["turns joined to the one before, of the same role"] += 1
+            said[-1] = (role, f"{said[-1][1]} {text}")
+        else:
+            said.append((role, text))
+    return said, left_out
+
+
+def _read_chatml(row: RawRow) -> RawRow:
+    """A row whose only text is ChatML, with its turns; any other as it is."""
+    if len(row.texts) != 1 or CHATML not in row.texts[0]:
+        return row
+    found = _CHATML_TURN.findall(row.texts[0])
+    return row._replace(texts=tuple(text for _, text in found), roles=tuple(role for role, _ in found))
 
 
 def _with_group(row: RawRow, turns: list[str]) -> RawRow:
@@ -142,13 +204,13 @@ def _with_group(row: RawRow, turns: list[str]) -> RawRow:
 
 def _refuse_other_rows(report: RowReport, where: str) -> None:
     """Raise InputError where most rows are no dialogues at all, naming the first."""
-    for problem in (NO_SEPARATOR, ONE_TURN):
+    for problem in (NO_SEPARATOR, ONE_TURN, ONE_ROLE):
         if 2 * report.bad.get(problem, 0) > report.read:
             first = next(example for example in report.bad_examples if example.endswith(problem))
             raise InputError(
                 f"data: {first}, and so with {report.bad[problem]:,} of {report.read:,} rows of {where}; give lines "
-                "`prompt TAB reply` or `prompt ||| reply`, jsonl with `prompt` and `reply` or a list of `turns`, or "
-                "builtin:chatterbot"
+                "`prompt TAB reply` or `prompt ||| reply`, a table with --prompt_column and --reply_column, or with a "
+                "list of `turns`, `messages` (role, content) or `conversations` (from, value), or builtin:chatterbot"
             )
 
 

@@ -15,6 +15,12 @@ from training.data.settings import TRAINED_TOKENIZERS, DialogueDataSettings
 from training.data.staged_generator.framing import begin_and_end, encode_documents
 from training.data.tokenization import ENDED, build_tokenizer, open_with_ends, wrap
 
+# `apply_chat_template` frames messages as `frame_context` does turns; nobody says what a system or a tool says.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] not in ('system', 'developer', 'tool') %}"
+    "{{ message['content'] | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
 
 def build_dialogue_tokenizer(
     settings: DialogueDataSettings, texts: Iterable[str], max_length: int
@@ -32,13 +38,17 @@ def build_dialogue_tokenizer(
         InputError: no such tokenizer, or `max_vocab` too small for byte-level BPE.
     """
     if settings.tokenizer in TRAINED_TOKENIZERS:
-        return build_tokenizer(settings, texts, max_length)
+        return _with_template(build_tokenizer(settings, texts, max_length))
     backend, names = open_with_ends(settings.tokenizer)
     begin, end = names.get("bos_token", names.get("eos_token")), names.get("eos_token", names.get("bos_token"))
     # a context of one turn begins and ends as a text does
-    return wrap(
-        backend, names | {"bos_token": begin, "eos_token": end}, max_length, ENDED, "{begin} $A {end} $B {end}"
-    )
+    names |= {"bos_token": begin, "eos_token": end}
+    return _with_template(wrap(backend, names, max_length, ENDED, "{begin} $A {end} $B {end}"))
+
+
+def _with_template(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def encode_turns(turns: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from training.data.dialogue_jepa.dialogues import BETWEEN_TURNS, Dialogues, load
 from training.data.dialogue_jepa.framing import build_dialogue_tokenizer, encode_turns, frame_context, frame_reply
 from training.data.prepared import Preparation
 from training.data.settings import DialogueDataSettings
+from training.data.unknown import unknown_id
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,8 @@ class PairPreparation(Preparation[Dialogues]):
     def encode(
         self, loaded: Dialogues, split: str, tokenizer: PreTrainedTokenizerFast
     ) -> tuple[datasets.Dataset, dict[str, int]]:
-        """Pairs, and `pairs`, `reply_tokens` (ends included), `unknown` of them, `contexts_cut`,
-        `context_tokens_cut`, `replies_cut`, `reply_tokens_cut`, `different_replies`.
+        """Pairs, and `pairs`, `tokens` of all different turns and `unknown` of them, `reply_tokens` (ends included),
+        `contexts_cut`, `context_tokens_cut`, `replies_cut`, `reply_tokens_cut`, `different_replies`.
         """
         pairs = list(pairs_of(loaded, self.settings))
         if not pairs:
@@ -72,11 +73,12 @@ class PairPreparation(Preparation[Dialogues]):
         ids = dict(zip(texts, encode_turns(texts, tokenizer), strict=True))
         contexts = [frame_context([ids[turn] for turn in pair.context], tokenizer, self.max_length) for pair in pairs]
         replies = [frame_reply(ids[pair.reply], tokenizer, self.max_reply_length) for pair in pairs]
-        labels = np.concatenate([reply for reply, _ in replies])
+        labels, unknown = np.concatenate([reply for reply, _ in replies]), unknown_id(tokenizer)
         counts = {
             "pairs": len(pairs),
             "reply_tokens": len(labels),
-            "unknown": 0 if tokenizer.unk_token_id is None else int((labels == tokenizer.unk_token_id).sum()),
+            "tokens": sum(map(len, ids.values())),
+            "unknown": sum(int((turn == unknown).sum()) for turn in ids.values()),
             "contexts_cut": sum(cut > 0 for _, cut in contexts),
             "context_tokens_cut": sum(cut for _, cut in contexts),
             "replies_cut": sum(cut > 0 for _, cut in replies),

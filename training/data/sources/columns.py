@@ -7,7 +7,8 @@ broken one; here each value is checked before it goes into a data set.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
@@ -17,18 +18,39 @@ from training.data.sources.rows import RawRow
 
 MAX_ROW_CHARACTERS = 1_000_000
 PAIR = ("prompt", "reply")
+# Other names that data sets give to the two sides, and to a list of turns.
+_PAIRS = (
+    *(PAIR, ("prompt", "response"), ("prompt", "completion"), ("question", "answer"), ("instruction", "output")),
+    *(("instruction", "response"), ("input", "output")),
+)
+_TURNS = ("turns", "messages", "conversations", "conversation", "dialogue", "dialog")
+# What names the speaker and the text of a turn.
+_TURN_KEYS = (
+    *(("role", "content"), ("from", "value"), ("role", "text"), ("speaker", "text"), ("speaker", "utterance")),
+    *(("user", "text"), ("author", "text"), ("author", "content"), ("role", "value")),
+)
+_NO_TEXT = re.compile(r"(?:.*[_ .-])?(?:id|uuid|guid|url|hash|path|date|time|timestamp|lang|language|label)", re.I)
+_SHOWN = 40
+Asked = str | tuple[str, str] | None
+CHATML = "<|im_start|>"
 NO_SEPARATOR = "no TAB or ||| between prompt and reply"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def choose_column(columns: dict[str, str], text_column: str | None, where: str) -> str:
-    """The text column among `columns` (name -> type, "text" for text and lists of it).
+def choose_column(
+    columns: dict[str, str], text_column: str | None, where: str, sample: Mapping[str, Any] | None = None
+) -> str:
+    """The text column among `columns` (name -> type, "text" for text, "texts" for lists of it, or of turns).
+
+    Args:
+        sample: a row, to be shown where the user has to choose.
 
     Raises:
-        InputError: the asked one is missing or no text, or there are several and none is asked for.
+        InputError: the asked one is missing or no text, or there are several and none is asked for, or the only one
+            is named like an id.
     """
-    usable = [name for name, kind in columns.items() if kind == "text"]
-    listed = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+    usable = [name for name, kind in columns.items() if kind in ("text", "texts")]
+    listed = _listed(columns, sample)
     if text_column is not None:
         if text_column not in columns:
             raise InputError(f"text_column: {where} has no column {text_column!r}; it has {listed or 'none'}")
@@ -37,30 +59,75 @@ def choose_column(columns: dict[str, str], text_column: str | None, where: str) 
         return text_column
     if "text" in usable:
         return "text"
-    if len(usable) == 1:
-        return usable[0]
-    found = "has no text column" if not usable else f"has {len(usable)} text columns"
+    likely = [name for name in usable if not _NO_TEXT.fullmatch(name)]
+    if len(likely) == 1:
+        return likely[0]
+    found = f"has {len(likely)} text columns" if likely else "has no text column"
     raise InputError(f"data: {where} {found}; choose with --text_column among: {listed or 'none'}")
 
 
-def choose_columns(columns: dict[str, str], text_column: str | None, where: str, sides: str) -> tuple[str, ...]:
+def choose_columns(
+    columns: dict[str, str], asked: Asked, where: str, sides: str, sample: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
     """The columns that make a row: one, see `choose_column`.
 
-    Where `sides` is `pair`, a row is a dialogue: `prompt` and `reply`, or a list of its turns, by default in `turns`.
+    Where `sides` is `pair`, a row is a dialogue: two columns (asked for, or of a usual pair of names) with a prompt
+    and its reply, or one with the list of its turns. A column of single texts is taken for one where its name is
+    `text` alone: it may hold ChatML.
+
+    Raises:
+        InputError: as `choose_column`; nothing that looks like dialogues.
     """
-    if sides == "pair" and text_column is None:
-        if all(columns.get(name) == "text" for name in PAIR):
-            return PAIR
-        if columns.get("turns") == "text":
-            return ("turns",)
-    return (choose_column(columns, text_column, where),)
+    if isinstance(asked, tuple):
+        for flag, name in zip(("prompt_column", "reply_column"), asked, strict=True):
+            if columns.get(name) != "text":
+                raise InputError(f"{flag}: {where} has no text column {name!r}; it has {_listed(columns, sample)}")
+        return asked
+    if sides != "pair" or asked is not None:
+        return (choose_column(columns, asked, where, sample),)
+    found = [pair for pair in _PAIRS if all(columns.get(name) == "text" for name in pair)]
+    lists = [name for name in _TURNS if columns.get(name) == "texts"]
+    lists = lists or [name for name, kind in columns.items() if kind == "texts"]
+    if found[:1] == [PAIR] or (found and not lists):
+        return found[0]
+    if lists and (len(lists) == 1 or lists[0] in _TURNS):
+        return (lists[0],)
+    if columns.get("text") == "text":
+        return ("text",)
+    raise InputError(
+        f"data: {where} has no column that is surely a dialogue; choose with --prompt_column and --reply_column, or a "
+        f"list of turns with --text_column, among: {_listed(columns, sample) or 'none'}"
+    )
+
+
+def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What objects within a record hold, by path.
+
+    >>> flat({"id": 1, "doc": {"body": "b"}})
+    {'id': 1, 'doc.body': 'b'}
+    """
+    found: dict[str, Any] = {}
+    for name, value in record.items():
+        path = f"{prefix}{name}"
+        found |= flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return found
+
+
+def _listed(columns: dict[str, str], sample: Mapping[str, Any] | None) -> str:
+    """Columns with their kinds, and how the text of a row begins in each."""
+    shown = []
+    for name, kind in columns.items():
+        value = (sample or {}).get(name)
+        begins = f": {shorten(str(value), _SHOWN, placeholder='...')!r}" if kind in ("text", "texts") and value else ""
+        shown.append(f"{name} ({kind}{begins})")
+    return ", ".join(shown)
 
 
 def row_of_values(values: Sequence[Any], place: int, columns: tuple[str, ...], group: str | None = None) -> RawRow:
     """A row from what stands in the columns of `choose_columns`."""
-    if columns != PAIR:
+    if len(columns) == 1:
         return row_of_value(values[0], place, columns[0], group)
-    for name, value in zip(PAIR, values, strict=True):
+    for name, value in zip(columns, values, strict=True):
         if isinstance(value, list | tuple):
             return RawRow((), place, f"column {name!r} holds a list, not text")
         row = row_of_value(value, place, name)
@@ -75,9 +142,20 @@ def _pair(prompt: str, reply: str, place: int, group: str | None = None) -> RawR
 
 
 def row_of_value(value: Any, place: int, column: str, group: str | None = None) -> RawRow:
-    """A row from what stands in a text column: text, or (nested) lists of it, which are flattened."""
+    """A row from what stands in a text column: text, (nested) lists of it, which are flattened, or a list of turns
+    with their speakers.
+    """
     if value is None:
         return RawRow((), place, f"column {column!r} is missing or null")
+    turns = turns_of(value)
+    if turns is not None:
+        problem = next(filter(None, (_fault(text) for _, text in turns)), None)
+        roles = tuple(role for role, _ in turns)
+        return (
+            RawRow((), place, problem)
+            if problem
+            else RawRow(tuple(t for _, t in turns), place, None, group, roles=roles)
+        )
     texts: list[str] = []
     pending = [value]
     while pending:
@@ -90,6 +168,27 @@ def row_of_value(value: Any, place: int, column: str, group: str | None = None) 
             return RawRow((), place, f"column {column!r} holds {type(item).__name__}, not text")
     problem = next(filter(None, map(_fault, texts)), None)
     return RawRow((), place, problem) if problem else RawRow(tuple(texts) or ("",), place, None, group)
+
+
+def turns_of(value: Any) -> list[tuple[str, str]] | None:
+    """(role, text) of a list of turns such as `{"role": ..., "content": ...}`; None for anything else.
+
+    A turn without text, such as a call of a tool, has an empty one; of a list of parts their texts are taken.
+    """
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(turn, dict) for turn in value):
+        return None
+    keys = next((keys for keys in _TURN_KEYS if all(set(keys) <= set(turn) for turn in value)), None)
+    if keys is None:
+        return None
+    found = []
+    for turn in value:
+        role, text = turn[keys[0]], turn[keys[1]]
+        if isinstance(text, list):
+            text = " ".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
+        if not isinstance(text, str | None):
+            return None
+        found.append((str(role), text or ""))
+    return found
 
 
 def _fault(text: str) -> str | None:
@@ -138,18 +237,22 @@ def json_object(line: str) -> tuple[dict[str, Any], str | None]:
 
 
 def columns_of(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Name -> "text" or the most common type's name, over the first records."""
+    """Name -> "text", "texts" (a list) or the most common type's name, over the first records."""
     kinds: dict[str, Counter[str]] = {}
     for record in records:
         for name, value in record.items():
             row = row_of_value(value, 0, name)
-            kind = "text" if row.problem is None or isinstance(value, str) else type(value).__name__
+            kind = "text" if isinstance(value, str) else "texts" if row.problem is None else type(value).__name__
             kinds.setdefault(name, Counter())[kind] += 1
     return {name: counts.most_common(1)[0][0] for name, counts in kinds.items()}
 
 
 def arrow_kinds(schema: pa.Schema) -> dict[str, str]:
-    """Column -> the word `text` for text and (nested) lists of it, else the type's name."""
+    """Column -> `text` for text, `texts` for (nested) lists of it or of turns, else the type's name; those of objects
+    by their paths, such as `doc.body`.
+    """
+    while any(pa.types.is_struct(field.type) for field in schema):
+        schema = schema.empty_table().flatten().schema
     return {name: _arrow_kind(schema.field(name).type) for name in schema.names}
 
 
@@ -165,7 +268,7 @@ def rows_of_arrow(
     Args:
         convert: what stands in a column to text, or lists of it.
     """
-    for table in tables:
+    for table in map(flat_table, tables):
         keys = table.column(group).to_pylist() if group else [None] * len(table)
         values = zip(*(table.column(name).to_pylist() for name in columns), strict=True)
         for key, row in zip(keys, values, strict=True):
@@ -174,9 +277,20 @@ def rows_of_arrow(
             yield row_of_values(found, place, columns, None if key is None else str(key))
 
 
+def flat_table(table: pa.RecordBatch | pa.Table) -> pa.Table:
+    """With a column of its own for all that objects hold."""
+    table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    return table
+
+
 def _arrow_kind(kind: pa.DataType) -> str:
     inner = kind
     while pa.types.is_list(inner) or pa.types.is_large_list(inner):
         inner = inner.value_type
     is_text = pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
-    return "text" if is_text else str(kind)
+    if pa.types.is_struct(inner):
+        names = {field.name for field in inner}
+        return "texts" if any(set(keys) <= names for keys in _TURN_KEYS) else str(kind)
+    return ("text" if inner is kind else "texts") if is_text else str(kind)

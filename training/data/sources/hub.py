@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.common.errors import InputError
 from training.data.settings import SourceSettings
-from training.data.sources.columns import arrow_kinds, choose_column, choose_columns, rows_of_arrow
+from training.data.sources.columns import Asked, arrow_kinds, choose_column, choose_columns, rows_of_arrow
 from training.data.sources.film_lines import Line, joined_lines
 from training.data.sources.readers import Shard, first_line, from_row
 from training.data.sources.rows import RawRow
@@ -136,6 +136,7 @@ class HubReader(Shard):
     """A split of a Hub data set, or one shard of it. Positions are row numbers in it.
 
     Attributes:
+        address: None for a data set on disk, which `save_to_disk` wrote.
         tables: its rows, from the first on.
         sides: `pair` for dialogues, see `choose_columns`.
         version: see `fingerprint`.
@@ -143,8 +144,8 @@ class HubReader(Shard):
 
     name: str
     where: str
-    address: HubAddress
-    text_column: str | None
+    address: HubAddress | None
+    text_column: Asked
     sides: str
     tables: Callable[[], Iterator[pa.Table]]
     version: Callable[[], str]
@@ -155,7 +156,7 @@ class HubReader(Shard):
         return self.version()
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
-        shortcut = self.address.shortcut
+        shortcut = self.address.shortcut if self.address is not None else None
         if self.sides == "pair" and self.text_column is None and shortcut is not None and shortcut.line_columns:
             yield from ((row, row.place) for row in joined_lines(self._film_lines(shortcut)))
             return
@@ -168,8 +169,9 @@ class HubReader(Shard):
 
     def _columns(self, kinds: dict[str, str]) -> tuple[tuple[str, ...], str | None]:
         """The text columns, and the one by which rows stay together in a split by hash. Raises InputError."""
-        where, shortcut = f"hub:{self.address.hub_id}", self.address.shortcut
-        if shortcut is None:
+        shortcut = self.address.shortcut if self.address is not None else None
+        where = self.where if self.address is None else f"hub:{self.address.hub_id}"
+        if shortcut is None or isinstance(self.text_column, tuple):
             return choose_columns(kinds, self.text_column, where, self.sides), None
         group = shortcut.group_column if shortcut.group_column in kinds else None
         if shortcut.is_persona_chat and self.text_column is None:
@@ -193,11 +195,42 @@ def whole_split(address: HubAddress, name: str, settings: SourceSettings) -> Hub
         name,
         f"hub:{address.hub_id}:{name}",
         address,
-        settings.text_column,
+        settings.asked_columns,
         settings.line_sides,
         lambda: split().with_format("arrow").iter(_BATCH),
         lambda: hub_fingerprint(split()),
     )
+
+
+def saved_splits(folder: Path, settings: SourceSettings) -> dict[str, HubReader] | None:
+    """The splits of a folder that `save_to_disk` of `datasets` wrote; None for any other folder."""
+    if not (folder / "dataset_dict.json").is_file() and not (folder / "state.json").is_file():
+        return None
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"data: {folder} is no whole saved data set ({first_line(error)}); save it again") from None
+    splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+
+    def reader(name: str, split: datasets.Dataset) -> HubReader:
+        return HubReader(
+            name,
+            f"{folder} [{name}]",
+            None,
+            settings.asked_columns,
+            settings.line_sides,
+            lambda: split.with_format("arrow").iter(_BATCH),
+            lambda: str(split._fingerprint),
+        )
+
+    ours = {"valid" if name in _VALID_NAMES else name: reader(name, split) for name, split in splits.items()}
+    if settings.split is not None:
+        if settings.split not in splits:
+            raise InputError(f"split: {folder} has no {settings.split}; it has {', '.join(splits)}")
+        return {"train": reader(settings.split, splits[settings.split])}
+    if "train" not in ours:
+        raise InputError(f"split: {folder} has no `train`; choose with --split among {', '.join(splits)}")
+    return {name: ours[name] for name in ("train", "valid", "test") if name in ours}
 
 
 def stream_shards(address: HubAddress, name: str, settings: SourceSettings) -> list[Shard]:
@@ -209,7 +242,7 @@ def stream_shards(address: HubAddress, name: str, settings: SourceSettings) -> l
             f"{name} shard {index}",
             f"hub:{address.hub_id} {name} shard {index}",
             address,
-            settings.text_column,
+            settings.asked_columns,
             settings.line_sides,
             lambda: stream.shard(stream.num_shards, index).with_format("arrow").iter(_BATCH),
             lambda: version,

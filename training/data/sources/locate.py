@@ -4,7 +4,10 @@
 lacks is cut from its training rows by a hash of the row, so it is the same everywhere and disjoint from the rest.
 """
 
+import glob
 import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,13 +19,14 @@ import pyarrow as pa
 from training.common.errors import InputError
 from training.data.settings import DataSettings, SourceSettings
 from training.data.sources.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
-from training.data.sources.hub import HubAddress, whole_split
-from training.data.sources.readers import READABLE, check_file, open_file
-from training.data.sources.rows import RawRow, RowReport, collect, row_ids, side_of
+from training.data.sources.hub import HubAddress, saved_splits, whole_split
+from training.data.sources.readers import READABLE, READERS, check_file, is_text, kind_of, open_file
+from training.data.sources.rows import RawRow, RowReport, collect, row_ids, short_rows, side_of, text_hash
 from training.data.sources.shards import find_shards, fingerprint_of, sample_rows
 
 SPLITS = ("train", "valid", "test")
 HELD_OUT_SHARE = 0.05
+_FILES_TO_HOLD_OUT = 20  # from so many texts on, whole files are held out, else parts of each
 _FILE_NAMES = {"train": ("train",), "valid": ("valid", "validation"), "test": ("test",)}
 
 
@@ -67,11 +71,13 @@ class Source:
         name: for the screen.
         parts: the stored parts under our names; "train" alone where nothing is held out by the source itself.
         is_whole: it is a single text without parts of its own, used whole for scoring and diagnosis.
+        is_text: its rows are lines of texts, and no records: documents are files, or those of a built-in text.
     """
 
     name: str
     parts: dict[str, Part]
     is_whole: bool
+    is_text: bool = False
     missing: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +182,7 @@ def locate(settings: SourceSettings) -> Source:
         if settings.text_column is not None:
             raise InputError(f"text_column: {settings.text_column!r} was asked for, but {name} has no columns")
         part = Part(name, lambda: read_builtin(builtin), lambda: builtin_fingerprint(builtin))
-        return Source(name, {"train": part}, is_whole=False)
+        return Source(name, {"train": part}, is_whole=False, is_text=True)
     path = Path(name).expanduser()
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -184,6 +190,8 @@ def locate(settings: SourceSettings) -> Source:
         raise InputError(f"data: {name[:80]} cannot be read ({error.strerror}); check the path") from None
     if is_folder:
         return _folder_source(path, settings)
+    if not exists and glob.has_magic(name):
+        return _files_source(name, glob_files(path), settings, any_kind=True)
     if not exists:
         raise InputError(
             f"data: {name} does not exist; give a file ({', '.join(READABLE)}), a folder with train.*, hub:ID, or one "
@@ -191,7 +199,11 @@ def locate(settings: SourceSettings) -> Source:
         )
     check_file(path)
     _refuse_split(settings, "a single file")
-    return Source(name, {"train": _file_part(path, settings)}, is_whole=True)
+    return Source(name, {"train": _file_part(path, settings)}, is_whole=True, is_text=_is_of_lines(path, settings))
+
+
+def _is_of_lines(path: Path, settings: SourceSettings) -> bool:
+    return is_text(path) or (kind_of(path) == ".tsv" and settings.asked_columns is None)
 
 
 def scoring_split(settings: SourceSettings, split: str) -> str:
@@ -217,7 +229,8 @@ def describe_source(settings: SourceSettings) -> SourceInfo:
 
 def _rows_of(opened: OpenedSplit, part: Part) -> Iterator[RawRow]:
     is_cut = opened.is_cut(part)
-    return (row for row in part.read() if not is_cut or belongs_to(row, opened.source, opened.split))
+    rows = (piece for row in part.read() for piece in short_rows(row)) if opened.source.is_whole else part.read()
+    return (row for row in rows if not is_cut or belongs_to(row, opened.source, opened.split))
 
 
 def belongs_to(row: RawRow, source: Source, split: str) -> bool:
@@ -238,21 +251,92 @@ def _stream_source(settings: SourceSettings) -> Source:
 
 
 def _folder_source(folder: Path, settings: SourceSettings) -> Source:
+    saved = saved_splits(folder, settings)
+    if saved is not None:
+        parts = {split: Part(one.where, one.read, one.fingerprint) for split, one in saved.items()}
+        return Source(str(folder), parts, is_whole=False)
     files = {split: path for split in SPLITS if (path := _file_of(folder, split)) is not None}
     if settings.split is not None:
         if settings.split not in files:
             raise InputError(f"split: {folder} has no {settings.split}.*; it has {', '.join(files) or 'none of them'}")
         files = {"train": files[settings.split]}
     if "train" not in files:
+        return _files_source(str(folder), sorted(path for path in folder.rglob("*") if path.is_file()), settings)
+    parts = {split: _file_part(path, settings) for split, path in files.items()}
+    return Source(str(folder), parts, is_whole=False, is_text=all(_is_of_lines(p, settings) for p in files.values()))
+
+
+def _files_source(name: str, files: list[Path], settings: SourceSettings, any_kind: bool = False) -> Source:
+    """Several files as one part: texts, each a document, or tables of one kind.
+
+    Args:
+        any_kind: the user named the files by a pattern: those of unknown kinds are read as text.
+
+    Raises:
+        InputError: nothing readable among them, or texts and tables together.
+    """
+    _refuse_split(settings, "several files")
+    files = [path for path in files if not path.name.startswith(".")]
+    kinds = Counter(kind_of(path) or path.name for path in files)
+    readable = [path for path in files if any_kind or path.name.endswith(tuple(READERS))]
+    if not readable:
+        found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5)) or "no files"
         raise InputError(
-            f"data: the folder {folder} holds no train.*; name its files train.*, valid.* and test.* "
-            f"({', '.join(READABLE)}) or give one file"
+            f"data: {name} holds no train.* and nothing else that can be read ({found}); give {', '.join(READABLE)}, "
+            "or a pattern that names other text files, such as 'src/**/*.py'"
         )
-    return Source(str(folder), {split: _file_part(path, settings) for split, path in files.items()}, is_whole=False)
+    texts = [path for path in readable if is_text(path)]
+    tables = {kind_of(path) for path in readable if not is_text(path)}
+    if (texts and tables) or len(tables) > 1:
+        found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
+        raise InputError(f"data: {name} holds files of several kinds ({found}); name one by a pattern: '{name}/*.txt'")
+    extra = tuple({path.suffix for path in readable}) if any_kind else ()
+    readers = [open_file(path, settings, extra=extra) for path in readable]
+
+    def read() -> Iterator[RawRow]:
+        names = [reader.where for reader in readers]
+        groups = _groups_of(names) if texts and len(readers) >= _FILES_TO_HOLD_OUT else [None] * len(names)
+        for reader, group in zip(readers, groups, strict=True):
+            yield from (row._replace(where=reader.where, group=group) for row in reader.read())
+
+    def fingerprint() -> str:
+        return "|".join(f"{path.name} {file_hash(path)}" for path in readable)
+
+    def note() -> str:
+        left = len(files) - len(readable)
+        said = f"{name}: {len(readable):,} files{f', {left:,} of other kinds left out' if left else ''}"
+        columns = None if texts else readers[0].note()
+        return said if columns is None else f"{said}; {columns}"
+
+    return Source(name, {"train": Part(name, read, fingerprint, note)}, is_whole=True, is_text=bool(texts))
+
+
+def _groups_of(names: list[str]) -> list[str]:
+    """A group for each file, so that the split by hash holds out a twentieth of them, and at least one, for valid and
+    for test: those whose names come first by their hash.
+    """
+    held_out = max(1, round(HELD_OUT_SHARE * len(names)))
+    order = sorted(names, key=lambda name: text_hash(Path(name).name))
+    sides = dict(zip(order, ["valid"] * held_out + ["test"] * held_out, strict=False))
+
+    def group(name: str) -> str:
+        tried = (f"{Path(name).name} {number}" for number in itertools.count())
+        wanted = sides.get(name, "train")
+        return next(g for g in tried if side_of(RawRow((), 0, group=g), SPLITS[1:], HELD_OUT_SHARE) == wanted)
+
+    return [group(name) for name in names]
+
+
+def glob_files(pattern: Path) -> list[Path]:
+    """The files that a pattern names, in the order of their names. Raises InputError where there is none."""
+    found = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True) if Path(match).is_file())
+    if not found:
+        raise InputError(f"data: {pattern} names no file; check the pattern, and quote it: --data 'notes/*.txt'")
+    return found
 
 
 def _file_of(folder: Path, split: str) -> Path | None:
-    found = [folder / f"{name}{kind}" for name in _FILE_NAMES[split] for kind in READABLE]
+    found = [folder / f"{name}{kind}" for name in _FILE_NAMES[split] for kind in READERS]
     found = [path for path in found if path.exists()]
     if len(found) > 1:
         raise InputError(f"data: {folder} holds several {split} files ({', '.join(p.name for p in found)}); keep one")
@@ -263,13 +347,13 @@ def _file_part(path: Path, settings: SourceSettings) -> Part:
     return Part(
         str(path),
         lambda: open_file(path, settings).read(),
-        lambda: _hash_of_file(path),
+        lambda: file_hash(path),
         lambda: open_file(path, settings).note(),
     )
 
 
-def _hash_of_file(path: Path) -> str:
-    check_file(path)
+def file_hash(path: Path) -> str:
+    """Changes with a file's kind and content."""
     with path.open("rb") as file:
         return f"{path.suffix} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 

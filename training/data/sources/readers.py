@@ -7,17 +7,22 @@ plain files, at most one row group of a parquet file, and at most the one shard 
 Another kind of file is another class and another entry of `READERS`.
 """
 
+import bz2
 import csv
 import gzip
 import hashlib
+import io
+import json
 import re
 import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import pyarrow as pa
@@ -27,16 +32,21 @@ from huggingface_hub.errors import HfHubHTTPError
 from training.common.errors import InputError
 from training.data.settings import SourceSettings
 from training.data.sources.columns import (
+    CHATML,
     MAX_ROW_CHARACTERS,
     PAIR,
+    Asked,
     arrow_kinds,
     choose_columns,
     columns_of,
+    flat,
+    flat_table,
     json_object,
     row_of_line,
     row_of_value,
     row_of_values,
     rows_of_arrow,
+    turns_of,
 )
 from training.data.sources.rows import RawRow
 
@@ -45,6 +55,7 @@ _BOM = b"\xef\xbb\xbf"
 _SAMPLE = 200
 _BATCH = 1000
 _ENDS = 65_536
+_SNIFFED = 30
 _COLUMN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 # One of these among the words of a first line makes it one of column names.
 _USUAL_NAMES = frozenset(
@@ -110,7 +121,7 @@ class Shard(ABC):
 
 @dataclass(frozen=True)
 class LineReader(Shard):
-    """Lines of text, plain or gzipped. Only LF and CRLF end a line; a byte-order mark is passed over.
+    """Lines of text, plain or compressed. Only LF and CRLF end a line; a byte-order mark is passed over.
 
     Attributes:
         sides: see `SourceSettings.line_sides`.
@@ -119,7 +130,7 @@ class LineReader(Shard):
 
     name: str
     path: Path
-    text_column: str | None
+    text_column: Asked
     sides: str
     longest_line: int = -1
     is_streamable: ClassVar[bool] = True
@@ -132,7 +143,7 @@ class LineReader(Shard):
 
     def share_before(self, position: int) -> float:
         """See `Shard`."""
-        return 0.0 if self.path.suffix == ".gz" else position / self.path.stat().st_size
+        return 0.0 if self.path.suffix in COMPRESSED else position / self.path.stat().st_size
 
     def fingerprint(self) -> str:
         """Size, first and last bytes: the file may be larger than one wants to read twice."""
@@ -145,15 +156,42 @@ class LineReader(Shard):
         return f"{size} {digest.hexdigest()}"
 
     def note(self) -> str | None:
-        """What the user should know of the file."""
-        return None
+        """What the user should know of the file: which columns are read, where it has others."""
+        columns, others = self.columns()
+        if not columns or len(others) <= len(columns):
+            return None
+        read = " and ".join(map(repr, columns))
+        return f"{self.where}: reads the column{'s' * (len(columns) > 1)} {read} of {', '.join(others)}"
+
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """The columns that are read, and all that there are; none of a text file."""
+        return (), []
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        if self.sides == "pair" and next(self._lines(), ("",))[0].startswith(CHATML):
+            yield from self._chatml()
+            return
         row_of = self._row_of()
         for text, problem, number, after in self._lines(position, line):
             row = RawRow((), number, problem) if problem is not None else row_of(text, number)
             if row is not None:
                 yield row, after
+
+    def _chatml(self) -> Iterator[tuple[RawRow, int]]:
+        """Dialogues in ChatML: one begins with a system message, or after a blank line behind the end of a turn."""
+        lines: list[str] = []
+        first = 1
+        for text, problem, number, after in self._lines():
+            if problem is not None:
+                yield RawRow((), number, problem), after
+                continue
+            is_gap = not text.strip() and bool(lines) and lines[-1].rstrip().endswith("<|im_end|>")
+            if lines and (is_gap or text.startswith(f"{CHATML}system")):
+                yield RawRow(("\n".join(lines),), first), after
+                lines, first = [], number
+            lines += [text] if lines or text.strip() else []
+        if lines:
+            yield RawRow(("\n".join(lines),), first), number
 
     def _row_of(self) -> Callable[[str, int], RawRow | None]:
         """(text of a line, its number) -> its row, None for a line without one."""
@@ -161,8 +199,11 @@ class LineReader(Shard):
 
     def _lines(self, position: int = 0, line: int = 0) -> Iterator[tuple[str, str | None, int, int]]:
         """(text without its line end, what is wrong with it, line number, offset after it)."""
-        with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
-            file.seek(position)
+        with open_bytes(self.path) as file:
+            if self.path.suffix in COMPRESSED:
+                _read_over(file, position)
+            else:
+                file.seek(position)
             while raw := file.readline(self.longest_line):
                 line += 1
                 position += len(raw)
@@ -177,7 +218,7 @@ class JsonReader(LineReader):
     """Objects of a jsonl file, one a line; a blank line is none. The columns are chosen by the first good ones."""
 
     def _row_of(self) -> Callable[[str, int], RawRow | None]:
-        columns = self._columns()
+        columns, _ = self.columns()
 
         def row_of(text: str, number: int) -> RawRow | None:
             if not text.strip():
@@ -185,16 +226,43 @@ class JsonReader(LineReader):
             record, problem = json_object(text)
             if problem is not None:
                 return RawRow((), number, problem)
+            record = flat(record)
             return row_of_values([record.get(column) for column in columns], number, columns)
 
         return row_of
 
-    def _columns(self) -> tuple[str, ...]:
-        parsed = (json_object(text) for text, problem, *_ in self._lines() if problem is None)
-        sample = list(islice((record for record, problem in parsed if problem is None), _SAMPLE))
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """See `LineReader`."""
+        parsed = (json_object(text) for text, problem, *_ in self._lines() if problem is None and text.strip())
+        sample = [flat(record) for record in islice((rec for rec, problem in parsed if problem is None), _SAMPLE)]
         if not sample:
-            return (self.text_column or "text",)
-        return choose_columns(columns_of(sample), self.text_column, self.where, self.sides)
+            asked = self.text_column or "text"
+            return (asked if isinstance(asked, tuple) else (asked,)), []
+        kinds = columns_of(sample)
+        return choose_columns(kinds, self.text_column, self.where, self.sides, sample[0]), list(kinds)
+
+
+class JsonFileReader(JsonReader):
+    """A json file: an array of objects, an object that holds one, or objects one a line. Read whole."""
+
+    is_streamable = False
+
+    def _lines(self, position: int = 0, line: int = 0) -> Iterator[tuple[str, str | None, int, int]]:
+        """Each object as a line; the line number is its place."""
+        with open_bytes(self.path) as file:
+            raw = file.read()
+        try:
+            found = json.loads(raw.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            yield from super()._lines(position, line)
+            return
+        if isinstance(found, dict):
+            arrays = [
+                value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)
+            ]
+            found = arrays[0] if len(arrays) == 1 and turns_of(arrays[0]) is None else [found]
+        for number, record in enumerate(found if isinstance(found, list) else [found], start=1):
+            yield json.dumps(record, ensure_ascii=False), None, number, number
 
 
 class TableReader(LineReader):
@@ -203,10 +271,15 @@ class TableReader(LineReader):
     is_streamable = False
 
     def note(self) -> str | None:
-        """On the first line of a csv file with one column; None where there is no doubt about it."""
-        if self.path.suffix != ".csv" or self.text_column is not None:
+        """On the separator, the columns, and the first line of a csv file with one column."""
+        if self._kind != ".csv":
             return None
         cells = self._first_record()
+        if len(cells) > 1:
+            said = super().note() or f"{self.path}: a table"
+            return said if self._delimiter == "," else f"{said} (separated by {self._delimiter!r}, which was sniffed)"
+        if self.text_column is not None:
+            return None
         if len(cells) != 1 or cells[0].lower() in _USUAL_NAMES:
             return None
         if _is_phrase(cells[0]):
@@ -215,7 +288,7 @@ class TableReader(LineReader):
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
         has_pair = self.sides == "pair" and set(PAIR) <= set(self._first_record())
-        if self.path.suffix == ".tsv" and self.text_column is None and not has_pair:
+        if self._kind == ".tsv" and self.text_column is None and not has_pair:
             self._refuse_names()
             yield from super()._rows(position, line)
         else:
@@ -232,7 +305,7 @@ class TableReader(LineReader):
             yield row_of_value(header[0], 1, "1")
             columns, indices = ("1",), [0]
         else:
-            columns = self._columns(header)
+            columns = self._columns(header, self._sample(header))
             indices = [header.index(column) for column in columns]
         for place, record, problem in _records(reader):
             if problem is not None:
@@ -241,17 +314,39 @@ class TableReader(LineReader):
                 values = [record[index] if index < len(record) else None for index in indices]
                 yield row_of_values(values, place, columns)
 
-    def _columns(self, header: list[str]) -> tuple[str, ...]:
-        is_clear = "text" in header or len(header) <= 1 or (self.sides == "pair" and set(PAIR) <= set(header))
-        if self.text_column is None and not is_clear:
-            raise InputError(
-                f"data: {self.path} has {len(header)} columns; choose with --text_column among: {', '.join(header)}"
-            )
-        return choose_columns(dict.fromkeys(header, "text"), self.text_column, self.where, self.sides)
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """See `LineReader`."""
+        header = self._first_record()
+        return self._columns(header, self._sample(header)), header
+
+    def _columns(self, header: list[str], sample: dict[str, str]) -> tuple[str, ...]:
+        is_clear = "text" in header or len(header) <= 1
+        if self.text_column is None and not is_clear and self.sides != "pair":
+            listed = ", ".join(f"{name} ({shorten(sample.get(name, ''), 40, placeholder='...')!r})" for name in header)
+            raise InputError(f"data: {self.path} has {len(header)} columns; choose with --text_column among: {listed}")
+        return choose_columns(dict.fromkeys(header, "text"), self.text_column, self.where, self.sides, sample)
+
+    def _sample(self, header: list[str]) -> dict[str, str]:
+        """A row below the names."""
+        lines = islice((text for text, problem, *_ in self._lines() if problem is None), 1, 2)
+        try:
+            return dict(zip(header, next(csv.reader(lines, delimiter=self._delimiter), []), strict=False))
+        except csv.Error:
+            return {}
 
     @property
+    def _kind(self) -> str:
+        return self.path.with_suffix("").suffix if self.path.suffix in COMPRESSED else self.path.suffix
+
+    @cached_property
     def _delimiter(self) -> str:
-        return "\t" if self.path.suffix == ".tsv" else ","
+        """A TAB of tsv files. Of csv files the one that cuts the first records into as many cells each; a comma where
+        there is none such.
+        """
+        if self._kind == ".tsv":
+            return "\t"
+        lines = [f"{text}\n" for text, problem, *_ in islice(self._lines(), _SNIFFED) if problem is None]
+        return next((mark for mark in ",;\t|" if _cuts_evenly(lines, mark)), ",")
 
     def _first_record(self) -> list[str]:
         """The cells of the first line; none where it cannot be read as a table."""
@@ -280,62 +375,132 @@ class ParquetReader(LineReader):
         """See `Shard`."""
         return position / max(1, pq.read_metadata(self.path).num_rows)
 
-    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """See `LineReader`."""
+        with self._open() as file:
+            return self._chosen(file.schema_arrow, next(file.iter_batches(1), None))
+
+    def _open(self) -> Any:
         try:  # Read in pieces: by default whole column chunks would be held.
-            file = pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"data: {self.path} is no whole parquet file ({first_line(error)}); write it again"
             ) from None
-        with file:
-            columns = choose_columns(arrow_kinds(file.schema_arrow), self.text_column, self.where, self.sides)
+
+    def _chosen(self, schema: pa.Schema, first: pa.RecordBatch | None) -> tuple[tuple[str, ...], list[str]]:
+        kinds = arrow_kinds(schema)
+        sample = None if first is None or not len(first) else flat_table(first).to_pylist()[0]
+        return choose_columns(kinds, self.text_column, self.where, self.sides, sample), list(kinds)
+
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        with self._open() as file:
+            columns, _ = self._chosen(file.schema_arrow, next(file.iter_batches(1), None))
             groups, inside = _groups_from(file.metadata, position)
             batches = file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=list(columns))
             for row in rows_of_arrow(from_row(batches, inside), columns, position):
                 yield row, row.place
 
 
-READERS: dict[str, type[LineReader]] = {
-    ".txt": LineReader,
+class ArrowReader(ParquetReader):
+    """Record batches of an Arrow file or stream, such as `datasets` writes. Read from 0 alone."""
+
+    is_streamable = False
+
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """See `LineReader`."""
+        with self._open() as reader:
+            return self._chosen(reader.schema, None)
+
+    def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
+        with self._open() as reader:
+            columns, _ = self._chosen(reader.schema, None)
+            is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+            for row in rows_of_arrow(from_row(batches, position), columns, position):
+                yield row, row.place
+
+    def _open(self) -> Any:
+        try:
+            return pa.ipc.open_file(self.path)
+        except pa.ArrowInvalid:
+            try:
+                return pa.ipc.open_stream(self.path)
+            except pa.ArrowException as error:
+                raise InputError(f"data: {self.path} is no whole Arrow file ({first_line(error)})") from None
+
+
+COMPRESSED = (".gz", ".bz2", ".zst")
+TEXTS = (".txt", ".md", ".markdown", ".rst", ".text")  # of which a file is a document
+_OF_LINES: dict[str, type[LineReader]] = {
+    **dict.fromkeys(TEXTS, LineReader),
     ".tsv": TableReader,
     ".jsonl": JsonReader,
     ".csv": TableReader,
-    ".parquet": ParquetReader,
-    ".txt.gz": LineReader,
-    ".jsonl.gz": JsonReader,
+    ".json": JsonFileReader,
 }
-READABLE = tuple(suffix for suffix in READERS if not suffix.endswith(".gz"))  # as a whole
+READERS: dict[str, type[LineReader]] = {
+    **{f"{suffix}{packed}": reader for suffix, reader in _OF_LINES.items() for packed in ("", *COMPRESSED)},
+    ".parquet": ParquetReader,
+    ".arrow": ArrowReader,
+    ".feather": ArrowReader,
+}
+READABLE = (*_OF_LINES, ".parquet", ".arrow", ".feather")  # as a whole, those of lines compressed too
 STREAMABLE = tuple(suffix for suffix, reader in READERS.items() if reader.is_streamable)
 
 
-def open_file(path: Path, settings: SourceSettings, name: str = "", longest_line: int = -1) -> LineReader:
+def is_text(path: Path) -> bool:
+    """Whether the lines of a file are its rows, and no records with names."""
+    return kind_of(path) in TEXTS or not path.name.endswith(tuple(READERS))
+
+
+def kind_of(path: Path) -> str:
+    """The suffix, without that of its compression."""
+    return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file's bytes, unpacked where they are compressed."""
+    openers: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".zst": _open_zst}
+    return openers.get(path.suffix, lambda plain: plain.open("rb"))(path)
+
+
+def open_file(
+    path: Path, settings: SourceSettings, name: str = "", longest_line: int = -1, extra: tuple[str, ...] = ()
+) -> LineReader:
     """The reader of a file.
 
     Args:
         name: of the shard, see `Shard`.
         longest_line: see `LineReader`.
+        extra: suffixes of other files whose lines are read as text.
 
     Raises:
         InputError: the file is missing, empty, of another kind, or has no columns where one is asked for.
     """
-    check_file(path, READERS)
-    if settings.text_column is not None and path.name.endswith((".txt", ".txt.gz")):
+    check_file(path, (*READERS, *extra))
+    asked = settings.asked_columns
+    if asked is not None and is_text(path):
+        flag = "text_column" if isinstance(asked, str) else "prompt_column"
         raise InputError(
-            f"text_column: {settings.text_column!r} was asked for, but {path} is a text file, whose lines are the "
-            "phrases; leave it out, or give a tsv, csv, jsonl or parquet file"
+            f"{flag}: {asked!r} was asked for, but {path} is a text file, whose lines are the phrases; leave it out, "
+            "or give a tsv, csv, json, jsonl, parquet or arrow file"
         )
-    reader = next(reader for suffix, reader in READERS.items() if path.name.endswith(suffix))
-    return reader(name or path.name, path, settings.text_column, settings.line_sides, longest_line)
+    reader = next((reader for suffix, reader in READERS.items() if path.name.endswith(suffix)), LineReader)
+    return reader(name or path.name, path, asked, settings.line_sides, longest_line)
 
 
-def check_file(path: Path, kinds: Iterable[str] = READABLE) -> None:
+def check_file(path: Path, kinds: Iterable[str] = tuple(READERS)) -> None:
     """Raise InputError unless this is a readable, non-empty file of a known kind."""
     if not path.name.endswith(tuple(kinds)):
         raise InputError(f"data: {path} is not a file of a known kind; use one of {', '.join(READABLE)}")
     try:
         if path.stat().st_size == 0:
             raise InputError(f"data: {path} is empty (0 bytes); give a file with one phrase per line")
-        path.open("rb").close()
+        with path.open("rb") as file:
+            begin = file.read(2)
+        if begin in (b"\xff\xfe", b"\xfe\xff") and is_text(path) | (kind_of(path) in _OF_LINES):
+            raise InputError(f"data: {path} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {path} > new{path.suffix}")
     except OSError as error:
         raise InputError(
             f"data: {path} cannot be read ({error.strerror}); check the path and its permissions"
@@ -385,6 +550,27 @@ def _groups_from(metadata: pq.FileMetaData, position: int) -> tuple[list[int], i
             return list(range(group, metadata.num_row_groups)), position
         position -= rows
     return [], 0
+
+
+def _cuts_evenly(lines: list[str], mark: str) -> bool:
+    """Whether a separator cuts all records but the last, which may be cut off, into the same number of cells."""
+    try:
+        records = [record for record in csv.reader(lines, delimiter=mark) if record]
+    except csv.Error:
+        return False
+    widths = {len(record) for record in (records[:-1] if len(records) > 2 else records)}
+    return len(widths) == 1 and widths != {1}
+
+
+def _open_zst(path: Path) -> Any:
+    if not pa.Codec.is_available("zstd"):
+        raise InputError(f"data: {path} needs a pyarrow with zstd, which is not here; unpack it: zstd -d {path}")
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+
+
+def _read_over(file: BinaryIO, count: int) -> None:
+    while count > 0:
+        count -= len(file.read(min(count, 1 << 20))) or count
 
 
 def _decoded(raw: bytes, number: int) -> tuple[str, str | None]:

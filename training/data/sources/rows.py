@@ -12,6 +12,10 @@ from training.data.settings import DataSettings, SourceSettings
 from training.data.sources.sentences import split_sentences
 
 EXAMPLES_KEPT = 5
+LONG_ROW, _PIECE = 20_000, 1_000  # characters
+_NOT_UTF8 = "not valid UTF-8"
+# Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no space between words.
+WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _HEADING = re.compile(r"=+ .* =+")
 _SPLIT_SALT = "row side"
 _SUBSET_SALT = "row subset"
@@ -26,6 +30,7 @@ class RawRow(NamedTuple):
         problem: why the row cannot be used; None for a sound one.
         group: what decides the side in a split by hash, such as a film's id; None means the row's own text.
         where: the file, where a part has several.
+        roles: who says each of the texts, where the source tells.
     """
 
     texts: tuple[str, ...]
@@ -33,6 +38,7 @@ class RawRow(NamedTuple):
     problem: str | None = None
     group: str | None = None
     where: str | None = None
+    roles: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -78,6 +84,20 @@ class RowReport:
         if self.bad_examples:
             parts.append(f"first: {self.bad_examples[0]}")
         return "; ".join(parts)
+
+
+def short_rows(row: RawRow) -> Iterator[RawRow]:
+    """A row; one of a very long text, such as a book on one line, in pieces of some sentences each."""
+    if row.group is not None or len(row.texts) != 1 or len(row.texts[0]) <= LONG_ROW:
+        yield row
+        return
+    text, begin = row.texts[0], 0
+    while begin < len(text):
+        most = begin + _PIECE
+        end = text.rfind(". ", begin, most) + 1 or text.rfind(" ", begin, most) + 1 or most
+        end = len(text) if most >= len(text) else end
+        yield row._replace(texts=(text[begin:end].strip(),))
+        begin = end
 
 
 def text_hash(text: str, salt: str = "") -> int:
@@ -149,9 +169,10 @@ def count_bad(row: RawRow, report: RowReport, where: str) -> None:
 def check_bad_share(report: RowReport, settings: SourceSettings, where: str) -> None:
     """Raise InputError where more than `max_bad_share` of the rows are bad."""
     if report.num_bad > settings.max_bad_share * report.read:
+        hint = "; of Latin-1 text: iconv -f LATIN1 -t UTF-8 FILE > NEW" if report.bad.get(_NOT_UTF8) else ""
         raise InputError(
             f"data: {report.num_bad:,} of {report.read:,} rows of {where} cannot be used (allowed: max_bad_share "
-            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share"
+            f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share{hint}"
         )
 
 
@@ -174,10 +195,20 @@ def _phrases(texts: tuple[str, ...], settings: DataSettings) -> Iterator[str]:
             yield stripped
 
 
+def count_words(text: str) -> int:
+    """Words between spaces; of a script that has none between words, such as Japanese or Thai, characters.
+
+    >>> count_words("one two"), count_words("\u732b\u306f\u5b66\u6821\u3067\u3002")
+    (2, 6)
+    """
+    unspaced = len(WITHOUT_SPACES.findall(text))
+    return len(text.split()) if 2 * unspaced < len(text) else len("".join(text.split()))
+
+
 def _reason_to_leave_out(phrase: str, settings: DataSettings) -> str | None:
     if settings.drop_headings and _HEADING.fullmatch(phrase):
         return "headings"
-    words = len(phrase.split())
+    words = count_words(phrase)
     if words == 0:
         return "empty"
     if words < settings.min_words:

@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from training.data.collators import IGNORED
 from training.data.prepared import Preparation
 from training.data.staged_generator.documents import Documents, load_documents
-from training.data.staged_generator.framing import build_generator_tokenizer, encode_documents, own_unknown_token
+from training.data.staged_generator.framing import build_generator_tokenizer, encode_documents
 from training.data.staged_generator.packing import TokenRun, count_predictions, pack
+from training.data.unknown import unknown_id
 
 
 class BlockPreparation(Preparation[Documents]):
@@ -46,11 +47,10 @@ class BlockPreparation(Preparation[Documents]):
         """
         run = TokenRun.of_documents(encode_documents(loaded.texts, tokenizer))
         blocks = pack(run, self.max_length)
-        has_unknown = own_unknown_token(tokenizer) is not None
         return blocks, {
             **asdict(loaded.size),
             "tokens": len(run.ids),
-            "unknown": int((run.ids == tokenizer.unk_token_id).sum()) if has_unknown else 0,
+            "unknown": int((run.ids == unknown_id(tokenizer)).sum()),
             "blocks": len(blocks),
         }
 

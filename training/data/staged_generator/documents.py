@@ -12,10 +12,11 @@ from itertools import islice, tee, zip_longest
 
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
-from training.data.sources.locate import HELD_OUT_SHARE, OpenedSplit, Part, belongs_to, open_split
+from training.data.sources.locate import HELD_OUT_SHARE, OpenedSplit, Part, belongs_to, locate, open_split
 from training.data.sources.rows import RawRow, RowReport, check_bad_share, count_bad, subset
 
 _LINE_END = "\n"
+_NEAR = 2_000  # characters
 _HEADING = re.compile(r"\s*= (?!= ).* =\s*")
 
 
@@ -81,23 +82,36 @@ def load_documents(settings: GeneratorDataSettings, split: str) -> Documents:
     Raises:
         InputError: the source cannot be found or read, has no text column, too many bad rows, or no document left.
     """
-    is_one_text = settings.documents == "file" and not settings.data.startswith("builtin:")
+    documents = documents_of(settings)
+    is_one_text = documents == "file" and not settings.data.startswith("builtin:")
     held_out = "text, its end," if is_one_text else "documents, chosen by hash,"
     opened = open_split(settings, split, "documents", held_out)
-    texts = [text for part in opened.parts for text in _texts_of(opened, part, settings)]
+    texts = [text for part in opened.parts for text in _texts_of(opened, part, documents)]
+    if settings.documents == "auto":
+        what = "a file" if is_one_text else "a row" if documents == "rows" else "each text of the source"
+        opened.report.notes.append(f"a document is {what} (--documents says otherwise)")
+    if len(texts) == 1 and split == "train":
+        opened.report.notes.append("warning: the training part is one single document")
     texts = subset(texts, settings.max_rows, opened.report)
     check_bad_share(opened.report, settings, opened.where)
     if not texts:
-        raise InputError(_why_none(opened, settings))
+        raise InputError(_why_none(opened, documents))
     return Documents(texts, opened.report)
+
+
+def documents_of(settings: GeneratorDataSettings) -> str:
+    """What a document is: `rows`, `headings` or `file`; where the settings leave it open, by the source's kind."""
+    if settings.documents != "auto":
+        return settings.documents
+    return "file" if not settings.streaming and locate(settings).is_text else "rows"
 
 
 def join_rows(rows: Iterable[RawRow], documents: str, report: RowReport, where: str) -> Iterator[RawRow]:
     """Documents that are not blank, each a row of one text; rows that cannot be used are left out, and counted.
 
     Args:
-        documents: `rows`, `headings` or `file`, see `GeneratorDataSettings`. A row with another `group` begins a
-            document in any case.
+        documents: `rows`, `headings` or `file`, see `GeneratorDataSettings`. A row with another `group` or file begins
+            a document in any case.
     """
     usable = _usable(rows, report, where)
     joined = map(_alone, usable) if documents == "rows" else _in_sequence(usable, by_heading=documents == "headings")
@@ -132,7 +146,7 @@ def _in_sequence(rows: Iterable[RawRow], by_heading: bool) -> Iterator[RawRow]:
     has_content = False
     for row, following in _with_the_next(rows):
         opens = by_heading and has_content and not lines[-1].strip() and _is_heading(row, following)
-        if first is not None and (opens or row.group != first.group):
+        if first is not None and (opens or (row.group, row.where) != (first.group, first.where)):
             yield first._replace(texts=("".join(lines),))
             lines, first, has_content = [], None, False
         first = first or row
@@ -155,12 +169,12 @@ def _with_the_next(rows: Iterable[RawRow]) -> Iterator[tuple[RawRow, RawRow | No
     return zip_longest(these, islice(following, 1, None))
 
 
-def _texts_of(opened: OpenedSplit, part: Part, settings: GeneratorDataSettings) -> Iterator[str]:
+def _texts_of(opened: OpenedSplit, part: Part, documents: str) -> Iterator[str]:
     """The texts of one part of a source that belong to a split."""
     is_cut, source = opened.is_cut(part), opened.source
-    for document in join_rows(part.read(), settings.documents, opened.report, part.where):
+    for document in join_rows(part.read(), documents, opened.report, part.where):
         text = document.texts[0]
-        if is_cut and settings.documents == "file" and document.group is None:
+        if is_cut and documents == "file" and document.group is None:
             text = _cut_by_place(text, source.missing, opened.split)
         elif is_cut and not belongs_to(document, source, opened.split):
             continue
@@ -176,17 +190,23 @@ def _cut_by_place(text: str, missing: tuple[str, ...], split: str) -> str:
     begin = 0
     for number, side in enumerate(sides):
         aim = int(len(text) * sum(shares[: number + 1]))
-        end = len(text) if number + 1 == len(sides) else text.rfind("\n", 0, aim) + 1
+        end = len(text) if number + 1 == len(sides) else _cut_near(text, begin, aim)
         if side == split:
             return text[begin : max(begin, end)]
         begin = max(begin, end)
     raise ValueError(f"{split} is none of {sides}")
 
 
-def _why_none(opened: OpenedSplit, settings: GeneratorDataSettings) -> str:
+def _cut_near(text: str, begin: int, aim: int) -> int:
+    """The begin of a line before `aim`, of a word where a line is very long."""
+    line = text.rfind("\n", begin, aim) + 1
+    return line if aim - max(line, begin) < _NEAR else (text.rfind(" ", begin, aim) + 1 or aim)
+
+
+def _why_none(opened: OpenedSplit, documents: str) -> str:
     if opened.is_held_out_here and opened.report.read:
         return (
-            f"data: {opened.where} has so few documents (documents: {settings.documents}) that none is held out for "
+            f"data: {opened.where} has so few documents (documents: {documents}) that none is held out for "
             f"{opened.split}; give more text, or a folder with train.*, valid.* and test.*"
         )
     return f"data: no usable text in {opened.where} [{opened.split}] ({opened.report.summary()}); give another source"

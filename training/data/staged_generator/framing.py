@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
 from training.data.tokenization import SPECIAL_TOKENS, open_with_ends, own_names, train_bpe, wrap
+from training.data.unknown import unknown_token
 
 UNKNOWN_LITERAL = "<unk>"
 _CHARACTERS_AT_ONCE = 1_000_000
@@ -68,7 +69,7 @@ def encode_documents(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -
     A literal `<unk>` becomes the tokenizer's unknown token, where it has one that is nothing else. What looks like
     another special token is text: it may not end a document. (In a document with such a place `<unk>` is text too.)
     """
-    unknown = own_unknown_token(tokenizer)
+    unknown = unknown_token(tokenizer)
     controls = {token for token in tokenizer.all_special_tokens if token != unknown}
     for group in _groups(texts):
         as_text = [any(token in text for token in controls) for text in group]
@@ -77,12 +78,6 @@ def encode_documents(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -
             for flag in (False, True)
         }
         yield from (frame_document(next(ids[flag]), tokenizer) for flag in as_text)
-
-
-def own_unknown_token(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """The unknown token; None for a tokenizer that has none, or gives that name to its begin or end."""
-    unknown = tokenizer.unk_token
-    return None if unknown in (None, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) else unknown
 
 
 def _encode(

@@ -47,6 +47,9 @@ class Augmentation:
 class ClipMaker:
     """Renders clips of one split.
 
+    Attributes:
+        count: of the split's clips where they are given ones; None of those that are made.
+
     Args:
         digits: of the split.
         split: train, valid or test: a part of every clip's randomness.
@@ -59,6 +62,8 @@ class ClipMaker:
     Raises:
         InputError: a frame size that is none of `FRAME_SIZES`.
     """
+
+    count: int | None = None
 
     def __init__(
         self,

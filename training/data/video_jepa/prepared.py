@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,6 +24,7 @@ from training.data.video_jepa.frame_tokenizer import (
     make_frame_tokenizer,
     measure,
 )
+from training.data.video_jepa.own_clips import OwnClips, read_clips
 
 MEAN_CLIPS = 500  # their mean picture differs from that of all by an MSE of about 0.1
 
@@ -76,7 +78,7 @@ def prepare_clips(
 
     def make_test() -> tuple[datasets.Dataset, dict[str, Any]]:
         maker, report = make_clips(settings, "test", length, size)
-        return clip_rows(maker, HELD_OUT_CLIPS), report
+        return clip_rows(maker, maker.count or HELD_OUT_CLIPS), report
 
     for report in (train_report, valid_report):
         logger.info("%s; %s", RowReport(**report["rows"]).summary(), report["rows"]["notes"][0])
@@ -85,8 +87,8 @@ def prepare_clips(
         settings=settings,
         max_length=length,
         tokenizer=tokenizer,
-        train=clip_rows(train, settings.num_clips),
-        valid=clip_rows(valid, HELD_OUT_CLIPS),
+        train=clip_rows(train, train.count or settings.num_clips),
+        valid=clip_rows(valid, valid.count or HELD_OUT_CLIPS),
         counts=count_codes(tokenizer, train),
         data_hash=digest(train.fingerprint, valid.fingerprint, settings.num_clips, tokenizer.fingerprint),
         make_test=make_test,
@@ -103,8 +105,14 @@ def make_clips(
     Raises:
         InputError: see `load_digits` and `ClipMaker`.
     """
-    digits = load_digits(settings.digits, split)
     augmentation = Augmentation(settings.flip, settings.rotation, settings.brightness, settings.contrast)
+    if settings.clips is not None:
+        clips, notes = read_clips(Path(settings.clips).expanduser(), frame_size)
+        own = OwnClips(clips, split, settings.clip_seed, length, augmentation if split == "train" else None)
+        note = "; ".join([f"of {len(clips):,} clips in all; whole ones are held out", *notes])
+        report = RowReport(settings.clips, split, kept=own.count, read=own.count, notes=[note], unit="clips")
+        return own, {"rows": report.to_dict(), "tokens": {}, "key": own.fingerprint}
+    digits = load_digits(settings.digits, split)
     maker = ClipMaker(
         digits,
         split,

@@ -96,3 +96,15 @@ def test_a_given_tokenizer_with_begin_and_end_keeps_both(tmp_path):
     assert tokenizer("you").input_ids == [1, 4, 0]
     with pytest.raises(InputError, match="could not be opened"):
         build_dialogue_tokenizer(DialogueDataSettings(tokenizer=str(tmp_path / "nothing")), [], 16)
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_the_chat_template_frames_messages_as_training_frames_turns(kind):
+    turns = ["Hi , are you there ?", "Yes .", "Good ."]
+    settings = DialogueDataSettings(tokenizer=kind, max_vocab=300)
+    tokenizer = build_dialogue_tokenizer(settings, turns, 32)
+    roles = ("user", "assistant", "user")
+    messages = [{"role": "system", "content": "Be kind."}]
+    messages += [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
+    found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    assert found == encode_context(turns, tokenizer, 32)[0].tolist()

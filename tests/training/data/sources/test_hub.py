@@ -42,7 +42,7 @@ def test_a_named_split_is_cut_into_parts(repository_folder):
 def test_a_missing_split_or_column_is_named(repository_folder):
     with pytest.raises(InputError, match="could not be loaded"):
         load_rows(DataSettings(data=f"hub:{repository_folder}", split="no_such"), "train")
-    with pytest.raises(InputError, match=r"no column 'text'; it has dialog \(text\), n \(int64\)"):
+    with pytest.raises(InputError, match=r"no column 'text'; it has dialog \(texts\), n \(int64\)"):
         load_rows(DataSettings(data=f"hub:{repository_folder}", text_column="text"), "train")
 
 

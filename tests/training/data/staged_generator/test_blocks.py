@@ -17,7 +17,7 @@ def source(tmp_path, monkeypatch):
 
 
 def settings(source, **changes):
-    return GeneratorDataSettings(data=str(source), **{"max_vocab": 300, **changes})
+    return GeneratorDataSettings(data=str(source), **{"max_vocab": 300, "documents": "rows", **changes})
 
 
 def prepare_blocks(settings, length, tokenizer=None):

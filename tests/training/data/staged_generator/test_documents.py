@@ -85,7 +85,7 @@ def test_the_end_of_a_single_text_is_held_out(articles):
 @pytest.mark.parametrize("data", ["builtin:python_docs"])
 def test_a_built_in_text_has_a_document_for_each_of_its_texts(data):
     whole = {split: load_documents(settings(data, documents="file"), split) for split in ("train", "valid", "test")}
-    rows = {split: load_documents(settings(data), split) for split in ("train", "valid", "test")}
+    rows = {split: load_documents(settings(data, documents="rows"), split) for split in ("train", "valid", "test")}
     assert len(whole["train"].texts) > 50
     for split in whole:  # held out are the same texts, whatever a document is
         assert "".join(whole[split].texts) == "".join(f"{row}\n" for row in rows[split].texts)

@@ -1,4 +1,4 @@
-"""Which texts stand in others: exactly, up to letters and marks, or nearly, by their n-grams. Pure functions, bounded.
+"""Which texts stand in others: exactly, or nearly, by their n-grams of words or tokens. Pure functions, bounded.
 
 Shares are of words, so that short rows that every corpus repeats ("Thank you.") weigh little.
 """
@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
 
 _WORD = re.compile(r"\w+")
@@ -32,6 +33,14 @@ class Words:
             hashes += [hash(word) & 0xFFFFFFFFFFFFFFFF for word in found]
             ends.append(len(hashes))
         return cls(np.array(hashes, dtype=np.uint64), np.array(ends, dtype=np.int64))
+
+    @classmethod
+    def of_ids(cls, rows: datasets.Dataset, most: int) -> "Words":
+        """The tokens of `input_ids`, of the first rows that together have no more than `most`."""
+        column = rows.with_format("arrow")[:].column("input_ids").combine_chunks()
+        ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
+        ends = ends[: max(1, int(np.searchsorted(ends, most, side="right")))]
+        return cls(column.flatten().to_numpy()[: ends[-1] if len(ends) else 0].astype(np.uint64), ends)
 
     @property
     def lengths(self) -> np.ndarray:
