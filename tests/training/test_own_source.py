@@ -1,6 +1,5 @@
 """A source that is not the recipe's: its own phrases, and what its card says beside the figures."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -52,7 +51,7 @@ def test_prompts_of_dialogues_are_held_out_ones(tmp_path):
     assert not set(phrases) & set(ready.train["prompt"])
 
 
-def test_the_card_says_what_is_unknown_and_what_was_seen_beside_the_figures():
+def test_the_card_says_what_is_unknown_and_what_was_seen_beside_the_figures(repository):
     reports = {"test": {"overlap": {"near_share": 0.99, "exact_share": 0.5}}}
     score = {"metrics": {"unknown_share": 0.85, "top1_of_all": 0.15}}
     unknown, overlap = data_notes(score, SimpleNamespace(reports=reports))
@@ -62,4 +61,4 @@ def test_the_card_says_what_is_unknown_and_what_was_seen_beside_the_figures():
     assert overlap.startswith("99.0% of the tokens stand in rows of the training part too")
     assert overlap.endswith("learnt by heart.")
     assert data_notes(None, SimpleNamespace(reports=reports)) == []
-    assert "{{ data_notes }}" in Path("model_cards/template.md").read_text(encoding="utf-8")
+    assert "{{ data_notes }}" in (repository / "model_cards" / "template.md").read_text(encoding="utf-8")
