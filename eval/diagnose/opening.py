@@ -285,7 +285,8 @@ def _find_texts(
 
 def _read_source(data: str, kind: str, text_column: str | None) -> dict[str, list[str]]:
     settings: Any = {"masked": DataSettings, "dialogue": DialogueDataSettings}.get(kind, GeneratorDataSettings)
-    given = settings(data=data, text_column=text_column)
+    by_row = {"documents": "rows"} if settings is GeneratorDataSettings else {}  # many texts show more than one
+    given = settings(data=data, text_column=text_column, **by_row)
     return _checked({split: _texts_of(given, split) for split in _splits(locate(given))})
 
 
