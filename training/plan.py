@@ -54,7 +54,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
     """The plan as lines. Of a run without a recipe, all that is not in `given` is suggested. Raises `InputError`."""
     from training.estimate import estimate_run, fixed_bytes
     from training.families import load_family
-    from training.run.examples import count_examples
+    from training.run.examples import batch_note, count_examples
     from training.runtime.memory import held_bytes, naming_what_to_try
     from training.runtime.outputs import show_notes
     from training.trainer.build import build_config, build_model, check_device, prepare_data
@@ -75,7 +75,9 @@ def plan(run: Run, given: set[str]) -> list[str]:
     model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
-    return lines + plan_lines(run, family, prepared, estimate, judge(run, family, prepared, estimate))
+    lines += plan_lines(run, family, prepared, estimate, judge(run, family, prepared, estimate))
+    said = batch_note(run, model.config.of_the_batch, num_processes=1)
+    return [*lines, f"{_MARKS['note']}{said}"] if said else lines
 
 
 def suggest(run: Run, family: "Family", prepared: "Prepared", given: set[str]) -> Run:

@@ -344,8 +344,8 @@ def _search(point: Point) -> Callable[[], tuple[Edges, Edges]]:
     following = (place + 1).clamp_max(point.length - 1)[None]
 
     def all_of_them() -> tuple[Edges, Edges]:
-        near = sorted_edges(None, tokens, point.window, lowest=0)
-        return near, sorted_edges(tokens, tokens, point.occurrences, targets=following)
+        near = sorted_edges(torch.zeros_like(tokens), point.window, lowest=0)
+        return near, sorted_edges(tokens, point.occurrences, targets=following)
 
     def last_one() -> tuple[Edges, Edges]:
         window = place[-point.window - 1 :][None, None]

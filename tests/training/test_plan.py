@@ -127,6 +127,16 @@ def test_passes_of_a_plan_are_those_that_the_run_logs(
     assert len(re.findall("passes", shown)) == 1
 
 
+def test_a_plan_says_which_parts_are_of_each_micro_batch(tiny_recipe: Path, capsys) -> None:
+    flags = [str(tiny_recipe), "--device", "cpu", "--gradient_accumulation_steps", "2"]
+    assert main(flags) == 0
+    assert "micro-batch" not in capsys.readouterr().out
+    assert main([*flags, "--collapse_protection", "vicreg"]) == 0
+    assert (
+        "note        collapse compare the 8 rows of each micro-batch, not the 16 of a step" in capsys.readouterr().out
+    )
+
+
 def test_a_dry_run_of_two_steps_still_measures_a_step(train_tiny: Callable[..., int], tmp_path: Path, capsys) -> None:
     flags = ["--gradient_accumulation_steps", "2", "--warmup_steps", "1"]
     assert train_tiny(tmp_path / "run", "--dry_run", "--max_steps", "2", *flags) == 0
