@@ -229,6 +229,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         candidate_ids: torch.LongTensor | None = None,
         candidate_log_chances: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        with_row_logits: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LatentMaskedLMOutput:
         """Fill holes, and learn to.
@@ -246,6 +247,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             candidate_log_chances: `(C,)`, log of how likely each was to be a candidate had it been no hole's answer.
             num_items_in_batch: holes of the whole accumulation window over all processes; the loss is a share of its
                 mean. Without it, the mean over these holes.
+            with_row_logits: whether to give `row_logits`, which are as large as a dense head's.
             **kwargs: for the encoder.
 
         Raises:
@@ -287,7 +289,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
             loss_parts={name: value.detach() for name, value in parts.items()},
             logits=logits,
             predictions=predictions,
-            row_logits=None if logits is None else at_holes(logits, holes, self.training),
+            row_logits=at_holes(logits, holes, self.training) if with_row_logits and logits is not None else None,
             **recorded,
         )
 

@@ -134,7 +134,11 @@ def _latent_scorer(model: PreTrainedModel) -> Scorer:
         lines = torch.arange(len(batch.positions), device=labels.device)
         labels[lines, batch.positions] = batch.targets
         output = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels, output_hidden_states=True
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            labels=labels,
+            with_row_logits=False,
+            output_hidden_states=True,
         )
         predictions = torch.nn.functional.normalize(output.predictions.float(), dim=-1)
         cosines = predictions @ directions.T

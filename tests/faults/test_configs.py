@@ -42,11 +42,15 @@ RANGES = {
     **dict.fromkeys("ranking_weight alignment_weight auxiliary_weight collapse_weight bag_weight".split(), AT_LEAST_0),
     **dict.fromkeys("predictor_layers weight_decay max_grad_norm dataloader_num_workers".split(), AT_LEAST_0),
     **dict.fromkeys("warmup_steps milestones".split(), AT_LEAST_0),
-    **dict.fromkeys("num_negatives min_words max_words max_rows max_spans max_span_length".split(), AT_LEAST_1),
+    **dict.fromkeys(
+        "num_negatives num_candidates min_words max_words max_rows max_spans max_span_length".split(), AT_LEAST_1
+    ),
     **dict.fromkeys("max_steps per_device_train_batch_size gradient_accumulation_steps".split(), AT_LEAST_1),
     **dict.fromkeys("logging_steps save_steps save_total_limit eval_steps eval_rows score_rows".split(), AT_LEAST_1),
     **dict.fromkeys("stream_window stream_sample".split(), AT_LEAST_1),
-    **dict.fromkeys("max_bad_share mask_token_share random_token_share constant_share".split(), SHARE),
+    **dict.fromkeys(
+        "max_bad_share mask_token_share random_token_share constant_share full_ranking_share".split(), SHARE
+    ),
     **dict.fromkeys("mask_rate mask_rate_final max_span_share".split(), OPEN_SHARE),
     "learning_rate": OPEN_SHARE,
     "final_learning_rate": (0, 1, True, False),
@@ -100,6 +104,9 @@ FREE = (
     "digits",
     "split",
     "text_column",
+    "prompt_column",
+    "reply_column",
+    "clips",
     "tokenizer",
     "run_name",
     "sample_phrases",

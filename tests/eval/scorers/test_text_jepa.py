@@ -122,6 +122,7 @@ def test_never_more_scores_are_held_than_a_batch_times_the_vocabulary(model, tok
     def spy(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
         shapes.append(tuple(output.logits.shape))
+        assert output.row_logits is None
         return output
 
     monkeypatch.setattr(type(model), "forward", spy)
