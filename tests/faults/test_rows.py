@@ -225,7 +225,7 @@ WHOLE_FILES = [
     ("a byte-order mark only", "txt", b"\xef\xbb\xbf", [], "no usable row in"),
     ("a byte-order mark only", "csv", b"\xef\xbb\xbf", [], "has no text column"),
     ("a byte-order mark only", "jsonl", b"\xef\xbb\xbf", [], "no usable row in"),
-    ("UTF-16", "txt", "\n".join(SOUND).encode("utf-16"), [], "line 1: not valid UTF-8"),
+    ("UTF-16", "txt", "\n".join(SOUND).encode("utf-16"), [], "is UTF-16; convert it: iconv -f UTF-16 -t UTF-8"),
     ("truncated", "jsonl", file_of("jsonl", SOUND[:50])[:-20], [], "train.jsonl line 50: not valid JSON"),
     ("truncated", "parquet", file_of("parquet", SOUND)[:-20], [], "train.parquet is no whole parquet file"),
     ("noise", "parquet", bytes(range(256)) * 9, [], "train.parquet is no whole parquet file"),
@@ -234,7 +234,7 @@ WHOLE_FILES = [
     ("wrong column", "jsonl", file_of("jsonl", SOUND), ["--text_column", "txt"], "has no column 'txt'; it has text"),
     ("wrong column", "csv", file_of("csv", SOUND), ["--text_column", "txt"], "has no column 'txt'; it has text"),
     ("wrong column", "parquet", file_of("parquet", SOUND), ["--text_column", "txt"], "has no column 'txt'; it has"),
-    ("two columns", "csv", b"a,b\n1,2\n", [], "has 2 columns; choose with --text_column among: a, b"),
+    ("two columns", "csv", b"a,b\n1,2\n", [], "has 2 columns; choose with --text_column among: a ('1'), b ('2')"),
     ("an open quote in the names", "csv", b'"text\na b\n', [], "line 1: not valid CSV"),
     ("only filtered rows", "txt", b"one\ntwo\n", [], "2 left out: fewer than 5 words"),
 ]

@@ -226,7 +226,7 @@ class JsonReader(LineReader):
             record, problem = json_object(text)
             if problem is not None:
                 return RawRow((), number, problem)
-            record = flat(record)
+            record = {**flat(record), **record}  # an object in the place of a text is named, not missing
             return row_of_values([record.get(column) for column in columns], number, columns)
 
         return row_of
