@@ -66,11 +66,11 @@ class ClassifierMixin:
         self.num_labels = config.num_labels
         self.model = self.trunk(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc] # TransformersKwargs repeats position_ids
         self: Any,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,

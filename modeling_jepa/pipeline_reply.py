@@ -94,7 +94,7 @@ class ReplyPipeline(Pipeline):
         return [{"reply": text.strip()} for text in texts]
 
 
-def _said(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _said(messages: Any) -> list[Any]:
     """What people say in messages: nothing of a system or a tool, no empty turn; what a role says in a row is one."""
     texts: list[Any] = []
     last = None
