@@ -298,3 +298,12 @@ def test_a_new_token_is_as_unlikely_as_one_never_seen(flags: dict, tmp_path) -> 
     assert torch.equal(TEXT_JEPA.learner.from_pretrained(tmp_path).head.decoder.bias, model.head.bias)
     model.resize_token_embeddings(50)
     torch.testing.assert_close(model.head.bias, torch.log((counts[:50] + 1.0) / (counts + 1.0).sum()))
+
+
+@pytest.mark.filterwarnings("ignore:The following device_map keys")
+def test_a_head_kept_apart_from_its_table_is_refused_in_one_line(tmp_path) -> None:
+    TEXT_JEPA.model().save_pretrained(tmp_path)
+    places = {"model": "cpu", "head": "disk", "token_counts": "cpu"}
+    opened = TEXT_JEPA.learner.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "disk")
+    with pytest.raises(ValueError, match=r"'head\.decoder\.weight' is one tensor with the token table"):
+        opened(torch.tensor([[5, 6, 7]]))
