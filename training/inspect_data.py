@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from textwrap import shorten
+from typing import Any
 
 from eval.command import new_parser, run_command
 
-_LENGTHS = {"text_jepa": (32,), "staged_generator": (128,), "dialogue_jepa": (48, 32)}
 _COLUMNS = ("text_column", "prompt_column", "reply_column")
 _GIVEN = ("data", "split", *_COLUMNS, "documents", "tokenizer", "max_vocab")
 _EXAMPLES, _SHOWN = 5, 100
@@ -28,35 +28,35 @@ def _inspect(arguments: argparse.Namespace) -> None:
     import numpy as np  # and with what follows every library that reads
 
     from training.common.errors import InputError
-    from training.data.dialogue_jepa.pairs import PairPreparation
     from training.data.families import FAMILIES
-    from training.data.staged_generator.blocks import BlockPreparation
-    from training.data.text_jepa.rows import RowPreparation
     from training.data.text_overlap import Words, repeated
+    from training.families import load_family
     from training.runtime.outputs import show_notes
 
-    family = arguments.family
-    if family is None:
-        asked = arguments.prompt_column is not None
-        family = "dialogue_jepa" if asked else "staged_generator" if arguments.documents else "text_jepa"
-    kinds = {"text_jepa": RowPreparation, "staged_generator": BlockPreparation, "dialogue_jepa": PairPreparation}
-    settings_class = FAMILIES[family].data_settings
     given = {name: getattr(arguments, name) for name in _GIVEN if getattr(arguments, name) is not None}
+    of_texts = {name: data for name, data in FAMILIES.items() if data.unit is not None}
+    fitting = [name for name, data in of_texts.items() if all(hasattr(data.data_settings, key) for key in given)]
+    family = arguments.family or next(iter(fitting), next(iter(of_texts)))
+    if family not in of_texts:
+        raise InputError(f"family: got {family!r}, which reads no texts; use {', '.join(of_texts)}")
+    data = of_texts[family]
     for name in given:
-        if not hasattr(settings_class, name):
+        if not hasattr(data.data_settings, name):
             raise InputError(f"{name}: {family} has no such setting; leave it out, or give another --family")
     show_notes()
     print(f"read as     {family} reads it (--family says otherwise)")
-    preparation = kinds[family](settings_class(**given, allow_unknown=True), *_LENGTHS[family])
+    settings: Any = data.data_settings
+    preparation = data.preparation(settings(**given, allow_unknown=True), load_family(family).config_class())
     preparation.prepare()
     texts = list(preparation.texts(preparation.load("train")))
-    unit = {"text_jepa": "rows", "staged_generator": "documents", "dialogue_jepa": "turns"}[family]
     lengths = np.array([len(text.split()) for text in texts])
     least, middle, most = (int(np.percentile(lengths, share)) for share in (5, 50, 95))
-    print(f"lengths     {len(texts):,} {unit} of {lengths.mean():.1f} words: 5 % up to {least:,}, half up to "
+    print(f"lengths     {len(texts):,} {data.unit} of {lengths.mean():.1f} words: 5 % up to {least:,}, half up to "
           f"{middle:,}, 95 % up to {most:,}, the longest {lengths.max():,}")  # fmt: skip
     found = repeated(Words.of(texts, most=1_000_000), 1)
-    print(f"repeats     {found.hits:,} of {found.texts:,} {unit} stand there before ({found.exact:.0%} of the words)")
+    print(
+        f"repeats     {found.hits:,} of {found.texts:,} {data.unit} stand there before ({found.exact:.0%} of the words)"
+    )
     for text in texts[:: max(1, len(texts) // _EXAMPLES)][:_EXAMPLES]:
         print(f"example     {shorten(text, _SHOWN, placeholder=' ...')}")
 
@@ -64,7 +64,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser("training.inspect_data", __doc__)
     parser.add_argument("--data", required=True, help="a file, folder, pattern, hub:ID or builtin:NAME")
-    parser.add_argument("--family", choices=tuple(_LENGTHS), help="who would read it (default: text_jepa)")
+    parser.add_argument("--family", help="who would read it (default: the first that takes what is given)")
     parser.add_argument("--split", help="only this named split of a folder or Hub data set")
     for name in _COLUMNS:
         parser.add_argument(f"--{name}", help="see `training/train.py RECIPE --help`")

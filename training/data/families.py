@@ -15,7 +15,7 @@ from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJe
 from training.common.errors import InputError
 from training.data.collators import TextCollator
 from training.data.dialogue_jepa.pairs import DialogueMasker, PairPreparation
-from training.data.prepared import Prepared
+from training.data.prepared import Preparation, Prepared
 from training.data.sampling import PassDataset
 from training.data.settings import (
     DataSettings,
@@ -52,15 +52,21 @@ class FamilyData:
     Attributes:
         data_settings, masking_settings: dataclasses of the recipe's sections `data` and `masking`.
         no_stream: why its rows are not streamed; None where they are.
+        unit: what a text of its data is called; None for data that are no texts.
     """
 
     data_settings: ClassVar[type[SourceSettings] | type[VideoDataSettings]]
     masking_settings: ClassVar[type[MaskingSettings] | type[NoMaskingSettings] | type[VideoMaskingSettings]]
     no_stream: ClassVar[str | None] = None
+    unit: ClassVar[str | None] = None
+
+    def preparation(self, settings: Any, config: Any) -> Preparation:
+        """How texts become rows: `config` has the model's lengths."""
+        raise NotImplementedError
 
     def prepare(self, settings: Any, config: Any, tokenizer: Any) -> Prepared:
-        """The data of a run: `config` has the model's lengths; without a tokenizer (None) one is built."""
-        raise NotImplementedError
+        """The data of a run; without a tokenizer (None) one is built."""
+        return self.preparation(settings, config).prepare(tokenizer)
 
     def make_dataset(self, encoded: datasets.Dataset) -> PassDataset | ClipDataset:
         """What the data loader reads of an encoded split, by (row index, pass index)."""
@@ -104,9 +110,10 @@ class TextData(FamilyData):
 
     data_settings = DataSettings
     masking_settings = MaskingSettings
+    unit = "rows"
 
-    def prepare(self, settings: DataSettings, config: TextJepaConfig, tokenizer: Any) -> Prepared:  # noqa: D102
-        return RowPreparation(settings, config.max_position_embeddings).prepare(tokenizer)
+    def preparation(self, settings: DataSettings, config: TextJepaConfig) -> RowPreparation:  # noqa: D102
+        return RowPreparation(settings, config.max_position_embeddings)
 
     def make_stream(self, prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> TextStream:  # noqa: D102
         arrange = LikeLengths(group_size)
@@ -120,7 +127,7 @@ class TextData(FamilyData):
         return TextMasker(settings, tokens, seed, negatives, config.negative_sampling, token_counts)
 
     def make_step_inputs(self, tokenizer, *, seed, config, token_counts=None) -> SharedCandidates | None:  # noqa: D102
-        if config.ranking != "shared":
+        if getattr(config, "ranking", None) != "shared":  # another family may read the same rows
             return None
         tokens = TokenIds.from_tokenizer(tokenizer)
         return SharedCandidates(tokens, token_counts, config.num_candidates, 1 - config.full_ranking_share, seed)
@@ -131,9 +138,10 @@ class GeneratorData(FamilyData):
 
     data_settings = GeneratorDataSettings
     masking_settings = NoMaskingSettings
+    unit = "documents"
 
-    def prepare(self, settings: GeneratorDataSettings, config: StagedGeneratorConfig, tokenizer: Any) -> Prepared:  # noqa: D102
-        return BlockPreparation(settings, config.max_position_embeddings).prepare(tokenizer)
+    def preparation(self, settings: GeneratorDataSettings, config: StagedGeneratorConfig) -> BlockPreparation:  # noqa: D102
+        return BlockPreparation(settings, config.max_position_embeddings)
 
     def make_stream(self, prepared: Prepared, *, seed: int, turn: int, group_size: int | None) -> GeneratorStream:  # noqa: D102
         arrange = PackedBlocks(prepared.max_length, seed)
@@ -149,9 +157,10 @@ class DialogueData(FamilyData):
     data_settings = DialogueDataSettings
     masking_settings = NoMaskingSettings
     no_stream = "replies are not streamed"
+    unit = "turns"
 
-    def prepare(self, settings: DialogueDataSettings, config: DialogueJepaConfig, tokenizer: Any) -> Prepared:  # noqa: D102
-        return PairPreparation(settings, config.max_position_embeddings, config.max_reply_length).prepare(tokenizer)
+    def preparation(self, settings: DialogueDataSettings, config: DialogueJepaConfig) -> PairPreparation:  # noqa: D102
+        return PairPreparation(settings, config.max_position_embeddings, config.max_reply_length)
 
     def make_masker(self, settings, tokenizer, *, seed, config, token_counts=None) -> DialogueMasker:  # noqa: D102
         return DialogueMasker(config.decoder_latent)
