@@ -54,9 +54,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(f"lengths     {len(texts):,} {data.unit} of {lengths.mean():.1f} words: 5 % up to {least:,}, half up to "
           f"{middle:,}, 95 % up to {most:,}, the longest {lengths.max():,}")  # fmt: skip
     found = repeated(Words.of(texts, most=1_000_000), 1)
-    print(
-        f"repeats     {found.hits:,} of {found.texts:,} {data.unit} stand there before ({found.exact:.0%} of the words)"
-    )
+    repeats = f"{found.hits:,} of {found.texts:,} {data.unit} stand there before ({found.exact:.0%} of the words)"
+    print(f"repeats     {repeats}")
     for text in texts[:: max(1, len(texts) // _EXAMPLES)][:_EXAMPLES]:
         print(f"example     {shorten(text, _SHOWN, placeholder=' ...')}")
 
