@@ -317,8 +317,8 @@ def _earlier(
         places.append(_step(previous, places[-1]))
     found, before = torch.stack(places), None
     if not has_past:
-        if not torch.compiler.is_compiling() and (none := _no_neighbours(found, real)):
-            return Earlier(None, none), None
+        if not torch.compiler.is_compiling() and (missing := _missing_neighbours(found, real)):
+            return Earlier(None, missing), None
         rows = found + 1  # behind the row of zeros
     else:
         newest = queries[:1] - 1
@@ -337,14 +337,14 @@ def _earlier(
     return Earlier((rows + row_starts).flatten(1)), before
 
 
-def _no_neighbours(found: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-    """`Earlier.none` of places `(3, B, T)`, -1 for none; empty where a token's neighbour is padding inside a row."""
+def _missing_neighbours(found: torch.Tensor, real: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """`Earlier.missing` of places `(3, B, T)`, -1 for none; empty where padding stands inside a row."""
     back = torch.arange(1, KERNEL, device=found.device)[:, None, None]
     beside = torch.arange(found.shape[2], device=found.device) - back
     elsewhere = (found >= 0) & (found != beside)
     if bool((elsewhere if real is None else elsewhere & real).any()):
         return ()
-    return tuple(missing.flatten().nonzero().flatten() for missing in (found < 0) & (beside >= 0))
+    return tuple(absent.flatten().nonzero().flatten() for absent in (found < 0) & (beside >= 0))
 
 
 def _step(previous: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

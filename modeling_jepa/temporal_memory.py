@@ -24,13 +24,13 @@ class Earlier:
 
     Attributes:
         rows: `(3, B x T)`, rows of the flat `(B x L, C)`, which begins with a row of zeros and some to look back at.
-            None where they are the rows 1, 2 and 3 above, except those in `none`.
-        none: 1, 2 and 3 tokens before: rows of the flat `(B x T, C)` that have no such token in their document, beside
-            the first ones of each sequence.
+            None where they are the rows 1, 2 and 3 above, except those in `missing`.
+        missing: 1, 2 and 3 tokens before: rows of the flat `(B x T, C)` that have no such token in their document,
+            beside the first ones of each sequence.
     """
 
     rows: torch.Tensor | None
-    none: tuple[torch.Tensor, ...] = ()
+    missing: tuple[torch.Tensor, ...] = ()
 
 
 class ShortConvolution(nn.Module):
@@ -47,7 +47,7 @@ class ShortConvolution(nn.Module):
         """`(B, L, C) -> (B, T, C)`: of the last T = `length` rows."""
         taps = self.taps.to(states.dtype)
         if earlier.rows is None:
-            return _ShiftedSum.apply(states, taps, earlier.none)
+            return _ShiftedSum.apply(states, taps, earlier.missing)
         flat, output = states.flatten(0, 1), states[:, -length:] * (1 + taps[0])
         for rows, tap in zip(earlier.rows, taps[1:], strict=True):
             output = output + tap * flat.index_select(0, rows).view(output.shape)
@@ -61,21 +61,21 @@ class _ShiftedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, taps: torch.Tensor, none: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        ctx.save_for_backward(states, taps, *none)
+    def forward(ctx: Any, states: torch.Tensor, taps: torch.Tensor, missing: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        ctx.save_for_backward(states, taps, *missing)
         output = states * (1 + taps[0])
-        for back, (tap, rows) in enumerate(zip(taps[1:], none, strict=True), start=1):
+        for back, (tap, rows) in enumerate(zip(taps[1:], missing, strict=True), start=1):
             _add_but(output, rows, output[:, back:], states[:, :-back], tap)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        states, taps, *none = ctx.saved_tensors
+        states, taps, *missing = ctx.saved_tensors
         gradient = gradient.contiguous()
         of_taps = [(gradient * states).sum((0, 1))]
         of_states = gradient * (1 + taps[0])
-        for back, (tap, rows) in enumerate(zip(taps[1:], none, strict=True), start=1):
+        for back, (tap, rows) in enumerate(zip(taps[1:], missing, strict=True), start=1):
             _add_but(of_states, rows - back, of_states[:, :-back], gradient[:, back:], tap)
             whole = (gradient[:, back:] * states[:, :-back]).sum((0, 1))
             few = gradient.flatten(0, 1)[rows] * states.flatten(0, 1)[rows - back]

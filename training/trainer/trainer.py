@@ -270,9 +270,7 @@ class JepaTrainer(Trainer):
         return get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def _in_every_process(self, here: Tensor) -> bool:
-        if self.args.world_size > 1:
-            here = self.accelerator.reduce((~here).float(), reduction="sum") == 0
-        return bool(here)
+        return bool(self._over_processes((~here).float()) == 0)
 
     def _stop_or_skip(self, model: torch.nn.Module) -> None:
         """Raise `NonFiniteError`; or, where steps are skipped, see that this one changes nothing."""
