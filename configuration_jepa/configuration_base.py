@@ -182,6 +182,7 @@ class JepaConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As the library's, with the pipelines that travel along."""
         found = super().to_dict()
+        found.pop("keys_to_ignore_at_inference", None)  # of a model, which sets it again
         return found | {"custom_pipelines": full} if (full := full_custom_pipelines(type(self))) else found
 
     def save_pretrained(

@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split", choices=("train", "valid", "test", "all"), help="default: test; a file is used whole"
     )
     parser.add_argument("--text_column", help="column of the source that holds the text")
+    parser.add_argument("--label_column", help="column of the source that holds the labels, for a classifier")
     parser.add_argument(
         "--allow_unknown", action="store_true", help="score a text of which the tokenizer does not know the half"
     )

@@ -1,5 +1,6 @@
 """What the models of all families share: library flags, initialisation, outputs."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,8 +16,11 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from configuration_jepa.configuration_base import JepaConfig
 from modeling_jepa.latent_head import LatentHead
 from modeling_jepa.layers import Attention, Block, ZeroInitEmbedding, ZeroInitLinear
+from modeling_jepa.losses import part
 from modeling_jepa.publishing import push_model
 from modeling_jepa.teacher import MovingAverageTeacher
+
+IGNORED = -100
 
 
 class JepaPreTrainedModel(PreTrainedModel):
@@ -49,6 +53,13 @@ class JepaPreTrainedModel(PreTrainedModel):
         return push_model(self, repo_id, **kwargs)
 
 
+@dataclass
+class ClassifierOutput(SequenceClassifierOutput):
+    """Of sequences or tokens; `loss_parts` as of all our models: name -> (sum, count), float32 `(2,)`."""
+
+    loss_parts: dict[str, torch.Tensor] | None = None
+
+
 class ClassifierMixin:
     """A trunk with a linear layer of `num_labels` on top, for fine-tuning; goes before the family's base class.
 
@@ -56,12 +67,13 @@ class ClassifierMixin:
     labels at once, or regression; of tokens cross entropy where the label is not -100.
     """
 
-    accepts_loss_kwargs = False  # a mean of the batch it is given
+    has_teacher = False
     trunk: ClassVar[type[JepaPreTrainedModel]]
     trunk_arguments: ClassVar[dict[str, Any]] = {}
-    output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
 
     def __init__(self: Any, config: JepaConfig) -> None:
+        config = copy.copy(config)
+        config.keys_to_ignore_at_inference = ["loss_parts", "past_key_values"]  # a Trainer wants these logits
         super().__init__(config)  # type: ignore[call-arg] # of the family's base class
         self.num_labels = config.num_labels
         self.model = self.trunk(config)
@@ -77,13 +89,16 @@ class ClassifierMixin:
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> Any:
+    ) -> ClassifierOutput:
         """Classify.
 
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds: as of the trunk.
             labels: `(B,)` classes or numbers, or `(B, num_labels)`, for a sequence; `(B, T)` for tokens.
+            num_items_in_batch: labels of the whole accumulation window over all processes; the loss is a share of
+                their mean. Without it, the mean over these.
             **kwargs: for the trunk.
 
         Returns:
@@ -99,11 +114,20 @@ class ClassifierMixin:
         states = encoded.last_hidden_state
         mask = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask.to(states.dtype)
         logits = self.classifier(self.dropout(self._features(states, mask)))
-        loss = None
+        loss, parts = None, None
         if labels is not None:
             loss = self.loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
-        return self.output_class(
-            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+            count = (labels != IGNORED).sum()
+            parts = {"classification": torch.stack((loss.detach() * count, count)).float()}
+            if labels.dtype == torch.long and self.num_labels > 1:
+                parts["accuracy"] = part((logits.argmax(-1) == labels)[labels != IGNORED])
+            loss = loss if num_items_in_batch is None else loss * count / num_items_in_batch
+        return ClassifierOutput(
+            loss=loss,
+            loss_parts=parts,
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
     def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutput, TokenClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -193,7 +193,7 @@ class TextJepaForSequenceClassification(ClassifierMixin, TextJepaPreTrainedModel
 class TextJepaForTokenClassification(ClassifierMixin, TextJepaPreTrainedModel):
     """The encoder, and a linear layer on each of its vectors."""
 
-    trunk, output_class = TextJepaModel, TokenClassifierOutput
+    trunk = TextJepaModel
 
     def _features(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return states

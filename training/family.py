@@ -13,6 +13,7 @@ from textwrap import shorten
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -82,11 +83,12 @@ class CardStyle:
 
 
 class Family:
-    """What training asks of a family. A subclass sets the first four attributes and has `score_held_out`; the other
+    """What training asks of a family. A subclass sets the first five attributes and has `score_held_out`; the other
     methods do what is usual, or nothing.
 
     Attributes:
-        config_class: its `model_type` is the family's name.
+        name: of the family, in every table; its configuration's `model_type`, unless it shares that with another.
+        config_class: of the model.
         model_class: built from `config_class`; its forward gives `loss` and `loss_parts`.
         auto_class: the Auto class that opens its checkpoints.
         card: what its model cards look like.
@@ -94,6 +96,7 @@ class Family:
         origins: families whose checkpoints a run may start from beside its own, and what is taken from them.
     """
 
+    name: str
     config_class: type[JepaConfig]
     model_class: type[PreTrainedModel]
     auto_class: Any
@@ -104,7 +107,7 @@ class Family:
     @property
     def data(self) -> FamilyData:
         """How rows are prepared, stacked and masked."""
-        return FAMILIES[self.config_class.model_type]
+        return FAMILIES[self.name]
 
     def with_model(self, model_class: type[PreTrainedModel]) -> "Family":
         """The same, but with another model in its place, such as one to compare with."""
@@ -119,7 +122,12 @@ class Family:
         return run
 
     def put_in(self, model: PreTrainedModel, prepared: Prepared) -> None:
-        """Put into a new model what it holds of the data beside the tokens' counts."""
+        """Put into a new model what it holds of the data: by default the tokens' counts."""
+        model.set_token_counts(torch.as_tensor(prepared.counts))
+
+    def config_from(self, prepared: Prepared) -> dict[str, Any]:
+        """Fields of the configuration that the data decide, beside vocabulary and special tokens."""
+        return {}
 
     def start(self, model: PreTrainedModel, run: Run) -> None:
         """Load, freeze or add what the run asks for, once the model is built."""
@@ -157,7 +165,7 @@ class Family:
         """(model, tokenizer, phrase) -> one line of text that shows what the model says."""
 
         def refuse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, phrase: str) -> str:
-            raise InputError(f"sample_phrases: got {phrase!r}, but {self.config_class.model_type} shows no samples")
+            raise InputError(f"sample_phrases: got {phrase!r}, but {self.name} shows no samples")
 
         return refuse
 

@@ -120,7 +120,8 @@ def data_notes(record: dict[str, Any] | None, prepared: Prepared) -> list[str]:
         counted = (
             "none counts as right" if of_all is None else f"no blank stands there; as wrong, top-1 is {of_all:.3f}"
         )
-        notes.append(f"{unknown:.1%} of the tokens are unknown to the tokenizer{f' ({counted})' if unknown else ''}.")
+        said = f" ({counted})" if unknown and "quality" not in record["metrics"] else ""
+        notes.append(f"{unknown:.1%} of the tokens are unknown to the tokenizer{said}.")
     if "overlap" in report:
         share = report["overlap"]["near_share"]
         by_heart = ": the figures tell in part what was learnt by heart" if share >= OVERLAP_NOTE else ""

@@ -72,7 +72,7 @@ def plan(run: Run, given: set[str]) -> list[str]:
             prepared = prepare_data(run, family)  # what is known decides what counts
         run = suggest(run, family, prepared, given)
         lines = suggestion_lines(run)
-    model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
+    model = build_model(run, family, build_config(run, family, prepared), prepared)
     with naming_what_to_try(run, fixed_bytes(model)):
         estimate = estimate_run(run, family, prepared, model, libraries)
     lines += plan_lines(run, family, prepared, estimate, judge(run, family, prepared, estimate))

@@ -96,7 +96,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
         prepared = first_then_others(processes, lambda: prepare_data(run, family))
         if run.own_source and run.evaluation.own_samples:
             run = run.with_settings(evaluation={"sample_phrases": family.own_phrases(prepared)})
-        config = build_config(run, family, prepared.tokenizer)
+        config = build_config(run, family, prepared)
         model = build_model(run, family, config, prepared)
         if processes.is_main_process and (said := batch_note(run, config.of_the_batch, processes.num_processes)):
             print(f"note: {said}", file=sys.stderr, flush=True)

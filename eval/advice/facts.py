@@ -26,7 +26,7 @@ def make_facts(
     """
     known = config.to_dict()
     return RunFacts(
-        family=config.model_type,
+        family=more.pop("family", config.model_type),
         max_steps=training["max_steps"],
         warmup_steps=warmup_steps,
         learning_rate=training["learning_rate"],

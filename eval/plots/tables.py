@@ -29,6 +29,15 @@ _DIALOGUE = {
     "distinct_2": ("distinct-2", 3),
     "effective_rank": ("eff.\nrank", 1),
 }
+_CLASSIFIER = {
+    "accuracy": ("accuracy", 4),
+    "macro_f1": ("macro F1", 4),
+    "micro_f1": ("micro F1", 4),
+    "matthews": ("Matthews", 4),
+    "pearson": ("Pearson", 4),
+    "mae": ("MAE", 4),
+    "loss": ("loss", 4),
+}
 _VIDEO = {
     "mse": ("MSE", 1),
     "mae": ("MAE", 1),
@@ -69,6 +78,14 @@ def causal_table(record: dict[str, Any]) -> Table:
     """Causal model: its figures and the baselines' on the same tokens; the leak gap in nats per token."""
     counted = f"{record['num_examples']:,} tokens of {record['num_rows']:,} documents"
     return _beside_baselines(record, _CAUSAL, counted, _causal_caption(record["metrics"]))
+
+
+def classifier_table(record: dict[str, Any]) -> Table:
+    """Classifier: its figures and those of always saying what is most frequent in the same rows."""
+    caption = "Loss: cross entropy in nats, of a regression the squared error. Most frequent: in these very rows."
+    if record["metrics"].get("unknown_share"):
+        caption += f" {record['metrics']['unknown_share']:.1%} of the tokens are unknown to the tokenizer."
+    return _beside_baselines(record, _CLASSIFIER, f"{record['num_examples']:,} rows", caption)
 
 
 def dialogue_table(record: dict[str, Any]) -> Table:

@@ -12,11 +12,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from eval.loading import checked_name
-from eval.plots.tables import causal_table, dialogue_table, text_table, video_table
-from eval.scorers import causal, dialogue, text_jepa, video
+from eval.plots.tables import causal_table, classifier_table, dialogue_table, text_table, video_table
+from eval.scorers import causal, dialogue, text_classifier, text_jepa, video
 from eval.scorers.causal import CausalScores
 from eval.scorers.dialogue import DialogueScores
 from eval.scorers.request import MAX_ROWS, ScoreRequest
+from eval.scorers.text_classifier import LabelScores
 from eval.scorers.text_jepa import Scores
 from eval.scorers.video import VideoScores
 from training.common.errors import InputError
@@ -27,8 +28,9 @@ from training.data.sources.locate import scoring_split
 from training.data.sources.rows import RowReport
 from training.data.video_jepa.own_clips import KINDS as CLIP_KINDS
 
+CLASSIFIER = "text_classifier"
 _OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share", "allow_unknown")
-AnyScores = Scores | CausalScores | DialogueScores | VideoScores
+AnyScores = Scores | LabelScores | CausalScores | DialogueScores | VideoScores
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ def family_of(checkpoint: str) -> str:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{checkpoint} is no checkpoint that can be scored: {reason}") from error
+    if config.model_type == TextJepaConfig.model_type and any(
+        name.endswith("ForSequenceClassification") for name in config.architectures or ()
+    ):
+        return CLASSIFIER
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     if config.model_type not in SCORERS and not set(config.architectures or ()) & set(causal):
         raise InputError(
@@ -134,7 +140,8 @@ def data_settings(request: ScoreRequest) -> SourceSettings | VideoDataSettings:
         # What says how to read the run's source is not said of another; how text is treated belongs to the model.
         own = {name: getattr(settings_class, name) for name in _OF_THE_SOURCE}
         settings = dataclasses.replace(settings, data=request.data, **own)
-    asked = {name: value for name, value in request.given().items() if name in ("text_column", "documents")}
+    own = ("text_column", "label_column", "documents")
+    asked = {name: value for name, value in request.given().items() if name in own}
     settings = dataclasses.replace(settings, **asked, **({"allow_unknown": True} if request.allow_unknown else {}))
     settings.validate()
     return settings
@@ -209,6 +216,7 @@ def _score_causal(request: ScoreRequest, settings: GeneratorDataSettings, split:
 CAUSAL = Scorer("causal", _score_causal, causal_table, ("text_column", "documents", "context", "stride", "max_tokens"))
 SCORERS: dict[str, Scorer] = {
     TextJepaConfig.model_type: Scorer("text", text_jepa.score_request, text_table),
+    CLASSIFIER: Scorer("classifier", text_classifier.score_request, classifier_table, ("text_column", "label_column")),
     StagedGeneratorConfig.model_type: CAUSAL,
     DialogueJepaConfig.model_type: Scorer("dialogue", dialogue.score_request, dialogue_table),
     VideoJepaConfig.model_type: Scorer("video", video.score_request, video_table, ("digits",), by_frame=True),

@@ -27,6 +27,7 @@ class ScoreRequest:
     data: str | None = None
     split: str | None = None
     text_column: str | None = None
+    label_column: str | None = None
     allow_unknown: bool = False
     max_rows: int | str | None = AFFORDABLE
     batch_size: int = BATCH_SIZE
@@ -39,18 +40,18 @@ class ScoreRequest:
     stride: int | None = None
     max_tokens: int | str | None = AFFORDABLE
 
-    def rows(self, affordable: int) -> int | None:
-        """How many rows at most, where so many are affordable; raises InputError for a number that makes no sense."""
+    def rows(self, affordable: int | None) -> int | None:
+        """How many rows at most, where so many are affordable (None: all). Raises InputError for nonsense."""
         return bounded("max_rows", self.max_rows, affordable)
 
     def given(self) -> dict[str, object]:
         """The settings that only some families have, and that were given: name -> value."""
-        names = ("text_column", "digits", "documents", "context", "stride")
+        names = ("text_column", "label_column", "digits", "documents", "context", "stride")
         found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return found if self.max_tokens == AFFORDABLE else {**found, "max_tokens": self.max_tokens or "all"}
 
 
-def bounded(name: str, value: int | str | None, affordable: int) -> int | None:
+def bounded(name: str, value: int | str | None, affordable: int | None) -> int | None:
     """`value`, with `affordable` for "auto"; raises InputError for a word or number that makes no sense."""
     if value == AFFORDABLE:
         return affordable

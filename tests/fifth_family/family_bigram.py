@@ -15,6 +15,7 @@ from training.family import CardStyle, Family
 class Bigram(Family):
     """The bigram model."""
 
+    name = BigramConfig.model_type
     config_class = BigramConfig
     model_class = BigramForCausalLM
     auto_class = AutoModelForCausalLM

@@ -74,6 +74,43 @@ def test_numbers_and_several_labels_at_once(family: Family) -> None:
 
 
 @each_head
+def test_parts_of_a_batch_add_up_to_its_loss(family: Family, head: str) -> None:
+    model = classifier(family, head, num_labels=3)
+    inputs = family.inputs(model.config)
+    labels = labels_of(model, inputs, head)
+    whole = model(**inputs, labels=labels)
+    count = labels.numel()
+    parts = [
+        model(**{name: value[rows] for name, value in inputs.items()}, labels=labels[rows], num_items_in_batch=count)
+        for rows in (slice(0, 1), slice(1, None))
+    ]
+    torch.testing.assert_close(parts[0].loss + parts[1].loss, whole.loss)
+    found = sum(each.loss_parts["classification"] for each in parts)
+    torch.testing.assert_close(found, torch.stack((whole.loss * count, torch.tensor(float(count)))))
+    right = (whole.logits.argmax(-1) == labels).sum()
+    assert whole.loss_parts["accuracy"].tolist() == [right, count]
+
+
+@each_sequence_head
+def test_a_stock_trainer_gives_the_logits_to_compute_metrics(family: Family, tmp_path) -> None:
+    model = classifier(family, num_labels=3)
+    inputs = family.inputs(model.config)
+    rows = [{"input_ids": ids.tolist(), "labels": 1} for ids in inputs["input_ids"]]
+    shapes = []
+
+    def accuracy(found: transformers.EvalPrediction) -> dict[str, float]:
+        shapes.append(found.predictions.shape)
+        return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
+
+    arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    trainer = Trainer(model, arguments, eval_dataset=Dataset.from_list(rows), compute_metrics=accuracy)
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+    assert shapes == [(len(rows), 3)]
+    assert "keys_to_ignore_at_inference" not in model.config.to_dict()
+    assert "logits" in family.config().keys_to_ignore_at_inference or family is STAGED_GENERATOR
+
+
+@each_head
 def test_padding_changes_no_answer(family: Family, head: str) -> None:
     model = classifier(family, head)
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -35,6 +35,14 @@ OWN = {
         ("--head linear", "head='linear' is not possible: it must be one of cosine, softmax"),
         ("--stage 1", "family text_jepa has no stages"),
     ],
+    "text_classifier": [
+        ("--mask_rate 0.2", "unknown flag --mask_rate"),
+        ("--problem_type classes", "problem_type: got 'classes'; use one of auto, single_label_classification"),
+        ("--long_rows windows", "long_rows: got 'windows'; use one of cut"),
+        ("--split_sentences", "a label is of its whole row"),
+        ("--streaming", "streaming: labelled rows are not streamed"),
+        ("--stage 1", "stage: family text_classifier has no stages"),
+    ],
     "staged_generator": [
         ("--credit on", "credit: got 'on'; use one of auto, off, analyse, scale"),
         ("--credit_rest 1.5", "credit_rest: got 1.5; use a share from 0 to 1"),
@@ -68,12 +76,14 @@ OWN = {
         ("--data builtin:digits", "unknown flag --data"),
     ],
 }
+QUICKSTARTS = {family: RECIPES / family / "quickstart.yaml" for family in family_names()}
+QUICKSTARTS["text_classifier"] = RECIPES / "text_jepa" / "classify.yaml"
 CASES = [(family, *case) for family in family_names() for case in [*EVERYWHERE, *OWN[family]]]
 
 
 @pytest.mark.parametrize(("family", "flags", "said"), CASES)
 def test_a_bad_flag_is_refused_in_one_line_that_names_it(family: str, flags: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_arguments([str(RECIPES / family / "quickstart.yaml"), *flags.split()])
+        parse_arguments([str(QUICKSTARTS[family]), *flags.split()])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -21,6 +21,7 @@ from training.data.settings import (
     DataSettings,
     DialogueDataSettings,
     GeneratorDataSettings,
+    LabelledDataSettings,
     MaskingSettings,
     NoMaskingSettings,
     SourceSettings,
@@ -30,6 +31,7 @@ from training.data.settings import (
 from training.data.staged_generator.blocks import BlockPreparation, CausalLabels
 from training.data.staged_generator.stream import GeneratorStream, PackedBlocks
 from training.data.streaming import LikeLengths, TextStream
+from training.data.text_classifier.rows import LabelledCollator, LabelledDataset, LabelledPreparation, without_keys
 from training.data.text_jepa.candidates import SharedCandidates
 from training.data.text_jepa.masking import TextMasker
 from training.data.text_jepa.rows import RowPreparation
@@ -133,6 +135,27 @@ class TextData(FamilyData):
         return SharedCandidates(tokens, token_counts, config.num_candidates, 1 - config.full_ranking_share, seed)
 
 
+class ClassifierData(FamilyData):
+    """Texts with their labels, nothing hidden."""
+
+    data_settings = LabelledDataSettings
+    masking_settings = NoMaskingSettings
+    no_stream = "labelled rows are not streamed"
+    unit = "rows"
+
+    def preparation(self, settings: LabelledDataSettings, config: TextJepaConfig) -> LabelledPreparation:  # noqa: D102
+        return LabelledPreparation(settings, config.max_position_embeddings)
+
+    def make_dataset(self, encoded: datasets.Dataset) -> LabelledDataset:  # noqa: D102
+        return LabelledDataset(encoded)
+
+    def make_collator(self, tokenizer: Any) -> LabelledCollator:  # noqa: D102
+        return LabelledCollator(pad_token_id=tokenizer.pad_token_id)
+
+    def make_masker(self, settings, tokenizer, *, seed, config, token_counts=None) -> Callable[[Batch, float], Batch]:  # noqa: D102
+        return without_keys
+
+
 class GeneratorData(FamilyData):
     """Documents, packed into blocks."""
 
@@ -188,6 +211,7 @@ class VideoData(FamilyData):
 
 FAMILIES: dict[str, FamilyData] = {
     "text_jepa": TextData(),
+    "text_classifier": ClassifierData(),
     "staged_generator": GeneratorData(),
     "dialogue_jepa": DialogueData(),
     "video_jepa": VideoData(),

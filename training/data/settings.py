@@ -5,6 +5,7 @@ Nothing here imports torch, so that a typo is found at once.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from training.common.errors import InputError
 from training.common.options import OPEN_SHARE, POSITIVE_SHARE, SHARE, Allowed, at_least, check_options, one_of, option
@@ -14,6 +15,24 @@ OBJECTIVES = ("future", "joint", "individual")
 # Clips of valid and of test: as many as the published test set has. Who scores takes some of them.
 HELD_OUT_CLIPS = 10_000
 TRAINED_TOKENIZERS = ("word", "bpe")  # made from the training part; any other name is that of a given one
+
+
+class Labelled(NamedTuple):
+    """The columns of a text (None: to be found) and of its label."""
+
+    text: str | None
+    label: str
+
+
+# Of a table: the column of its text (None: to be found), those of prompt and reply, or of text and label.
+Asked = str | tuple[str, str] | Labelled | None
+
+
+def asking_flag(asked: Asked) -> tuple[str, str]:
+    """The flag that names columns, and what it names, for a message."""
+    if isinstance(asked, tuple):
+        return ("label_column", asked[1]) if isinstance(asked, Labelled) else ("prompt_column", asked[0])
+    return "text_column", str(asked)
 
 
 @dataclass
@@ -56,8 +75,8 @@ class SourceSettings:
     )
 
     @property
-    def asked_columns(self) -> str | tuple[str, str] | None:
-        """The column of a table that is asked for, or the two of prompts and replies."""
+    def asked_columns(self) -> Asked:
+        """The column of a table that is asked for, or the two of prompts and replies, or of texts and labels."""
         return self.text_column
 
     @property
@@ -116,6 +135,36 @@ class DataSettings(SourceSettings):
             raise InputError(
                 f"max_words: got {self.max_words}; use {self.min_words} or more (it may not be below min_words)"
             )
+
+
+@dataclass
+class LabelledDataSettings(DataSettings):
+    """The `data` section of a recipe that trains a classifier. `validate()` raises InputError."""
+
+    label_column: str = option(
+        "label", "the column of the labels: classes by name or number, lists of them, or numbers to predict"
+    )
+    problem_type: str = option(
+        "auto",
+        "what labels are: `single_label_classification`, `multi_label_classification` (lists), `regression` "
+        "(fractions), or `auto`",
+        one_of("auto", "single_label_classification", "multi_label_classification", "regression"),
+    )
+    long_rows: str = option("cut", "rows longer than the model are cut; counted", one_of("cut"))
+    min_words: int = option(1, "leave out rows with fewer words; counted", at_least(1))
+
+    @property
+    def asked_columns(self) -> Labelled:
+        """See `SourceSettings`."""
+        return Labelled(self.text_column, self.label_column)
+
+    def validate(self) -> None:
+        """Raise InputError where a value is out of range or contradicts another."""
+        super().validate()
+        if self.streaming:
+            raise InputError("streaming: labelled rows are not streamed; leave it out, or take fewer by max_rows")
+        if self.split_sentences:
+            raise InputError("split_sentences: true, but a label is of its whole row; leave it out")
 
 
 @dataclass
@@ -191,7 +240,7 @@ class DialogueDataSettings(SourceSettings):
         return "pair"
 
     @property
-    def asked_columns(self) -> str | tuple[str, str] | None:
+    def asked_columns(self) -> Asked:
         """See `SourceSettings`."""
         if self.prompt_column is None or self.reply_column is None:
             return self.text_column

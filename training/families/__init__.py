@@ -16,6 +16,12 @@ def _text_jepa() -> Family:
     return TextJepa()
 
 
+def _text_classifier() -> Family:
+    from training.families.text_classifier import TextClassifier
+
+    return TextClassifier()
+
+
 def _staged_generator() -> Family:
     from training.families.staged_generator import StagedGenerator
 
@@ -36,6 +42,7 @@ def _video_jepa() -> Family:
 
 LOADERS: dict[str, Callable[[], Family]] = {
     "text_jepa": _text_jepa,
+    "text_classifier": _text_classifier,
     "staged_generator": _staged_generator,
     "dialogue_jepa": _dialogue_jepa,
     "video_jepa": _video_jepa,

@@ -19,6 +19,7 @@ from training.common.layout import TEMPLATES, TRANSCRIPT_FILE
 from training.common.records import write_json
 from training.data.prepared import Prepared
 from training.families.dialogue_answers import Answerer, training_replies, transcript
+from training.families.text_classifier import OF_ENCODER
 from training.family import CardStyle, Family, Origin, Sample
 from training.optim.optimizers import Grouping
 from training.run.run import Run
@@ -35,10 +36,6 @@ _LEADING = (
 )
 _TRUNK = r"\blayers\.\d+\.|\breader\.attention\.|\bpredictor\.|\bdecoder\.(latent|context|word)_proj\.|\bbag_head\."
 _OF_DECODER = ("decoder.", "lm_head.")
-_OF_ENCODER = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "rope_theta"),
-    *("norm_eps", "qk_norm", "gated_mlp", "scale_embeddings"),
-)
 _PRETRAINED = "decoder.language_model."
 
 
@@ -56,6 +53,7 @@ def _is_matrix_of_trunk(name: str, parameter: nn.Parameter) -> bool:
 class DialogueJepa(Family):
     """The dialogue model."""
 
+    name = "dialogue_jepa"
     config_class = DialogueJepaConfig
     model_class = DialogueJepaForConditionalGeneration
     auto_class = AutoModelForSeq2SeqLM
@@ -86,7 +84,7 @@ class DialogueJepa(Family):
             auto_class=AutoModelForMaskedLM,
             part_of=lambda text: text.model,
             place_in=lambda dialogue: dialogue.model.reader.encoder,
-            fields=_OF_ENCODER,
+            fields=OF_ENCODER,
         )
     }
 

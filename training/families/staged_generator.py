@@ -31,6 +31,7 @@ def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[s
 class StagedGenerator(Family):
     """The staged generator."""
 
+    name = "staged_generator"
     config_class = StagedGeneratorConfig
     model_class = StagedGeneratorForCausalLM
     auto_class = AutoModelForCausalLM

@@ -56,6 +56,7 @@ def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[s
 class TextJepa(Family):
     """The latent text model."""
 
+    name = "text_jepa"
     config_class = TextJepaConfig
     model_class = TextJepaForMaskedLM
     auto_class = AutoModelForMaskedLM

@@ -55,6 +55,7 @@ def _card_extras(recipe: dict[str, Any], score: dict[str, Any] | None) -> dict[s
 class VideoJepa(Family):
     """The video model."""
 
+    name = "video_jepa"
     config_class = VideoJepaConfig
     model_class = VideoJepaForFramePrediction
     auto_class = AutoModel
@@ -72,6 +73,7 @@ class VideoJepa(Family):
 
     def put_in(self, model: PreTrainedModel, prepared: PreparedClips) -> None:
         """The pictures of the codes, which decode them wherever the model goes."""
+        super().put_in(model, prepared)
         model.set_frame_codes(prepared.tokenizer.values)
 
     def count_tokens(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from training.data.settings import (
     DataSettings,
     DialogueDataSettings,
     GeneratorDataSettings,
+    LabelledDataSettings,
     MaskingSettings,
     NoMaskingSettings,
     VideoDataSettings,
@@ -16,6 +17,7 @@ from training.data.settings import (
 from training.settings.common import EvaluationSettings, TrainingSettings
 from training.settings.dialogue_jepa import DialogueEvaluationSettings, DialogueTrainingSettings
 from training.settings.staged_generator import GeneratorEvaluationSettings, GeneratorTrainingSettings
+from training.settings.text_classifier import ClassifierEvaluationSettings, ClassifierTrainingSettings
 from training.settings.video_jepa import VideoEvaluationSettings, VideoTrainingSettings
 
 
@@ -38,6 +40,13 @@ SETTINGS_SECTIONS = ("data", "masking", "training", "evaluation")
 
 RECIPES: dict[str, FamilyRecipe] = {
     "text_jepa": FamilyRecipe(TextJepaConfig),
+    "text_classifier": FamilyRecipe(
+        TextJepaConfig,
+        LabelledDataSettings,
+        NoMaskingSettings,
+        ClassifierTrainingSettings,
+        ClassifierEvaluationSettings,
+    ),
     "staged_generator": FamilyRecipe(
         StagedGeneratorConfig,
         GeneratorDataSettings,

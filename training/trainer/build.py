@@ -19,7 +19,6 @@ from eval.loading import open_tokenizer
 from training.cards.record import sizes_of
 from training.cards.writing import write_checkpoint_card
 from training.common.errors import InputError
-from training.data.families import Tokenizer
 from training.data.prepared import Prepared
 from training.data.unknown import UNKNOWN_NOTE
 from training.family import Family
@@ -51,12 +50,13 @@ def prepare_data(run: Run, family: Family) -> Prepared:
     return prepared
 
 
-def build_config(run: Run, family: Family, tokenizer: Tokenizer) -> JepaConfig:
-    """The recipe's configuration, with vocabulary and special tokens of the tokenizer. Raises `InputError`."""
+def build_config(run: Run, family: Family, prepared: Prepared) -> JepaConfig:
+    """The recipe's configuration, with what the data decide of it. Raises `InputError`."""
+    tokenizer = prepared.tokenizer
     special = ("pad_token_id", "unk_token_id", "mask_token_id", "bos_token_id", "eos_token_id")
     from_tokenizer = {name: getattr(tokenizer, name) for name in special} | {"vocab_size": len(tokenizer)}
     try:
-        return family.config_class(**run.config_fields, **from_tokenizer)
+        return family.config_class(**run.config_fields, **from_tokenizer, **family.config_from(prepared))
     except (ValueError, StrictDataclassError) as error:
         raise InputError(" ".join(str(error.__cause__ or error).split())) from None
 
@@ -69,13 +69,11 @@ def build_model(run: Run, family: Family, config: JepaConfig, prepared: Prepared
     _refuse_too_large(family, config)
     set_seed(run.training.seed)
     model = family.model_class(config)
-    token_counts = torch.as_tensor(prepared.counts)
-    model.set_token_counts(token_counts)
     family.put_in(model, prepared)
     if run.init_from is not None and own_start(run) is None:
         take_weights(model, family, run)
-        # The counts are of this run's data, whatever the weights learnt from.
-        model.token_counts.copy_(token_counts)
+        if hasattr(model, "token_counts"):  # of this run's data, whatever the weights learnt from
+            model.token_counts.copy_(torch.as_tensor(prepared.counts))
     family.start(model, run)
     if run.training.adapts_checkpoint:
         from training.init_from.adapters import add_lora  # and with it peft, which takes a second

@@ -67,7 +67,7 @@ class Exam(TrainerCallback):
         self.plan = Plan(**settings["exam"])
         self.family = self.family_of(load_family(run.family))
         self.prepared = prepare_data(run, self.family)
-        self.config = build_config(run, self.family, self.prepared.tokenizer)
+        self.config = build_config(run, self.family, self.prepared)
         anchor = self.anchor()
         if anchor is None:
             self.model = build_model(run, self.family, self.config, self.prepared)

@@ -18,6 +18,7 @@ METRICS = sorted(path.stem for path in FOLDER.glob("*.py") if "(evaluate.Metric)
 # Family -> the metrics that score it, and how the names of some figures begin beside those that a metric gives.
 SCORED_BY = {
     "text_jepa": ("fill_blank_ranking", "representation_spread"),
+    "text_classifier": ("classification",),
     "staged_generator": ("language_modeling", "leak_gap", "attention_by_edge"),
     "dialogue_jepa": ("dialogue", "representation_spread"),
     "video_jepa": ("video",),

@@ -121,7 +121,7 @@ def built(recipe: Path, *flags: str) -> torch.nn.Module:
     family = load_family(run.family)
     run = family.with_files(run)
     prepared = prepare_data(run, family)
-    return build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
+    return build_model(run, family, build_config(run, family, prepared), prepared)
 
 
 # ---- what a run tells ----

@@ -11,7 +11,7 @@ from training.settings.recipes import family_names, recipe_of
 def test_a_familys_parts_are_of_one_family(name: str) -> None:
     recipe, family = recipe_of(name), load_family(name)
     assert family.config_class is recipe.config_class
-    assert family.config_class.model_type == name
+    assert family.name == name
     assert family.model_class.config_class is family.config_class
     assert family.data is FAMILIES[name]
     assert (family.data.data_settings, family.data.masking_settings) == (recipe.data, recipe.masking)

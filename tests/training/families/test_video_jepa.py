@@ -82,7 +82,7 @@ def built(recipe: Path, *flags: str) -> tuple[torch.nn.Module, PreparedClips]:
     run = parse_arguments([str(recipe), "--device", "cpu", *flags])
     family = load_family(run.family)
     prepared = prepare_data(run, family)
-    return build_model(run, family, build_config(run, family, prepared.tokenizer), prepared), prepared
+    return build_model(run, family, build_config(run, family, prepared), prepared), prepared
 
 
 # ---- what a run tells and leaves ----
@@ -197,7 +197,7 @@ def test_clips_grow_longer_while_a_run_goes_on(whole: Path, recipe: Path) -> Non
     run = parse_arguments([str(recipe)])
     family = load_family(run.family)
     prepared = prepare_data(run, family)
-    config = build_config(run, family, prepared.tokenizer)
+    config = build_config(run, family, prepared)
     masker = family.data.make_masker(run.masking, prepared.tokenizer, seed=1, config=config)
     assert [masker.length_at(step / 18) for step in (0, 3, 6, 17)] == [2, 4, 6, 6]
 

@@ -150,7 +150,7 @@ def test_peft_alone_trains_a_model_that_was_never_trained(family: str, recipe_of
 
     run = parse_arguments([str(recipe_of(family))])
     prepared = prepare_data(run, load_family(family))
-    base = build_model(run, load_family(family), build_config(run, load_family(family), prepared.tokenizer), prepared)
+    base = build_model(run, load_family(family), build_config(run, load_family(family), prepared), prepared)
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], exclude_modules=NEVER_ADAPTED)
     model = peft.get_peft_model(base, config).train()
     learning = {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -23,10 +23,10 @@ def test_there_are_recipes() -> None:
     assert {path.stem for path in RECIPES} >= {"quickstart", "prototype"}
 
 
-def test_a_recipe_lies_in_its_familys_folder_and_builds_its_model(recipe: Path) -> None:
+def test_a_recipe_lies_in_its_models_folder_and_builds_it(recipe: Path) -> None:
     run: Run = parse_arguments([str(recipe)])
-    assert run.family == recipe.parent.name
     family = load_family(run.family)
+    assert family.config_class.model_type == recipe.parent.name
     with torch.device("meta"):
         model = family.model_class(family.config_class(vocab_size=run.data.max_vocab, **run.config_fields))
     assert sum(p.numel() for p in model.parameters()) > 100_000

@@ -34,7 +34,7 @@ def make_trainer(tiny_recipe: Path, tmp_path: Path) -> MakeTrainer:
         run: Run = parse_arguments(argv)
         family = load_family(run.family)
         prepared = prepare_data(run, family)
-        model = build_model(run, family, build_config(run, family, prepared.tokenizer), prepared)
+        model = build_model(run, family, build_config(run, family, prepared), prepared)
         return build_trainer(run, family, prepared, model, RunState())
 
     return make

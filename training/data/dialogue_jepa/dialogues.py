@@ -75,13 +75,13 @@ def load_dialogues(settings: DialogueDataSettings, split: str) -> Dialogues:
     """
     opened = open_split(settings, split, "dialogues", "dialogues, whole, chosen by hash,")
     found = [said for part in opened.parts for said in _turns_of(opened, part, settings)]
-    answers = {BETWEEN_TURNS.join(turns): places for turns, places in found}
-    texts = subset([BETWEEN_TURNS.join(turns) for turns, _ in found], settings.max_rows, opened.report)
+    texts = [BETWEEN_TURNS.join(turns) for turns, _ in found]
+    found = [found[index] for index in subset(texts, settings.max_rows, opened.report)]
     _refuse_other_rows(opened.report, opened.where)
     check_bad_share(opened.report, settings, opened.where)
-    if not texts:
+    if not found:
         raise InputError(_why_none(opened))
-    return Dialogues([text.split(BETWEEN_TURNS) for text in texts], opened.report, [answers[text] for text in texts])
+    return Dialogues([turns for turns, _ in found], opened.report, [places for _, places in found])
 
 
 def pairs_of(dialogues: Dialogues, settings: DialogueDataSettings) -> Iterator[Pair]:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from training.common.errors import InputError
+from training.data.settings import Asked, Labelled
 from training.data.sources.rows import RawRow
 
 MAX_ROW_CHARACTERS = 1_000_000
@@ -31,7 +32,6 @@ _TURN_KEYS = (
 )
 _NO_TEXT = re.compile(r"(?:.*[_ .-])?(?:id|uuid|guid|url|hash|path|date|time|timestamp|lang|language|label)", re.I)
 _SHOWN = 40
-Asked = str | tuple[str, str] | None
 CHATML = "<|im_start|>"
 NO_SEPARATOR = "no TAB or ||| between prompt and reply"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,11 +73,16 @@ def choose_columns(
 
     Where `sides` is `pair`, a row is a dialogue: two columns (asked for, or of a usual pair of names) with a prompt
     and its reply, or one with the list of its turns. A column of single texts is taken for one where its name is
-    `text` alone: it may hold ChatML.
+    `text` alone: it may hold ChatML. Where a label is asked for, the columns are `Labelled`.
 
     Raises:
-        InputError: as `choose_column`; nothing that looks like dialogues.
+        InputError: as `choose_column`; nothing that looks like dialogues; no column of that label.
     """
+    if isinstance(asked, Labelled):
+        if asked.label not in columns:
+            raise InputError(f"label_column: {where} has no column {asked.label!r}; it has {_listed(columns, sample)}")
+        others = {name: kind for name, kind in columns.items() if name != asked.label}
+        return Labelled(choose_column(others, asked.text, where, sample), asked.label)
     if isinstance(asked, tuple):
         for flag, name in zip(("prompt_column", "reply_column"), asked, strict=True):
             if columns.get(name) != "text":
@@ -127,6 +132,11 @@ def row_of_values(values: Sequence[Any], place: int, columns: tuple[str, ...], g
     """A row from what stands in the columns of `choose_columns`."""
     if len(columns) == 1:
         return row_of_value(values[0], place, columns[0], group)
+    if isinstance(columns, Labelled):
+        row = row_of_value(values[0], place, columns.text or "text", group)
+        if row.problem is None and values[1] in (None, ""):
+            return RawRow((), place, f"column {columns.label!r} is missing or null")
+        return row._replace(label=values[1])
     for name, value in zip(columns, values, strict=True):
         if isinstance(value, list | tuple):
             return RawRow((), place, f"column {name!r} holds a list, not text")

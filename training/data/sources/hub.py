@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from training.common.errors import InputError
-from training.data.settings import SourceSettings
-from training.data.sources.columns import Asked, arrow_kinds, choose_column, choose_columns, rows_of_arrow
+from training.data.settings import Asked, SourceSettings
+from training.data.sources.columns import arrow_kinds, choose_column, choose_columns, rows_of_arrow
 from training.data.sources.film_lines import Line, joined_lines
 from training.data.sources.readers import Shard, first_line, from_row
 from training.data.sources.rows import RawRow

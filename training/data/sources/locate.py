@@ -7,17 +7,19 @@ lacks is cut from its training rows by a hash of the row, so it is the same ever
 import glob
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
 
 from training.common.errors import InputError
-from training.data.settings import DataSettings, SourceSettings
+from training.data.settings import DataSettings, SourceSettings, asking_flag
 from training.data.sources.builtin import BUILTINS, builtin_fingerprint, check_builtin, read_builtin
 from training.data.sources.hub import HubAddress, saved_splits, whole_split
 from training.data.sources.readers import READABLE, READERS, check_file, is_text, kind_of, open_file
@@ -154,8 +156,11 @@ def open_split(settings: SourceSettings, split: str, unit: str, held_out: str) -
     return OpenedSplit(source, split, parts, RowReport(source.name, split, unit=unit, notes=notes))
 
 
-def load_rows(settings: DataSettings, split: str) -> Rows:
+def load_rows(settings: DataSettings, split: str, with_labels: bool = False) -> Rows:
     """The checked rows of one split: "train", "valid", "test", or "all" for every row of the source.
+
+    Args:
+        with_labels: with the column `label`: what stands in the settings' `label_column`, as JSON.
 
     Raises:
         InputError: the source cannot be found or read, has no text column, too many bad rows, or no row left.
@@ -163,9 +168,12 @@ def load_rows(settings: DataSettings, split: str) -> Rows:
     unit = "documents, whole," if settings.data.startswith("builtin:") else "rows"
     opened = open_split(settings, split, "rows", f"{unit} chosen by hash")
     rows = (row for part in opened.parts for row in _rows_of(opened, part))
-    phrases = collect(rows, settings, opened.report, opened.where, opened.is_held_out_here)
-    table = pa.table({"text": pa.array(phrases, pa.string()), "row_id": pa.array(row_ids(phrases), pa.int64())})
-    return Rows(datasets.Dataset(table), opened.report)
+    labels: list[Any] | None = [] if with_labels else None
+    phrases = collect(rows, settings, opened.report, opened.where, opened.is_held_out_here, labels)
+    columns = {"text": pa.array(phrases, pa.string()), "row_id": pa.array(row_ids(phrases), pa.int64())}
+    if labels is not None:
+        columns["label"] = pa.array([json.dumps(label, default=str) for label in labels], pa.string())
+    return Rows(datasets.Dataset(pa.table(columns)), opened.report)
 
 
 def locate(settings: SourceSettings) -> Source:
@@ -179,8 +187,9 @@ def locate(settings: SourceSettings) -> Source:
         builtin = name.removeprefix("builtin:")
         check_builtin(builtin)
         _refuse_split(settings, "a built-in text")
-        if settings.text_column is not None:
-            raise InputError(f"text_column: {settings.text_column!r} was asked for, but {name} has no columns")
+        if settings.asked_columns is not None:
+            flag, column = asking_flag(settings.asked_columns)
+            raise InputError(f"{flag}: {column!r} was asked for, but {name} has no columns")
         part = Part(name, lambda: read_builtin(builtin), lambda: builtin_fingerprint(builtin))
         return Source(name, {"train": part}, is_whole=False, is_text=True)
     path = Path(name).expanduser()

@@ -30,12 +30,11 @@ import pyarrow.parquet as pq
 from huggingface_hub.errors import HfHubHTTPError
 
 from training.common.errors import InputError
-from training.data.settings import SourceSettings
+from training.data.settings import Asked, SourceSettings, asking_flag
 from training.data.sources.columns import (
     CHATML,
     MAX_ROW_CHARACTERS,
     PAIR,
-    Asked,
     arrow_kinds,
     choose_columns,
     columns_of,
@@ -481,9 +480,9 @@ def open_file(
     check_file(path, (*READERS, *extra))
     asked = settings.asked_columns
     if asked is not None and is_text(path):
-        flag = "text_column" if isinstance(asked, str) else "prompt_column"
+        flag, name = asking_flag(asked)
         raise InputError(
-            f"{flag}: {asked!r} was asked for, but {path} is a text file, whose lines are the phrases; leave it out, "
+            f"{flag}: {name!r} was asked for, but {path} is a text file, whose lines are the phrases; leave it out, "
             "or give a tsv, csv, json, jsonl, parquet or arrow file"
         )
     reader = next((reader for suffix, reader in READERS.items() if path.name.endswith(suffix)), LineReader)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class RawRow(NamedTuple):
         group: what decides the side in a split by hash, such as a film's id; None means the row's own text.
         where: the file, where a part has several.
         roles: who says each of the texts, where the source tells.
+        label: what stands in the column of labels, where one is asked for.
     """
 
     texts: tuple[str, ...]
@@ -39,6 +40,7 @@ class RawRow(NamedTuple):
     group: str | None = None
     where: str | None = None
     roles: tuple[str, ...] | None = None
+    label: Any = None
 
 
 @dataclass
@@ -121,18 +123,31 @@ def side_of(row: RawRow, missing: tuple[str, ...], share: float) -> str:
 
 
 def collect(
-    rows: Iterable[RawRow], settings: DataSettings, report: RowReport, where: str, is_cut: bool = False
+    rows: Iterable[RawRow],
+    settings: DataSettings,
+    report: RowReport,
+    where: str,
+    is_cut: bool = False,
+    labels: list[Any] | None = None,
 ) -> list[str]:
     """The phrases that pass the filters; everything else is counted in `report`.
 
     Args:
         is_cut: the split is not stored apart, but cut from the source by row hash.
+        labels: gets the label of each phrase's row.
 
     Raises:
         InputError: more than `max_bad_share` of the rows are bad, or none is left.
     """
-    kept = [phrase for _, phrase in sift(rows, settings, report, where)]
-    kept = subset(kept, settings.max_rows, report)
+    kept = []
+    for row, phrase in sift(rows, settings, report, where):
+        kept.append(phrase)
+        if labels is not None:
+            labels.append(row.label)
+    chosen = subset(kept, settings.max_rows, report)
+    kept = [kept[index] for index in chosen]
+    if labels is not None:
+        labels[:] = [labels[index] for index in chosen]
     check_bad_share(report, settings, where)
     _check_any_left(report, where, is_cut)
     return kept
@@ -222,14 +237,14 @@ def _count(counts: dict[str, int], reason: str) -> None:
     counts[reason] = counts.get(reason, 0) + 1
 
 
-def subset(phrases: list[str], max_rows: int | None, report: RowReport) -> list[str]:
-    """At most `max_rows` phrases, chosen by hash (files are often sorted by label), in their old order."""
+def subset(phrases: list[str], max_rows: int | None, report: RowReport) -> Sequence[int]:
+    """Places of at most `max_rows` phrases, chosen by hash (files are often sorted by label), ascending."""
     if max_rows is None or len(phrases) <= max_rows:
-        return phrases
+        return range(len(phrases))
     report.filtered["beyond max_rows"] = len(phrases) - max_rows
     report.kept = max_rows
     order = sorted(range(len(phrases)), key=lambda index: (text_hash(phrases[index], _SUBSET_SALT), index))
-    return [phrases[index] for index in sorted(order[:max_rows])]
+    return sorted(order[:max_rows])
 
 
 def _check_any_left(report: RowReport, where: str, is_cut: bool) -> None:

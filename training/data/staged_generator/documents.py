@@ -92,7 +92,7 @@ def load_documents(settings: GeneratorDataSettings, split: str) -> Documents:
         opened.report.notes.append(f"a document is {what} (--documents says otherwise)")
     if len(texts) == 1 and split == "train":
         opened.report.notes.append("warning: the training part is one single document")
-    texts = subset(texts, settings.max_rows, opened.report)
+    texts = [texts[index] for index in subset(texts, settings.max_rows, opened.report)]
     check_bad_share(opened.report, settings, opened.where)
     if not texts:
         raise InputError(_why_none(opened, documents))
