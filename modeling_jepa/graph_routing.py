@@ -176,7 +176,7 @@ def sorted_edges(
         targets: `(B, T)`, the place that an edge to a place leads to instead; by default that place itself.
     """
     batch, length = groups.shape
-    found, order = groups.sort(dim=-1, stable=True)
+    found, order = _sorted(groups)
     ends = order if targets is None else targets.gather(1, order).clamp_max(length - 1)
     size = max(_BLOCK, highest)
     blocks = (length + size - 1) // size
@@ -230,10 +230,21 @@ def _by_comparison(groups: torch.Tensor, queries: torch.Tensor, count: int) -> t
     return pad(found, (0, count - found.shape[-1]), value=-1)
 
 
+def _sorted(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Groups in ascending order, and the places that they come from, ascending within a group: a stable sort, by keys
+    that are all different, as ONNX has no other.
+    """
+    length = groups.shape[1]
+    keys = (groups - NOBODY) * length + torch.arange(length, device=groups.device)
+    keys = keys.sort(dim=-1).values
+    found = keys // length
+    return found + NOBODY, keys - found * length
+
+
 def _by_sorting(groups: torch.Tensor, queries: torch.Tensor, count: int) -> torch.Tensor:
     # What stands after the last query is nobody's.
     place = torch.arange(groups.shape[1], device=groups.device)
-    found, order = groups.masked_fill(place > queries[-1], NOBODY).sort(dim=-1, stable=True)
+    found, order = _sorted(groups.masked_fill(place > queries[-1], NOBODY))
     back = torch.empty_like(order).scatter_(1, order, place.expand_as(order)).index_select(1, queries)[..., None]
     earlier = back - torch.arange(1, count + 1, device=groups.device)
     safe = earlier.clamp_min(0)

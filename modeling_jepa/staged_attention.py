@@ -291,12 +291,26 @@ def _documents(
     return documents
 
 
+def _places_by_rank(real: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many real places stand up to each, `(B, S)`, and where the n-th of them is, `(B, S + 2)`, `none` for n = 0
+    and beyond the last. ONNX has no running maximum that would say it in one.
+    """
+    rank = real.cumsum(-1)
+    place = torch.arange(real.shape[1], device=real.device).expand_as(rank)
+    slots = place.new_full((real.shape[0], real.shape[1] + 2), none)
+    slots = slots.scatter(1, torch.where(real, rank, 0), place)
+    return rank, torch.cat((torch.full_like(slots[:, :1], none), slots[:, 1:]), dim=1)
+
+
 def _previous(
     ids: torch.Tensor, real: torch.Tensor | None, documents: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The last real place up to each place, and the one before it in the same document; -1 for none. `(B, S)` both."""
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    last = place if real is None else torch.where(real, place, -1).cummax(-1).values
+    last = place
+    if real is not None:
+        rank, places = _places_by_rank(real.expand_as(ids), -1)
+        last = places.gather(1, rank)
     previous = pad(last[:, :-1], (1, 0), value=-1)
     if documents is not None:
         same = documents.gather(1, previous.clamp_min(0)) == documents
@@ -422,12 +436,11 @@ class _EdgeFinder:
     def _following(self) -> torch.Tensor:
         """The next real place after each, `(B, S)`."""
         places = self.ids.shape[1]
-        place = torch.arange(places, device=self.ids.device).expand_as(self.ids)
         if self.real is None:
+            place = torch.arange(places, device=self.ids.device).expand_as(self.ids)
             return (place + 1).clamp_max(places - 1)
-        next_one = torch.where(self.real, place, places - 1).flip(-1).cummin(-1).values.flip(-1)
-        last = next_one.new_full((next_one.shape[0], 1), places - 1)  # `pad` would fix the length of an export
-        return torch.cat((next_one[:, 1:], last), dim=1)
+        rank, found = _places_by_rank(self.real.expand_as(self.ids), places - 1)
+        return found.gather(1, rank + 1)
 
     def _at_distances(self, distances: torch.Tensor) -> ListedEdges:
         """Edges to the tokens so many real tokens before."""

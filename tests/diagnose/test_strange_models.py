@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 from transformers import (
     BambaForCausalLM,
+    BartForCausalLM,
     BertForMaskedLM,
+    ConvBertForMaskedLM,
+    FNetForMaskedLM,
+    FunnelForMaskedLM,
     MiniMaxForCausalLM,
     NystromformerConfig,
     NystromformerForMaskedLM,
     PegasusForConditionalGeneration,
     RecurrentGemmaForCausalLM,
+    RwkvForCausalLM,
+    SwitchTransformersForConditionalGeneration,
     XLMConfig,
     XLMWithLMHeadModel,
     XLNetConfig,
@@ -152,6 +158,56 @@ def test_a_hybrid_that_generates_the_same_with_its_cache_does_not_fail_for_it(mo
     report = diagnose(model_class(config).eval(), tokenizer, TEXTS, only=("leak",))
     assert named(report)["leak.cache"] in ("pass", "note")
     assert report.fails() == set()
+
+
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+_HEADS = {**_SMALL, "num_attention_heads": 2}
+# What the library's classes really do, beside their own row alone: RWKV takes a mask and does not use it, the
+# convolution of ConvBERT and the pooling of Funnel read padding, FNet takes no mask, BART's decoder shifts no labels.
+_STOCK = [
+    (
+        RwkvForCausalLM,
+        {**_SMALL, "num_hidden_layers": 2, "attention_hidden_size": 32, "context_length": 64},
+        "leak.padding",
+        "fail",
+    ),
+    (ConvBertForMaskedLM, {**_HEADS, "embedding_size": 32, "head_ratio": 1}, "leak.padding", "fail"),
+    (
+        FunnelForMaskedLM,
+        {"block_sizes": [1, 1], "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
+        "leak.padding",
+        "fail",
+    ),
+    (FNetForMaskedLM, _SMALL, "leak.padding", "note"),
+    (
+        SwitchTransformersForConditionalGeneration,
+        {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "num_experts": 2},
+        "leak.padding",
+        "pass",
+    ),
+    (
+        BartForCausalLM,
+        {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64},
+        "parity.own_loss",
+        "fail",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("model_class", "sizes", "check", "verdict"), _STOCK, ids=lambda made: getattr(made, "__name__", "")
+)
+def test_the_librarys_own_models_are_told_what_they_do(model_class, sizes, check, verdict):
+    fills = model_class.__name__.endswith("MaskedLM")
+    tokenizer = (architectures.pieces_as_bert if fills else architectures.bytes_with_begin)(TEXTS)
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(vocab_size=len(tokenizer), **sizes, **ids)).eval()
+    if model.config.is_encoder_decoder:
+        model.config.decoder_start_token_id = tokenizer.pad_token_id
+    report = diagnose(model, tokenizer, TEXTS, only=(check.split(".")[0],))
+    assert named(report)[check] == verdict
+    assert report.fails() == ({check} if verdict == "fail" else set())
 
 
 def test_a_masked_model_that_can_generate_is_not_taken_for_a_causal_one():

@@ -194,12 +194,19 @@ def _mates_move(
 def _padding_judged(subject: Subject, rule: Rule, evidence: dict[str, Any], bar: Yardstick) -> Finding:
     left = min(evidence["left"], evidence.get("left_with_position_ids", evidence["left"]))
     seen = evidence.get("left_content", 0.0) > bar.tolerance
-    if evidence["right"] > bar.tolerance or (seen and subject.accepts("attention_mask")):
+    right = evidence["right"] > bar.tolerance
+    if (right or seen) and subject.accepts("attention_mask"):
         return rule.failed(
             evidence,
             "padding is attended to, or counted in a mean or norm: the attention mask does not reach every layer",
             "hand attention_mask on to every attention (a custom attention needs its mask registered with the "
             "library), and leave padding out of every mean",
+        )
+    if right:
+        return rule.noted(
+            evidence,
+            "the model takes no attention_mask, so padding is read as text",
+            "give it rows of one length, padded as in its training, or one row at a time",
         )
     if left <= bar.tolerance:
         return rule.passed(evidence)
