@@ -16,6 +16,7 @@ from rich.text import Text
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from eval.command import add_checkpoint, new_parser, run_command
+from eval.decoding.token_scores import evaluating
 from eval.loading import open_model, open_tokenizer
 from eval.scorers.text_jepa import pessimistic_ranks, shown_token
 from training.common.errors import InputError, NonFiniteError
@@ -66,13 +67,8 @@ def fill_blank(
         raise InputError(f"top_k must lie between 1 and the vocabulary's {model.config.vocab_size}, was given {top_k}")
     input_ids, position = _encode(phrase, model, tokenizer)
     answer_id = None if answer is None else _answer_id(answer, phrase, tokenizer)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            scores, cosines = _ask(model, input_ids.to(model.device), position)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        scores, cosines = _ask(model, input_ids.to(model.device), position)
     if torch.isnan(scores).any():
         raise NonFiniteError(f"the model scores NaN for {phrase!r}: its weights are broken, use an earlier checkpoint")
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from eval.command import add_checkpoint, new_parser, run_command
 from eval.plots.frame_curves import plot_frames
-from eval.scorers.checkpoint import AnyScores, family_of, score_checkpoint, scorer_of
+from eval.scorers.checkpoint import choose_split, data_settings, family_of, scorer_of
 from eval.scorers.request import AFFORDABLE, BATCH_SIZE, MAX_CLIPS, MAX_PAIRS, MAX_ROWS, ScoreRequest
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions, write_json
@@ -41,34 +41,27 @@ def score(request: ScoreRequest) -> dict[str, Any]:
     Raises:
         InputError: bad checkpoint, source or setting. NonFiniteError: the model's scores are NaN.
     """
-    scored = score_checkpoint(request)
-    record = score_record(
-        scored.scores, scored.family, request.checkpoint, scored.settings.data, scored.split, request.seed
-    )
-    return {**record, **scored.details, "rows": scored.rows.to_dict()}
-
-
-def score_record(
-    scores: AnyScores,
-    family: str,
-    checkpoint: str,
-    data: str,
-    split: str,
-    seed: int,
-) -> dict[str, Any]:
-    """The Score JSON of figures that were made elsewhere, by a trainer for instance."""
+    if request.batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, was given {request.batch_size}")
+    request.rows(MAX_ROWS)
+    family = family_of(request.checkpoint)
+    settings = data_settings(request)
+    split = choose_split(request, settings)
+    scores, report = scorer_of(family).score(request, settings, split)
     return {
         "schema_version": SCHEMA_VERSION,
         "family": family,
-        "checkpoint": checkpoint,
-        "data": data,
+        "checkpoint": request.checkpoint,
+        "data": settings.data,
         "split": split,
         "num_examples": scores.num_examples,
         "num_rows": scores.num_rows,
-        "seed": seed,
+        "seed": request.seed,
         "versions": package_versions(),
         "metrics": scores.metrics,
         "baselines": scores.baselines,
+        **({"scoring": scores.details} if scores.details else {}),
+        "rows": report.to_dict(),
     }
 
 

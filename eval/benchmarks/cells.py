@@ -1,14 +1,10 @@
 """Run arms x seeds, one JSON each: what is done is never done again, what is missing can be done later or elsewhere.
 
-    python -m eval.benchmarks.cells arms.yaml --out results/twins --seeds 3 --workers 2
-
-`arms.yaml` holds `arms`: a list of `{name, settings, function, data, code}`, the last three by choice. A cell's number
-is what `function(settings, seed, folder)` returns; its file name carries a hash of code, settings, data and seed, so
-a change of any of them asks for a new cell and leaves the old one alone. Each cell runs in a process of its own with
-one thread: two of them use two cores best for small models.
+A cell's number is what `function(settings, seed, folder)` returns. Its file name carries a hash of code, settings,
+data and seed: a change of any of them asks for a new cell and leaves the old one alone. Each cell runs in a process of
+its own with one thread: two of them use two cores best for small models.
 """
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -25,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from eval.benchmarks.exams.memory import peak_memory
-from eval.benchmarks.statistics import comparison_rows, markdown
 from training.common.errors import InputError
-from training.common.records import check_target, package_versions
+from training.common.records import package_versions
 from training.common.source_code import files_behind
 
 SCHEMA_VERSION = 1
@@ -51,16 +44,14 @@ class Arm:
     folder; it returns a dict with `metrics` (name -> number or None) and, for paired intervals, `examples`: lists of
     one length, an entry per test example: `ids` (the same for all arms), `clusters` (the row that an example comes
     from) and one list per metric. `data` names the sources that the number depends on: files and folders count by
-    their content, `builtin:` and `hub:` by their name. `code` are the files and folders of the checkout that produce
-    the number; of folders the Python files count. Without any it is the code of `function` for the family of the
-    recipe, see `code_of`. A file at `settings["recipe"]` counts by its content as well.
+    their content, `builtin:` and `hub:` by their name; so does a file at `settings["recipe"]`. The code that counts is
+    that of `function` for the family of the recipe, see `code_of`.
     """
 
     name: str
     settings: dict[str, Any]
-    function: str = "eval.benchmarks.recipe_cell:train_and_score"
+    function: str
     data: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,12 +82,12 @@ def plan_cells(arms: Sequence[Arm], seeds: Sequence[int], folder: str | Path) ->
     """All cells, seed by seed, so that an interrupted comparison has every arm at its first seeds.
 
     Raises:
-        InputError: two arms of one name, or code or data that is not there.
+        InputError: two arms of one name, or a function or data that is not there.
     """
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise InputError(f"arms must have different names, were given {', '.join(sorted(names))}")
-    sources = {arm.name: arm.code or code_of(arm.function, _family_of(arm)) for arm in arms}
+    sources = {arm.name: code_of(arm.function, _family_of(arm)) for arm in arms}
     hashes = {paths: hash_paths(paths, CHECKOUT, "*.py") for paths in set(sources.values())}
     stamps = {arm.name: (hashes[sources[arm.name]], _data_stamp(arm)) for arm in arms}
     cells = []
@@ -180,59 +171,6 @@ def hash_paths(paths: Sequence[str | Path], root: Path, pattern: str = "*") -> s
     return digest.hexdigest()
 
 
-def read_arms(path: str | Path) -> list[Arm]:
-    """Arms of a YAML file; raises InputError naming what it does not understand."""
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or set(content) != {"arms"} or not content["arms"]:
-        raise InputError(f"{path} must hold a list under `arms` and nothing else")
-    arms = []
-    for entry in content["arms"]:
-        unknown = set(entry) - {"name", "settings", "function", "data", "code"}
-        if unknown or not {"name", "settings"} <= set(entry):
-            raise InputError(
-                f"{path}: an arm has name, settings and by choice function, data, code; found {', '.join(entry)}"
-            )
-        lists = {key: tuple(entry[key]) for key in ("data", "code") if key in entry}
-        arms.append(Arm(**{**entry, **lists}))
-    return arms
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, 1 where a cell failed, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.cells", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("arms", help="YAML file with the arms")
-    parser.add_argument("--out", required=True, help="folder of the results")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 for each arm (default: 3)")
-    parser.add_argument("--workers", type=int, default=1, help="one-thread processes at a time (default: 1)")
-    parser.add_argument("--metrics", nargs="+", default=["top1", "mrr", "median_rank"], help="columns of the table")
-    parser.add_argument("--against", help="arm that differences are taken to (default: the second)")
-    parser.add_argument("--markdown", metavar="FILE", help="also write the table as Markdown")
-    arguments = parser.parse_args(argv)
-    try:
-        arms = read_arms(arguments.arms)
-        cells = plan_cells(arms, range(arguments.seeds), arguments.out)
-        if arguments.markdown is not None:
-            check_target(Path(arguments.markdown))
-        outcome = run_cells(cells, arguments.workers, progress=sys.stderr.isatty())
-        against = arguments.against or (arms[1].name if len(arms) > 1 else None)
-        results = collect(cells)
-        rows = comparison_rows(results, arguments.metrics, against)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    Console(width=140).print(_table(rows))
-    if arguments.markdown is not None:
-        Path(arguments.markdown).write_text(markdown(rows), encoding="utf-8")
-    for name, reason in outcome.failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    return 1 if outcome.failed else 0
-
-
 def run_one(arm: Arm, seed: int, key: str) -> dict[str, Any]:
     """Compute one cell here and now; what the worker process does."""
     module, _, name = arm.function.partition(":")
@@ -251,17 +189,6 @@ def run_one(arm: Arm, seed: int, key: str) -> dict[str, Any]:
         "versions": package_versions(),
         **result,
     }
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Table:
-    """Header and rows for the terminal."""
-    header, *body = rows
-    table = Table(header[0])
-    for heading in header[1:]:
-        table.add_column(heading, justify="right")
-    for row in body:
-        table.add_row(*row)
-    return table
 
 
 def _run_in_process(cell: Cell) -> str | None:
@@ -308,7 +235,3 @@ def _known_source(source: str) -> bool:
 def _slug(name: str) -> str:
     """An arm's name as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -110,7 +110,7 @@ class Benchmark:
         yield from guess_rows(record.get("baselines", {}))
 
     def evidence(self, record: Record) -> list[str]:
-        """What stands below the table beside what is required and aimed at, a line each."""
+        """What stands below the table beside what is required, a line each."""
         return []
 
     def table(self, record: Record, on_page: bool = False) -> list[list[str]]:
@@ -125,9 +125,8 @@ class Benchmark:
 
     def text(self, record: Record) -> str:
         """Table, conclusions, note and command as Markdown."""
-        required, aimed = record.get("required", {}), record.get("aimed", {})
-        lines = [f"- required: {name}: {'yes' if holds else 'NO'}" for name, holds in required.items()]
-        lines += [f"- aimed at: {name}: {'yes' if holds else 'no'}" for name, holds in aimed.items()]
+        required = record.get("required", {}).items()
+        lines = [f"- required: {name}: {'yes' if holds else 'NO'}" for name, holds in required]
         conclusions = "\n".join([*lines, *self.evidence(record)])
         parts = [markdown(self.table(record)).rstrip("\n"), conclusions, record.get("note"), f"`{record['command']}`"]
         return "\n\n".join(filter(None, parts)) + "\n"
@@ -266,8 +265,8 @@ class Comparison(Benchmark):
             "note": self.note,
             "versions": package_versions(),
         }
-        judged = {"required": self.required(record), "aimed": self.aimed(record)}
-        return {**record, **{name: found for name, found in judged.items() if found is not None}}
+        required = self.required(record)
+        return record if required is None else {**record, "required": required}
 
     def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
         """What the record says of an arm."""
@@ -279,10 +278,6 @@ class Comparison(Benchmark):
 
     def required(self, record: Record) -> dict[str, bool] | None:
         """What must hold, as far as the arms for it are there; None where nothing must."""
-        return None
-
-    def aimed(self, record: Record) -> dict[str, bool] | None:
-        """What is aimed at, in the same way."""
         return None
 
     def said(self, options: Options) -> dict[str, Any]:

@@ -193,16 +193,6 @@ class DialogueTwin(DialogueComparison):
             found["distinct-2 at least the sequence-to-sequence twin's"] = ours >= twins
         return found
 
-    def aimed(self, record: Record) -> dict[str, bool]:
-        """What is aimed at, as far as the arms for it are there."""
-        found = {}
-        pair, ratio = _retrieval(record, "hits_at_1"), _perplexity(record, OURS, SEQ2SEQ)
-        if pair is not None:
-            found["hits@1 of 20 five points above the bi-encoder's"] = pair >= 0.05
-        if ratio is not None:
-            found["perplexity 5 % under the sequence-to-sequence twin's"] = ratio <= 0.95
-        return found
-
     def said(self, options: Options) -> dict[str, Any]:
         """No length of short runs where there are none."""
         return {} if len(options.rates) > 1 else {"tuning_steps": None}

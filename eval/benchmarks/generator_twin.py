@@ -62,7 +62,6 @@ ARMS: dict[str, dict[str, Any]] = {
     OURS_ADAMW: {"overrides": {"optimizer": "adamw"}},
 }
 REQUIRED = {GPT2: 0.95, LLAMA: 1.02}
-AIMED = {LLAMA: 0.90}
 NOTE = (
     "Test documents verbatim, every token once, in windows of the training length with a stride of half of it. "
     "Perplexity per token can be compared here, as all arms have one tokenizer. Ratios: of perplexities, with 95 % "
@@ -190,10 +189,6 @@ class GeneratorTwin(GeneratorComparison):
         """Token perplexities at the end."""
         return held(record["ratios"], str(record["steps"]), REQUIRED)
 
-    def aimed(self, record: Record) -> dict[str, bool]:
-        """Token perplexity at the end, and the time to Llama's."""
-        return {**held(record["ratios"], str(record["steps"]), AIMED), **half_the_time(record["arms"])}
-
     def evidence(self, record: Record) -> list[str]:
         """Both ratios at the end."""
         found = {other: pairs.get(OURS, {}).get(str(record["steps"])) for other, pairs in record["ratios"].items()}
@@ -212,15 +207,6 @@ def held(pairs: dict[str, Any], last: str, bounds: dict[str, float]) -> dict[str
         for other, bound in bounds.items()
         if pairs.get(other, {}).get(OURS, {}).get(last)
     }
-
-
-def half_the_time(arms: dict[str, Any]) -> dict[str, bool]:
-    """Whether we reach Llama's final perplexity on valid, under every seed, in half of its CPU seconds."""
-    if OURS not in arms or LLAMA not in arms:
-        return {}
-    reached, whole = arms[OURS]["to_llamas_final_perplexity"], arms[LLAMA]["training_cpu_seconds"]["mean"]
-    everywhere = reached["seeds_that_reached_it"] == reached["of"] > 0
-    return {"llama's final perplexity in half its time": everywhere and reached["cpu_seconds"] <= whole / 2}
 
 
 def recipe_of(options: Options) -> Any:

@@ -178,28 +178,6 @@ def shown_difference(found: dict[str, float] | None, digits: int = 4) -> str:
     return "{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*(found[key] for key in ("difference", "low", "high")), n=digits)
 
 
-def comparison_rows(results: Results, metrics: Sequence[str], against: str | None) -> list[list[str]]:
-    """Header and one row per arm: seeds, `mean (sd)` of each metric, its difference to `against`, CPU seconds.
-
-    A difference with its 95 % interval stands where both arms kept results per example, for the seeds that both have.
-
-    Raises:
-        InputError: `against` is no arm, or two arms answered different examples.
-    """
-    if against is not None and results and against not in results:
-        raise InputError(f"against={against!r} is no arm with results; there are {', '.join(results)}")
-    versus = [] if against is None else [f"{name} - {against}" for name in metrics]
-    rows = [["arm", "seeds", *metrics, *versus, "CPU s"]]
-    for arm, cells in results.items():
-        figures = [mean_and_spread([cell["metrics"].get(name) for cell in cells]) for name in metrics]
-        row = [arm, str(len(cells)), *(shown_number(figure, ".3f") for figure in figures)]
-        if against is not None:
-            pairs = [None if arm == against else difference(cells, results[against], name) for name in metrics]
-            row += ["-" if pair is None else shown_difference(vars(pair), 3) for pair in pairs]
-        rows.append([*row, f"{np.mean([cell['cpu_seconds'] for cell in cells]):,.0f}"])
-    return rows
-
-
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Header and rows as a Markdown table."""
     header, *body = rows

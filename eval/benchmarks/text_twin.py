@@ -6,16 +6,11 @@ Ours and its twin stand there twice: ranking among shared candidates, and over t
 same small grid of learning rates, chosen on valid by MRR in short runs with seed 0; then it is trained with each seed,
 and its test figures are taken at the marks, or after so many CPU seconds of training. The prototype stands there as
 its recipe is, rate included, and in variants: its rate tuned, a gradient into the negatives' rows of its table, and
-none at all. Stop it and give the same command again: finished cells are kept. `--table` collects what is there;
-`--adopt` also takes what other code made. Exit codes: 0; 1 a cell failed, or what is required does not hold; 2 bad
-input.
+none at all. Stop it and give the same command again: finished cells are kept. `--table` collects what is there. Exit
+codes: 0; 1 a cell failed, or what is required does not hold; 2 bad input.
 """
 
-import argparse
-import glob
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -38,7 +33,6 @@ from eval.benchmarks.statistics import (
     same_seeds,
     shown_difference,
 )
-from training.common.errors import InputError
 from training.run.arguments import parse_arguments
 
 RECIPES = Path("training") / "recipes" / "text_jepa"
@@ -93,6 +87,7 @@ class TextTwin(Comparison):
     }
     shown = ("seeds", "marks", "seconds?", "rates", "tuning_steps", "eval_steps", "arms?")
     fixed = {"eval_rows": EVAL_ROWS}
+    note = NOTE
     tuning_rows = 1000
     best = max
     heading = "arm, steps"
@@ -122,19 +117,12 @@ class TextTwin(Comparison):
     }
     off_pages = ("top-5", "top-10", "twin's final MRR after", "parameters")
 
-    def parser(self) -> argparse.ArgumentParser:
-        """With `--adopt`."""
-        parser, help_text = super().parser(), "cells' JSON files that other code made, taken as this arm and marked so"
-        parser.add_argument("--adopt", nargs="*", default=[], metavar="ARM=PATTERN", help=help_text)
-        return parser
-
     def tune(self, options: Options) -> Tuned:
         """As others; arms that are not tuned have the rate of their recipe."""
         best, tuning, failed = super().tune(options)
         for name in set(options.arms) - set(self.tuned(options)):
             run = parse_arguments([ARMS[name]["recipe"], f"--data={options.data}"])
             best[name] = run.training.learning_rate
-        tuning = {**tuning_of_adopted(options), **tuning}
         return {name: best[name] for name in options.arms if name in best}, tuning, failed
 
     def tuned(self, options: Options) -> list[str]:
@@ -175,19 +163,14 @@ class TextTwin(Comparison):
         return self.recipe_arm(label, given.get("recipe", BASE_RECIPE), overrides, exam, **settings)
 
     def record(self, results: Results, tuning: Tuning, options: Options) -> Record:
-        """With the arms that are adopted, in the order of all arms."""
-        results = {**results, **adopted(options.adopt)}
-        record = super().record({name: results[name] for name in ARMS if name in results}, tuning, options)
-        foreign = [name for name, arm in record["arms"].items() if arm["other_code"]]
-        more = f" Kept from an earlier version of the code: {', '.join(foreign)}." if foreign else ""
-        return {**record, "note": NOTE + more}
+        """In the order of all arms."""
+        return super().record({name: results[name] for name in ARMS if name in results}, tuning, options)
 
     def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
         """At the marks, and on the way to the twin's last MRR."""
         cells = results[name]
         return {
             "learning_rate": cells[0]["arm"]["settings"]["overrides"]["learning_rate"],
-            "other_code": cells[0].get("other_code", False),
             "tuning_mrr_on_valid": tuning.get(name),
             **arm_costs(cells, "training_cpu_seconds", "training_peak_memory_bytes"),
             "at": {step: over_seeds([cell["marks"][step] for cell in cells], METRICS) for step in steps_of(cells)},
@@ -250,36 +233,6 @@ def steps_of(cells: Cells) -> list[str]:
 def recipe_of(options: Options) -> Any:
     """The data settings of all arms."""
     return parse_arguments([BASE_RECIPE, f"--data={options.data}", *flags(parse_changes(options.set))]).data
-
-
-def adopted(given: Sequence[str]) -> Results:
-    """Results of whole arms that other code made, from `NAME=PATTERN`: each says so in the record.
-
-    Raises:
-        InputError: an unknown arm, a pattern that fits no file, or cells of different settings.
-    """
-    results: Results = {}
-    for one in given:
-        name, _, pattern = one.partition("=")
-        if name not in ARMS or not pattern:
-            raise InputError(f"adopt: got {one!r}; use ARM=PATTERN with ARM one of {', '.join(ARMS)}")
-        cells = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sorted(glob.glob(pattern))]
-        if not cells:
-            raise InputError(f"adopt: no file fits {pattern!r}; name the cells' JSON files of one arm")
-        settings = [{key: value for key, value in cell["arm"]["settings"].items() if key != "keep"} for cell in cells]
-        if any(other != settings[0] for other in settings):
-            raise InputError(f"adopt: the files that fit {pattern!r} are of different settings; name those of one arm")
-        results[name] = [{**cell, "other_code": True} for cell in cells]
-    return results
-
-
-def tuning_of_adopted(options: Options) -> dict[str, dict[str, float]]:
-    """How the rates of adopted arms were chosen, as the record says that stands where this one will."""
-    if not options.adopt or not Path(options.json).is_file():
-        return {}
-    arms = json.loads(Path(options.json).read_text(encoding="utf-8"))["arms"]
-    names = {one.partition("=")[0] for one in options.adopt}
-    return {name: arm["tuning_mrr_on_valid"] for name, arm in arms.items() if name in names}
 
 
 def differences(first: Cells, second: Cells, step: str) -> dict[str, dict[str, float]]:

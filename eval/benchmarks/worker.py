@@ -10,8 +10,8 @@ from training.common.records import write_json
 def main() -> int:
     """Compute and write; an error ends the process with its traceback, which the runner keeps."""
     request = json.load(sys.stdin)
-    lists = {name: tuple(request["arm"][name]) for name in ("data", "code")}
-    result = run_one(Arm(**{**request["arm"], **lists}), request["seed"], request["key"])
+    arm = Arm(**{**request["arm"], "data": tuple(request["arm"]["data"])})
+    result = run_one(arm, request["seed"], request["key"])
     write_json(result, request["path"], indent=None)  # one entry per test example: a line each would be long
     return 0
 

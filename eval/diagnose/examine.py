@@ -106,6 +106,7 @@ def _applies(check: Check, subject: Subject) -> bool:
         "dialogues": bool(subject.parts) and subject.traits.dialogues,
         "texts": bool(subject.parts),
         "tokenizer": subject.tokenizer is not None,
+        "future": subject.foretells,
     }
     return check.is_for(subject.kind) and has[check.needs]
 

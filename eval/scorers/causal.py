@@ -7,7 +7,6 @@ scores.metrics["word_perplexity"], scores.metrics["leak_gap"]
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import datasets
 import numpy as np
@@ -22,7 +21,7 @@ from eval.metrics.ngrams import Bigram, NextTokenGuesser, Unigram
 from eval.metrics.of_arrays import figures_of
 from eval.scorers.causal_inside import edge_mass, is_routed, leak_gap
 from eval.scorers.holes import choose_rows
-from eval.scorers.request import MAX_ROWS, ScoreRequest, bounded
+from eval.scorers.request import MAX_ROWS, ScoreRequest, Scores, bounded
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
 from training.data.sources.rows import RowReport
@@ -51,17 +50,6 @@ class TokenAnswers:
     targets: np.ndarray
     predictions: np.ndarray
     nll: np.ndarray
-
-
-@dataclass(frozen=True)
-class CausalScores:
-    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense."""
-
-    metrics: dict
-    baselines: dict[str, dict]
-    num_examples: int  # tokens
-    num_rows: int  # documents
-    answers: TokenAnswers
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,7 @@ def score_documents(
     *,
     guessers: dict[str, NextTokenGuesser | None] | None = None,
     progress: bool = False,
-) -> CausalScores:
+) -> Scores:
     """Score a model on documents, each token exactly once, from as much of its document as the context allows.
 
     The begin token is given and never scored, the end token is scored. Words, line ends and bytes are those of the
@@ -134,15 +122,14 @@ def score_documents(
     with evaluating(model):
         answers = _answer_all(model, documents, context, stride, plan.batch_size, progress)
     ids = [document.ids for document in documents]
-    leak, edges = leak_gap(model, ids, context, seed=plan.seed), edge_mass(model, ids, context)
+    inside = leak_gap(model, ids, context, seed=plan.seed) | {"edge_mass": edge_mass(model, ids, context)}
     words, num_bytes = (sum(getattr(one, name) for one in documents) for name in ("words", "num_bytes"))
-    metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes, unknown)
-    metrics |= {"leak_gap": leak.mean, "leak_gap_largest": leak.largest, "edge_mass": edges}
+    metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes, unknown) | inside
     baselines = {
         name: _guessed(guesser, answers, words, num_bytes, unknown, metrics)
         for name, guesser in (guessers or {}).items()
     }
-    return CausalScores(metrics, baselines, len(answers.nll), len(documents), answers)
+    return Scores(metrics, baselines, len(answers.nll), len(documents), answers)
 
 
 def held_out_figures(
@@ -336,9 +323,8 @@ logger = logging.getLogger(__name__)
 
 def score_request(
     request: ScoreRequest, settings: GeneratorDataSettings, split: str, trained_on: GeneratorDataSettings | None = None
-) -> tuple[CausalScores, RowReport, dict[str, Any]]:
-    """A causal model's figures on the documents of a source, taken verbatim; what became of its rows; and how it was
-    scored (`scoring` of the Score JSON).
+) -> tuple[Scores, RowReport]:
+    """A causal model's figures on the documents of a source, taken verbatim, and what became of its rows.
 
     Args:
         trained_on: the data settings of the run that made the checkpoint, where they are known.
@@ -356,7 +342,7 @@ def score_request(
     guessers = fit_guessers(model, tokenizer, trained_on)
     scores = score_documents(model, tokenizer, documents.texts, plan, guessers=guessers, progress=request.progress)
     how = {"context": context, "stride": stride, "documents": documents_of(settings), "max_tokens": plan.max_tokens}
-    return scores, documents.report, {"scoring": how}
+    return replace(scores, details=how), documents.report
 
 
 def fit_guessers(

@@ -1,7 +1,6 @@
 """Whether a causal model sees what it is asked to predict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,19 +16,6 @@ NUM_TEXTS = 8
 NUM_LENGTHS = 8
 
 
-@dataclass(frozen=True)
-class LeakFigures:
-    """In nats per token over the sampled prefixes; None where no text has two predictions.
-
-    Attributes:
-        mean: mean of (prefix-only nll - teacher-forced nll): about 0 for a causal model, large for one that leaks.
-        largest: the largest absolute difference at one token.
-    """
-
-    mean: float | None
-    largest: float | None
-
-
 def leak_gap(
     model: PreTrainedModel,
     ids: Sequence[np.ndarray],
@@ -37,7 +23,7 @@ def leak_gap(
     num_texts: int = NUM_TEXTS,
     num_lengths: int = NUM_LENGTHS,
     seed: int = 0,
-) -> LeakFigures:
+) -> dict[str, float | None]:
     """Teacher-forced against prefix-only: the same tokens, said with and without the rest of the text in the input.
 
     Teacher-forced, as in training and scoring, the model is given a whole text and -ln p of each token is read at the
@@ -48,17 +34,21 @@ def leak_gap(
         ids: texts as token ids.
         context: tokens that the model sees at most.
         num_texts, num_lengths: prefixes of this many texts, of this many lengths each; chosen by `seed`.
+
+    Returns:
+        In nats per token over the sampled prefixes, None where no text has two predictions: `leak_gap`, the mean of
+        (prefix-only nll - teacher-forced nll), about 0 for a causal model and large for one that leaks; and
+        `leak_gap_largest`, the largest absolute difference at one token.
     """
     texts = _choose_texts(ids, context, num_texts, seed)
     if texts.shape[1] < 2:
-        return LeakFigures(None, None)
+        return {"leak_gap": None, "leak_gap_largest": None}
     lengths = _choose(texts.shape[1] - 1, num_lengths, seed) + 1
     with evaluating(model):
         forced = _nll(model, texts[:, :-1], texts[:, 1:])
         alone = [_nll(model, texts[:, :length], texts[:, 1 : length + 1])[:, -1] for length in lengths]
     seen_less, seen_all = np.stack(alone, axis=1).ravel(), forced[:, lengths - 1].ravel()
-    figures = figures_of(LeakGap, predictions=seen_less, references=seen_all)
-    return LeakFigures(figures["leak_gap"], figures["leak_gap_largest"])
+    return figures_of(LeakGap, predictions=seen_less, references=seen_all)
 
 
 def _choose_texts(ids: Sequence[np.ndarray], context: int, number: int, seed: int) -> np.ndarray:

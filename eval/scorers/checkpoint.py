@@ -1,8 +1,8 @@
-"""From a checkpoint and a source to figures: which family, which settings, which rows."""
+"""Which family a checkpoint is of, how that is scored, with which settings and on which rows."""
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,7 @@ from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJe
 from eval.loading import checked_name
 from eval.plots.tables import causal_table, classifier_table, dialogue_table, text_table, video_table
 from eval.scorers import causal, dialogue, text_classifier, text_jepa, video
-from eval.scorers.causal import CausalScores
-from eval.scorers.dialogue import DialogueScores
-from eval.scorers.request import MAX_ROWS, ScoreRequest
-from eval.scorers.text_classifier import LabelScores
-from eval.scorers.text_jepa import Scores
-from eval.scorers.video import VideoScores
+from eval.scorers.request import ScoreRequest, Scores
 from training.common.errors import InputError
 from training.common.manifest import read_run
 from training.data.families import FAMILIES
@@ -30,7 +25,6 @@ from training.data.video_jepa.own_clips import KINDS as CLIP_KINDS
 
 CLASSIFIER = "text_classifier"
 _OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share", "allow_unknown")
-AnyScores = Scores | LabelScores | CausalScores | DialogueScores | VideoScores
 
 
 @dataclass(frozen=True)
@@ -39,50 +33,17 @@ class Scorer:
 
     Attributes:
         kind: of models, in messages.
-        score: (request, data settings, split) -> figures, what became of the rows, and what stands in the Score JSON
-            beside what every family has.
+        score: (request, data settings, split) -> figures, and what became of the rows.
         table: Score JSON -> what is printed.
         settings: of a request that others have not.
         by_frame: whether there are figures by predicted frame, which can be drawn.
     """
 
     kind: str
-    score: Callable[[ScoreRequest, Any, str], tuple[AnyScores, RowReport, dict[str, Any]]]
+    score: Callable[[ScoreRequest, Any, str], tuple[Scores, RowReport]]
     table: Callable[[dict[str, Any]], Table]
     settings: tuple[str, ...] = ("text_column",)
     by_frame: bool = False
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Figures of a checkpoint, with the family, data settings, split and rows that they were made with.
-
-    `details` stand in the Score JSON beside what every family has.
-    """
-
-    scores: AnyScores
-    family: str
-    settings: Any
-    split: str
-    rows: RowReport
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-def score_checkpoint(request: ScoreRequest) -> Scored:
-    """Open a checkpoint, prepare the rows as in training, and score it.
-
-    Raises:
-        InputError: bad checkpoint, source or setting.
-        NonFiniteError: the model scores NaN.
-    """
-    if request.batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, was given {request.batch_size}")
-    request.rows(MAX_ROWS)
-    family = family_of(request.checkpoint)
-    settings = data_settings(request)
-    split = choose_split(request, settings)
-    scores, report, details = scorer_of(family).score(request, settings, split)
-    return Scored(scores, family, settings, split, report, details)
 
 
 def scorer_of(family: str) -> Scorer:

@@ -5,7 +5,7 @@ scores.metrics["hits_at_1"], scores.baselines["word_overlap"]["hits_at_1"]
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -24,7 +24,7 @@ from eval.metrics.word_overlap import WordOverlap
 from eval.replies.saying import batches_by_length, open_dialogue, padded, say, whole_reply
 from eval.scorers.candidates import CANDIDATES, derangement, draw_distractors, ranks_by_latents, ranks_by_score
 from eval.scorers.holes import choose_rows
-from eval.scorers.request import BATCH_SIZE, MAX_PAIRS, ScoreRequest
+from eval.scorers.request import BATCH_SIZE, MAX_PAIRS, ScoreRequest, Scores
 from modeling_jepa.modeling_dialogue_jepa import DialogueLatentOutput
 from training.common.errors import InputError, NonFiniteError
 from training.data.dialogue_jepa.pairs import PairPreparation
@@ -59,19 +59,10 @@ class PairAnswers:
 
 
 @dataclass(frozen=True)
-class DialogueScores:
-    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense.
+class DialogueScores(Scores):
+    """With the greedy replies by pair."""
 
-    `replies` holds the greedy replies by pair. `details` say how it was scored.
-    """
-
-    metrics: dict[str, float | None]
-    baselines: dict[str, dict[str, float | None]]
-    num_examples: int  # pairs
-    num_rows: int  # dialogues
-    answers: PairAnswers
-    replies: dict[int, str]
-    details: dict[str, Any] = field(default_factory=dict)
+    replies: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +125,7 @@ def score_pairs(
         "greedy_replies": len(replies),
         "reply_tokens": int(answers.tokens.sum()),
     }
-    return DialogueScores(metrics, baselines, len(pairs), pairs.dialogues, answers, replies, how)
+    return DialogueScores(metrics, baselines, len(pairs), pairs.dialogues, answers, how, replies)
 
 
 def read_pairs(dataset: datasets.Dataset, max_rows: int | None, seed: int = 0) -> Pairs:
@@ -352,7 +343,7 @@ def _compute(count: int, **columns: Any) -> dict[str, float | None]:
 
 def score_request(
     request: ScoreRequest, settings: DialogueDataSettings, split: str
-) -> tuple[DialogueScores, RowReport, dict[str, Any]]:
+) -> tuple[DialogueScores, RowReport]:
     """A dialogue model's figures on the pairs of a source's dialogues."""
     model, tokenizer = open_dialogue(request.checkpoint, request.device)
     lengths = (model.config.max_position_embeddings, model.config.max_reply_length)
@@ -369,4 +360,4 @@ def score_request(
     for of_one in (scores.metrics, *scores.baselines.values()):
         of_one["unknown_share"] = unknown_share(encoded.report["tokens"])
     cut = {name: encoded.report["tokens"][name] for name in ("contexts_cut", "replies_cut")}
-    return scores, RowReport(**encoded.report["rows"]), {"scoring": scores.details | cut}
+    return replace(scores, details=scores.details | cut), RowReport(**encoded.report["rows"])

@@ -1,6 +1,7 @@
-"""What to score and how: the one request of every scorer. Light: no model is opened here."""
+"""What every scorer is asked, and what it answers. Light: no model is opened here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from training.common.errors import InputError
 
@@ -49,6 +50,25 @@ class ScoreRequest:
         names = ("text_column", "label_column", "digits", "documents", "context", "stride")
         found = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return found if self.max_tokens == AFFORDABLE else {**found, "max_tokens": self.max_tokens or "all"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one model.
+
+    Attributes:
+        metrics, baselines: have the same keys; None where a figure makes no sense.
+        num_examples, num_rows: blanks, tokens, pairs, clips or labelled rows; and phrases, documents, dialogues ...
+        answers: to each example, as the family's scorer describes them: for paired comparisons of two models.
+        details: how it was scored, where a family has something to say: `scoring` of the Score JSON.
+    """
+
+    metrics: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+    num_examples: int
+    num_rows: int
+    answers: Any = None
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def bounded(name: str, value: int | str | None, affordable: int | None) -> int | None:

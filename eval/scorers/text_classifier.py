@@ -4,35 +4,24 @@ scores = score_labelled(model, tokenizer, rows, references, max_rows=None)
 scores.metrics["accuracy"], scores.baselines["most_frequent"]["accuracy"]
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.decoding.token_scores import evaluating
 from eval.loading import open_model, open_tokenizer
 from eval.metrics.classification import Classification
 from eval.metrics.of_arrays import figures_of
 from eval.scorers.holes import choose_rows
-from eval.scorers.request import BATCH_SIZE, ScoreRequest
+from eval.scorers.request import BATCH_SIZE, ScoreRequest, Scores
 from training.common.errors import InputError, NonFiniteError
 from training.data.settings import LabelledDataSettings
 from training.data.sources.rows import RowReport
 from training.data.text_classifier.labels import NUMBER, SEVERAL, LabelScheme
 from training.data.text_classifier.rows import LABELS, LabelledPreparation, with_numbers
 from training.data.unknown import check_unknown, unknown_share
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense."""
-
-    metrics: dict
-    baselines: dict[str, dict]
-    num_examples: int
-    num_rows: int
 
 
 def score_labelled(
@@ -43,7 +32,7 @@ def score_labelled(
     max_rows: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
-) -> LabelScores:
+) -> Scores:
     """Score a model on labelled rows. Uses no random state and leaves the model in the mode it was given in.
 
     Args:
@@ -66,23 +55,22 @@ def score_labelled(
     metrics, guessed = (
         figures_of(Classification, predictions=found, references=true, problem_type=kind) for found in (logits, guess)
     )
-    return LabelScores(metrics, {"most_frequent": guessed}, len(labels), len(labels))
+    return Scores(metrics, {"most_frequent": guessed}, len(labels), len(labels))
 
 
-@torch.inference_mode()
 def _logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], batch_size: int
 ) -> np.ndarray:
     """`(rows, classes)`, float64; rows of like length share a batch."""
     order = np.argsort([len(row) for row in rows], kind="stable")
     found = np.zeros((len(rows), model.config.num_labels))
-    was_training = model.training
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        batch = tokenizer.pad({"input_ids": [rows[place] for place in places]}, return_tensors="pt").to(model.device)
-        found[places] = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.double().cpu().numpy()
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            given = {"input_ids": [rows[place] for place in places]}
+            batch = tokenizer.pad(given, return_tensors="pt").to(model.device)
+            logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            found[places] = logits.double().cpu().numpy()
     if not np.isfinite(found).all():
         raise NonFiniteError(
             "the model's logits are NaN or infinite: its weights are broken, use an earlier checkpoint"
@@ -90,9 +78,7 @@ def _logits(
     return found
 
 
-def score_request(
-    request: ScoreRequest, settings: LabelledDataSettings, split: str
-) -> tuple[LabelScores, RowReport, dict[str, Any]]:
+def score_request(request: ScoreRequest, settings: LabelledDataSettings, split: str) -> tuple[Scores, RowReport]:
     """A classifier's figures on the labelled rows of a source, and what became of those rows."""
     model = open_model(request.checkpoint, AutoModelForSequenceClassification, request.device)
     tokenizer = open_tokenizer(request.checkpoint)
@@ -112,7 +98,7 @@ def score_request(
     )
     for figures in (scores.metrics, *scores.baselines.values()):
         figures |= {"unknown_share": unknown}
-    return scores, loaded.report, {}
+    return scores, loaded.report
 
 
 def scheme_in(config: Any, column: str) -> LabelScheme:

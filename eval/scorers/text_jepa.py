@@ -4,10 +4,7 @@ scores = score_rows(model, tokenizer, encoded.dataset, token_counts=model.token_
 scores.metrics["top1"], scores.baselines["unigram"]["top1"]
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,6 +13,7 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from eval.decoding.token_scores import evaluating
 from eval.loading import open_model, open_tokenizer
 from eval.metrics.baselines import unigram_ranks
 from eval.metrics.fill_blank_ranking import FillBlankRanking
@@ -32,7 +30,7 @@ from eval.scorers.holes import (
     hole_batches,
     make_scorer,
 )
-from eval.scorers.request import BATCH_SIZE, MAX_ROWS, ScoreRequest
+from eval.scorers.request import BATCH_SIZE, MAX_ROWS, ScoreRequest, Scores
 from training.common.errors import InputError, NonFiniteError
 from training.data.settings import DataSettings
 from training.data.sources.locate import load_rows
@@ -63,17 +61,6 @@ class Answers:
     blanks: BlankAnswers
     vectors: np.ndarray
     spreads: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense."""
-
-    metrics: dict
-    baselines: dict[str, dict]
-    num_examples: int  # blanks
-    num_rows: int
-    answers: BlankAnswers
 
 
 def score_rows(
@@ -163,7 +150,7 @@ def _answer_all(
     chosen = np.unique(np.linspace(0, len(holes) - 1, min(len(holes), MAX_VECTORS)).astype(np.int64))
     line_of[chosen] = np.arange(len(chosen))
     vectors = np.zeros((len(chosen), model.config.hidden_size))
-    with _evaluating(model), torch.inference_mode(), Progress(disable=not progress, transient=True) as bar:
+    with evaluating(model), Progress(disable=not progress, transient=True) as bar:
         task = bar.add_task("scoring", total=len(holes))
         for batch in hole_batches(dataset, holes, tokenizer, batch_size, model.device):
             scores = scorer(batch)
@@ -249,20 +236,7 @@ def _known_counts(token_counts: Tensor | np.ndarray | None, vocab_size: int) -> 
     return counts if counts.any() else None
 
 
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Eval mode inside, the mode it was in before afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def score_request(
-    request: ScoreRequest, settings: DataSettings, split: str
-) -> tuple[Scores, RowReport, dict[str, Any]]:
+def score_request(request: ScoreRequest, settings: DataSettings, split: str) -> tuple[Scores, RowReport]:
     """A latent text model's figures on the rows of a source, and what became of those rows.
 
     No blank stands on an unknown token: `unknown_share` of the text says of how many tokens the figures do not speak,
@@ -287,4 +261,4 @@ def score_request(
     for figures in (scores.metrics, *scores.baselines.values()):
         of_all = None if figures["top1"] is None else figures["top1"] * (1 - unknown)
         figures |= {"unknown_share": unknown, "top1_of_all": of_all}
-    return scores, rows.report, {}
+    return scores, rows.report

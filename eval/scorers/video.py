@@ -5,7 +5,7 @@ scores.metrics["mse"], scores.baselines["black"]["mse"]
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from eval.metrics.frame_baselines import Predict, frame_baselines
 from eval.metrics.of_arrays import figures_of
 from eval.metrics.video import FramePrediction, frame_errors, squared_error
 from eval.scorers.holes import choose_rows
-from eval.scorers.request import BATCH_SIZE, MAX_CLIPS, ScoreRequest
+from eval.scorers.request import BATCH_SIZE, MAX_CLIPS, ScoreRequest, Scores
 from training.common.errors import InputError, NonFiniteError
 from training.data.settings import VideoDataSettings
 from training.data.sources.rows import RowReport
@@ -50,22 +50,6 @@ class FrameErrors:
         return FrameErrors(self.squared_error[clips], self.absolute_error[clips], self.ssim[clips])
 
 
-@dataclass(frozen=True)
-class VideoScores:
-    """Figures of one model: `metrics` and each of `baselines` have the same keys; None where one makes no sense.
-
-    `errors` are those of every predicted frame: of the model by `expectation`, `argmax` and `sample` (fewer clips),
-    and of each baseline. `details` say how it was scored.
-    """
-
-    metrics: dict[str, Any]
-    baselines: dict[str, dict[str, Any]]
-    num_examples: int  # clips
-    num_rows: int  # the same
-    errors: dict[str, FrameErrors]
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 def score_clips(
     model: PreTrainedModel,
     dataset: datasets.Dataset,
@@ -76,8 +60,11 @@ def score_clips(
     seed: int = 0,
     sampled_clips: int = SAMPLED_CLIPS,
     progress: bool = False,
-) -> VideoScores:
+) -> Scores:
     """Score a video model beside its baselines: the second half of each clip after the first.
+
+    `answers` are the errors of every predicted frame, `{name: FrameErrors}`: of the model by `expectation`, `argmax`
+    and `sample` (fewer clips), and of each baseline.
 
     `mse`, `mae` and `psnr` are of the mean frame under the model's probabilities (`expectation`), the best guess by
     squared error; `ssim` is of its best codes (`argmax`), as blurred frames have no structure; what the other way
@@ -124,7 +111,7 @@ def score_clips(
         "temperature": TEMPERATURE,
         "top_k": TOP_K,
     }
-    return VideoScores(ours, theirs, len(rows), len(rows), errors, how)
+    return Scores(ours, theirs, len(rows), len(rows), errors, how)
 
 
 def answer_clips(
@@ -268,9 +255,7 @@ def _joined(parts: list[dict[str, Tensor]]) -> FrameErrors:
 VIDEO = VideoJepaConfig.model_type
 
 
-def score_request(
-    request: ScoreRequest, settings: VideoDataSettings, split: str
-) -> tuple[VideoScores, RowReport, dict[str, Any]]:
+def score_request(request: ScoreRequest, settings: VideoDataSettings, split: str) -> tuple[Scores, RowReport]:
     """A video model's figures on clips of a source's digits."""
     model = open_model(request.checkpoint, AutoModel, request.device).float()
     maker, report = make_clips(settings, split, model.config.max_position_embeddings, model.config.frame_size)
@@ -283,7 +268,7 @@ def score_request(
         seed=request.seed,
         progress=request.progress,
     )
-    return scores, RowReport(**report["rows"]), {"scoring": scores.details}
+    return scores, RowReport(**report["rows"])
 
 
 def mean_training_picture(settings: VideoDataSettings, config: VideoJepaConfig) -> Tensor:

@@ -29,16 +29,9 @@ class Advise(TrainerCallback):
         self.facts = facts
         self.run_state = run_state
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A row has come: look at the log as it is now."""
-        if not state.is_world_process_zero or "train_runtime" in logs:
+        if not state.is_world_process_zero or "train_runtime" in kwargs["logs"]:
             return
         milestones = self.run_state.milestones
         log = RunLog(state.log_history, milestones[-1]["samples"] if milestones else ())

@@ -22,18 +22,13 @@ class TeacherUpdate(TrainerCallback):
         self.run_state = run_state
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        optimizer: AcceleratedOptimizer | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The step is done: the moving average follows, unless the step was skipped, by us or by float16's scaler."""
+        optimizer: AcceleratedOptimizer | None = kwargs.get("optimizer")
         skipped = self.run_state.skipped_in_a_row > 0 or (optimizer is not None and optimizer.step_was_skipped)
-        if model.has_teacher and not skipped:
-            model.update_teacher()
+        if kwargs["model"].has_teacher and not skipped:
+            kwargs["model"].update_teacher()
 
 
 class HeldOut(TrainerCallback):
@@ -57,15 +52,10 @@ class HeldOut(TrainerCallback):
         control.should_evaluate |= last or self._is_milestone(state) or self._is_regular(state)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any],
-        model: PreTrainedModel | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the figures in, and ask for a checkpoint where they are the best so far."""
+        metrics: dict[str, Any] = kwargs["metrics"]
         if self._is_regular(state):
             named = {**metrics, "acc_ema": self.run_state.acc_ema}
             value = named[self.settings.best_metric]
@@ -77,17 +67,11 @@ class HeldOut(TrainerCallback):
         if self._is_milestone(state) or state.global_step >= state.max_steps:
             figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
             row = {"step": state.global_step, "loss": self._last_loss(state), **figures}
-            self.run_state.milestones.append({**row, "samples": self.phrases.fill(model)})
+            self.run_state.milestones.append({**row, "samples": self.phrases.fill(kwargs["model"])})
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Give milestone 0 its loss, once it is known."""
+        logs = kwargs["logs"]
         if state.global_step == 1 and "loss" in logs:
             for row in self.run_state.milestones:
                 row["loss"] = logs["loss"] if row["step"] == 0 else row["loss"]
@@ -130,18 +114,13 @@ class ShowSamples(TrainerCallback):
         self.stop_clock = stop_clock
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Where a sample is due."""
         if state.global_step % self.steps or not self.phrases.phrases:
             return
         self.stop_clock()
-        samples = self.phrases.fill(model)
+        samples = self.phrases.fill(kwargs["model"])
         if state.is_world_process_zero:
             tqdm.write("\n".join(f"sample: {sample}" for sample in samples))
             path = Path(args.output_dir) / LOG_FILE

@@ -26,15 +26,9 @@ class JsonlLog(TrainerCallback):
             part.write_bytes(b"".join(kept))
             os.replace(part, path)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append a row; the library's summary of the whole run is none."""
+        logs = kwargs["logs"]
         if not state.is_world_process_zero or "train_runtime" in logs:
             return
         # `epoch` would be the share of the run, since the run is one epoch to the library; `passes` says it rightly.

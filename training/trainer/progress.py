@@ -57,15 +57,9 @@ class Progress(TrainerCallback):
             which = _STEPS_TO_MEASURE[len(self._seconds)]
             self._bar.write(f"{1000 * seconds:.0f} ms per step: about {left} of training left{which}")
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One line per row."""
+        logs = kwargs["logs"]
         if self._bar is None or "train_runtime" in logs:
             return
         shown = {

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from eval.benchmarks.anchors.gpt2_and_llama import ANCHORS, OUR_DOCUMENTS, build_anchor
 from eval.benchmarks.exams.exam import Exam
-from eval.scorers.causal import CausalScores, ScoringPlan, TokenAnswers, held_out_figures, score_documents
+from eval.scorers.causal import ScoringPlan, TokenAnswers, held_out_figures, score_documents
+from eval.scorers.request import Scores
 from training.data.sampling import PassSampler
 from training.data.staged_generator.documents import load_documents
 from training.init_from.growing import measure_growth
@@ -43,7 +44,7 @@ class GeneratorExam(Exam):
         rows, tokenizer = self.prepared.valid, self.prepared.tokenizer
         return self._kept(held_out_figures(model, tokenizer, rows, self.plan.eval_rows))
 
-    def score(self, model: PreTrainedModel) -> CausalScores | None:
+    def score(self, model: PreTrainedModel) -> Scores | None:
         """The verbatim documents, in windows of the training length; nothing in a run that only chooses."""
         if self.plan.split != "test":
             return None

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from eval.benchmarks.anchors.bert import BertAnchor, bert_config, sparse_scorer
 from eval.benchmarks.exams.exam import Exam
-from eval.scorers.text_jepa import BlankAnswers, Scores, score_rows
+from eval.scorers.request import Scores
+from eval.scorers.text_jepa import BlankAnswers, score_rows
 
 
 class TextExam(Exam):

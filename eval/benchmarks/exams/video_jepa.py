@@ -5,7 +5,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from eval.benchmarks.exams.exam import Exam
-from eval.scorers.video import VideoScores, score_clips
+from eval.scorers.request import Scores
+from eval.scorers.video import score_clips
 from training.families.video_held_out import future_figures
 
 
@@ -20,7 +21,7 @@ class VideoExam(Exam):
         found = future_figures(model, prepared.tokenizer, prepared.valid, prepared.mean_picture, rows)
         return self._kept(found)
 
-    def score(self, model: PreTrainedModel) -> VideoScores:
+    def score(self, model: PreTrainedModel) -> Scores:
         """All figures of clips, on `split`."""
         clips = getattr(self.prepared, self.plan.split)
         return score_clips(model, clips, self.prepared.mean_picture, max_rows=self.plan.max_rows)
@@ -30,9 +31,9 @@ class VideoExam(Exam):
         return {"examples": clip_examples(self.scores[self.plan.marks[-1]])}
 
 
-def clip_examples(scores: VideoScores) -> dict[str, list]:
+def clip_examples(scores: Scores) -> dict[str, list]:
     """Per clip: `ids`, and the means over its predicted frames of `mse` and `ssim`, for pairing."""
-    mse, ssim = scores.errors["expectation"].squared_error, scores.errors["argmax"].ssim
+    mse, ssim = scores.answers["expectation"].squared_error, scores.answers["argmax"].ssim
     return {"ids": list(range(len(mse))), "mse": mse.mean(1).tolist(), "ssim": ssim.mean(1).tolist()}
 
 

@@ -27,7 +27,6 @@ class Predictions:
         loss: mean -ln p of the true tokens.
         ln_v: of a guess that knows nothing.
         unigram: of a guess by how often tokens occur in the sample, each position left out of its own count.
-        averaged: of the model's mean prediction, which knows how often tokens occur and nothing of the context.
         entropies, top_masses: (N,) of each prediction; the mass is that of its most likely token.
         right: (N,) whether that token is the true one.
         most_predicted: share of the positions that get the most frequent first choice.
@@ -43,7 +42,6 @@ class Predictions:
     loss: float
     ln_v: float
     unigram: float
-    averaged: float
     entropies: Tensor
     top_masses: Tensor
     right: Tensor
@@ -176,7 +174,6 @@ def _together(pieces: list[_Seen], counts: Tensor) -> Predictions:
         loss=loss,
         ln_v=math.log(len(mean)),
         unigram=float(_left_out(counts.cpu(), len(mean))[truth].mean()),
-        averaged=float(-mean[truth].clamp_min(1e-30).log().mean()),
         entropies=entropies,
         top_masses=joint("top_masses"),
         right=choices == truth,

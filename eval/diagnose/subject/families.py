@@ -23,9 +23,6 @@ class Latent:
         uses_cosine: whether they are scored by direction alone.
         num_negatives: of the sampled ranking.
         token_counts: (V,) of the training part, zeros where unknown.
-        teacher, student: the moving average and what it follows; None without one.
-        num_updates: of the teacher.
-        momentum: share of its old self that the teacher keeps at each update.
     """
 
     encode: Callable[[Batch], Tensor]
@@ -34,15 +31,11 @@ class Latent:
     uses_cosine: bool
     num_negatives: int
     token_counts: Tensor
-    teacher: nn.Module | None
-    student: nn.Module | None
-    num_updates: int | None
-    momentum: float | None
 
 
 @dataclass(frozen=True)
 class Average:
-    """A moving average of a part of the model; `Latent` has the same fields of a text model.
+    """A moving average of a part of the model.
 
     Attributes:
         teacher, student: the moving average and what it follows.
@@ -57,31 +50,25 @@ class Average:
 
 
 def _text_latent(model: PreTrainedModel) -> Latent | None:
-    """Predictor, table and teacher of a latent text model; None of its encoder alone."""
+    """Predictor and table of a latent text model; None of its encoder alone."""
     if "head" not in dict(model.named_children()):
         return None
-    config, teacher = model.config, model.teacher
-    student = None if teacher is None else (model.model.embed_tokens if config.target_table == "ema" else model.model)
     return Latent(
         encode=lambda batch: _at_holes(model, batch),
         predictor=model.head.predictor,
         table=model.table_directions(),
-        uses_cosine=config.head == "cosine",
-        num_negatives=config.num_negatives,
+        uses_cosine=model.config.head == "cosine",
+        num_negatives=model.config.num_negatives,
         token_counts=model.token_counts,
-        teacher=None if teacher is None else teacher.target,
-        student=student,
-        num_updates=None if teacher is None else int(teacher.num_updates),
-        momentum=None if teacher is None else teacher.momentum,
     )
 
 
 def _text_average(model: PreTrainedModel) -> Average | None:
-    """The moving average of a latent text model."""
-    latent = _text_latent(model)
-    if latent is None or latent.teacher is None or latent.student is None:
+    """The moving average of a latent text model: of its table, or of its encoder."""
+    if dict(model.named_children()).get("teacher") is None:
         return None
-    return Average(latent.teacher, latent.student, latent.num_updates or 0, latent.momentum or 0.0)
+    student = model.model.embed_tokens if model.config.target_table == "ema" else model.model
+    return Average(model.teacher.target, student, int(model.teacher.num_updates), model.teacher.momentum)
 
 
 def _dialogue_average(model: PreTrainedModel) -> Average | None:

@@ -25,12 +25,11 @@ def shape(subject: VideoSubject, rule: Rule) -> list[Finding]:
     "distribution.copies_last",
     f"where digits moved on, fewer than {limit.COPIED_LAST:.0%} of the codes are those of the last frame",
     kinds=(VIDEO,),
+    needs="future",
 )
 @torch.no_grad()
-def copies_last(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
+def copies_last(subject: VideoSubject, rule: Rule) -> Finding:
     """Whether the first predicted frame is the last one seen, where the digits have moved on."""
-    if subject.sample.objective != "future":
-        return []
     batch = subject.asked(CLIPS, subject.context, "future")
     known = batch.codes.shape[1] - batch.codes.shape[1] // 2
     best = torch.cat([subject.logits(clip)[:, known].argmax(-1) for clip in batch.split(1)])
@@ -58,12 +57,11 @@ def copies_last(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     "distribution.frames",
     "a squared error of the predicted frames below that of black, of copying and of the mean frame",
     kinds=(VIDEO,),
+    needs="future",
 )
 @torch.no_grad()
 def frames(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """The squared error of predicted frames, beside guessers that know nothing of motion."""
-    if subject.sample.objective != "future":
-        return []
     clips = subject.sample.frames[:CLIPS].to(subject.device)
     known = clips.shape[1] - clips.shape[1] // 2
     seen, true = clips[:, :known], clips[:, known:]

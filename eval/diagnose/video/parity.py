@@ -51,12 +51,15 @@ def own_loss(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     return rule.passed(evidence)
 
 
-@check("parity.offset", "of the frames before, at and after a predicted one, its own costs least", kinds=(VIDEO,))
+@check(
+    "parity.offset",
+    "of the frames before, at and after a predicted one, its own costs least",
+    kinds=(VIDEO,),
+    needs="future",
+)
 @torch.no_grad()
 def offset(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
     """The frame that the first prediction knows best is the one it should give, at places where digits move."""
-    if subject.sample.objective != "future":
-        return []
     batch = subject.asked(CLIPS, subject.context, "future")
     known = batch.codes.shape[1] - batch.codes.shape[1] // 2
     around = [batch.codes[:, known + key] for key in _AROUND]

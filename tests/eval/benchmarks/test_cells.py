@@ -5,13 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import yaml
 
 from eval.benchmarks import cells as cells_module
-from eval.benchmarks.cells import Arm, cell_key, code_of, collect, hash_paths, main, plan_cells, run_cells
-from eval.benchmarks.recipe_cell import blank_examples
-from eval.benchmarks.statistics import comparison_rows, markdown, paired_interval
-from eval.scorers.text_jepa import BlankAnswers
+from eval.benchmarks.cells import Arm, cell_key, code_of, collect, hash_paths, plan_cells, run_cells
+from eval.benchmarks.statistics import difference, markdown, paired_interval
 from training.common.errors import InputError
 
 FAMILIES = ("text_jepa", "staged_generator", "dialogue_jepa", "video_jepa")
@@ -161,54 +158,25 @@ def test_planning_refuses_arms_of_one_name_and_sources_that_are_not_there(tmp_pa
         run_cells([], workers=0)
 
 
-def test_the_table_shows_means_spread_and_the_paired_difference(finished):
-    cells, _, _ = finished
-    header, ours, twin = comparison_rows(collect(cells), ["top1", "cosine"], "twin")
-    assert header == ["arm", "seeds", "top1", "cosine", "top1 - twin", "cosine - twin", "CPU s"]
-    assert ours[:4] == ["ours", "2", "0.750 (0.000)", "-"]
-    assert ours[4].startswith("+0.250 [+0.")
-    assert twin[4:6] == ["-", "-"]
-    lines = markdown(comparison_rows(collect(cells), ["top1"], "twin")).splitlines()
-    assert lines[1] == "| --- | ---: | ---: | ---: | ---: |"
-    assert len(lines) == 4
+def test_a_paired_difference_is_of_the_seeds_and_metrics_that_both_arms_kept(finished):
+    results = collect(finished[0])
+    assert difference(results["ours"], results["twin"], "top1").difference == pytest.approx(0.25)
+    assert difference(results["ours"], results["twin"], "cosine") is None
+
+
+def test_a_table_is_markdown_with_numbers_on_the_right():
+    assert markdown([["arm", "top1"], ["ours", "0.750"]]).splitlines() == [
+        "| arm | top1 |",
+        "| --- | ---: |",
+        "| ours | 0.750 |",
+    ]
 
 
 def test_arms_that_answered_different_examples_are_not_compared(finished):
     results = collect(finished[0])
     results["twin"][0]["examples"]["ids"][0] = "else"
     with pytest.raises(InputError, match="different test examples"):
-        comparison_rows(results, ["top1"], "twin")
-    with pytest.raises(InputError, match="is no arm with results"):
-        comparison_rows(results, ["top1"], "nobody")
-
-
-def test_the_command_line_runs_a_file_of_arms_and_says_when_one_fails(tmp_path, capsys):
-    arm = {"name": "a", "function": FUNCTION, "code": ["tests/eval/benchmarks/fake_cell.py"]}
-    settings = {"level": 2, "calls": str(tmp_path / "calls")}
-    spec = tmp_path / "arms.yaml"
-    spec.write_text(yaml.safe_dump({"arms": [arm | {"settings": settings | {"fails_at": 0}}]}))
-    assert (
-        main(
-            [
-                str(spec),
-                "--out",
-                str(tmp_path / "out"),
-                "--seeds",
-                "2",
-                "--metrics",
-                "top1",
-                "--markdown",
-                str(tmp_path / "t.md"),
-            ]
-        )
-        == 1
-    )
-    printed = capsys.readouterr()
-    assert "0.500" in printed.out
-    assert "no such luck" in printed.err
-    assert (tmp_path / "t.md").read_text().startswith("| arm | seeds | top1 |")
-    spec.write_text("arms: []")
-    assert main([str(spec), "--out", str(tmp_path)]) == 2
+        difference(results["ours"], results["twin"], "top1")
 
 
 def test_an_interval_covers_the_difference_and_shrinks_with_examples():
@@ -243,21 +211,7 @@ def test_results_that_do_not_pair_are_refused():
         paired_interval(np.zeros((2, 5)), np.zeros((2, 6)))
 
 
-def test_blanks_become_examples_with_one_id_each_clustered_by_row():
-    answers = BlankAnswers(
-        np.array([5, 5]), np.array([1, 3]), np.array([9, 9]), np.array([9, 8]), np.array([1, 4]), None
-    )
-    assert blank_examples(answers) == {
-        "ids": ["5:1", "5:3"],
-        "clusters": [5, 5],
-        "top1": [1, 0],
-        "top5": [1, 1],
-        "top10": [1, 1],
-        "mrr": [1.0, 0.25],
-    }
-
-
 def test_where_weights_are_kept_is_no_part_of_a_key():
-    keys = {cell_key(Arm("a", {"level": 1, "keep": place}), 0, "code", {}) for place in ("here", "there")}
+    keys = {cell_key(Arm("a", {"level": 1, "keep": place}, FUNCTION), 0, "code", {}) for place in ("here", "there")}
     assert len(keys) == 1
-    assert cell_key(Arm("a", {"level": 2, "keep": "here"}), 0, "code", {}) not in keys
+    assert cell_key(Arm("a", {"level": 2, "keep": "here"}, FUNCTION), 0, "code", {}) not in keys

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from configuration_jepa import StagedGeneratorConfig
-from eval.benchmarks import comparison, generator_stages, generator_twin, routing_cost
+from eval.benchmarks import comparison, generator_stages, generator_twin
 from eval.benchmarks.anchors.gpt2_and_llama import (
     ANCHORS,
     build_anchor,
@@ -21,7 +21,6 @@ from eval.benchmarks.anchors.gpt2_and_llama import (
     matching_size,
 )
 from eval.benchmarks.exams.runs import parse_run
-from eval.benchmarks.routing_cost import Point, measure
 from eval.benchmarks.statistics import first_reach, interval_of_sums, paired_interval
 from modeling_jepa import StagedGeneratorForCausalLM
 from training.common.errors import InputError
@@ -288,48 +287,6 @@ def test_a_rate_at_the_edge_of_its_grid_is_named():
     assert not comparison.at_edge(0.002, {})
 
 
-@pytest.mark.parametrize("mode", routing_cost.MODES)
-def test_a_point_of_the_routing_cost_times_both_roads(mode):
-    shared = {"heads": 2, "head_dim": 4, "vocabulary": 8, "window": 4, "occurrences": 2}
-    point = Point(40, mode, "graph", **shared, threads=torch.get_num_threads(), repetitions=2, seconds=9.0)
-    graph, dense = measure(point), measure(replace(point, kind="dense"))
-    assert graph["runs"] == {"routing": 2, "attention": 2}
-    assert graph["routing"] > 0
-    assert dense["runs"] == {"routing": 0, "attention": 2}
-    assert dense["routing"] == 0 < dense["attention"]
-
-
-def test_the_routing_record_counts_layers_fits_exponents_and_judges(monkeypatch, tmp_path):
-    def run_point(point):
-        sizes = {"graph": point.length, "dense": point.length**2 / 8192}
-        routing = 1e-6 * point.length if point.kind == "graph" else 0.0
-        figures = {"routing": routing, "attention": 1e-5 * sizes[point.kind], "memory_bytes": int(sizes[point.kind])}
-        return {**vars(point), **figures, "runs": {}}
-
-    monkeypatch.setattr(routing_cost, "run_point", run_point)
-    place = tmp_path / "cost.json"
-    assert routing_cost.main(["--json", str(place)]) == 1
-    record = json.loads(place.read_text(encoding="utf-8"))
-    train = record["modes"]["train"]
-    assert train["points"]["8192"]["ratio"] == pytest.approx((0.1 + 6) / 6)
-    assert train["points"]["8192"]["ratio_of_one_layer"] == pytest.approx(1.1)
-    assert train["exponents"]["graph"]["time"] == pytest.approx(1.0)
-    assert train["exponents"]["dense"]["time"] == pytest.approx(2.0)
-    assert train["dense_is_faster_below"] == pytest.approx(8192 * 6.1 / 6)
-    assert list(record["required"].values()) == [True, True, False, False]
-    assert "| train, 8,192 |" in place.with_suffix(".md").read_text(encoding="utf-8")
-
-
-def test_exponents_and_crossings_are_open_where_they_cannot_be_said():
-    assert routing_cost.slope([8192], [1.0]) is None
-    rows = {
-        "graph": {n: {"routing": 0.0, "attention": 1.0} for n in (1024, 2048)},
-        "dense": {n: {"routing": 0.0, "attention": 0.5} for n in (1024, 2048)},
-    }
-    assert routing_cost.crossing(rows, 6) is None
-    assert routing_cost.crossing({"graph": rows["dense"], "dense": rows["graph"]}, 6) == 0
-
-
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -350,11 +307,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert error.startswith("error: ")
     assert "\n" not in error
     assert named in error
-
-
-def test_lengths_that_cannot_be_routed_are_bad_input(tmp_path, capsys):
-    assert routing_cost.main(["--lengths", "1", "--json", str(tmp_path / "x.json")]) == 2
-    assert "lengths: got 1" in capsys.readouterr().err
 
 
 def test_paired_sums_give_the_interval_of_paired_examples():

@@ -93,15 +93,6 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
     assert set(record["mrr_over_the_prototypes"]) == {"prototype", "prototype_tuned"}
     assert text_twin.main(["--data", str(source), "--table", "--json", str(tmp_path / "empty.json")]) == 0
 
-    kept = f"prototype_all_gradients={tmp_path}/cells/runs/prototype-seed*.json"
-    assert run_twin(source, tmp_path, "--arms", "ours", *SHARED, "--adopt", kept) in (0, 1)
-    record = json.loads((tmp_path / "text_twin.json").read_text(encoding="utf-8"))
-    assert {name: arm["other_code"] for name, arm in record["arms"].items()} == {
-        "ours": False, "prototype_all_gradients": True
-    }  # fmt: skip
-    assert "earlier version of the code: prototype_all_gradients." in record["note"]
-    assert run_twin(source, tmp_path, "--arms", "ours", *SHARED, "--adopt", "ours=nowhere*.json") == 2
-
 
 def test_with_seconds_an_arm_has_as_many_steps_as_fit(source, tmp_path, cells_in_this_process):
     arguments = ["--arms", "ours_shared", "softmax", *SHARED]

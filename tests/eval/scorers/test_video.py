@@ -96,7 +96,7 @@ def test_sampled_figures_are_of_the_same_few_clips_for_model_and_baselines(score
     some = rows[choose_rows(rows, 5, 1)]
     black = maker.frames(some)[:, 4:, 0].pow(2).sum((2, 3)).mean().item()
     assert scores.baselines["black"]["sampled_mse"] == pytest.approx(black, rel=1e-4)
-    assert scores.errors["sample"].squared_error.shape == (5, 4)
+    assert scores.answers["sample"].squared_error.shape == (5, 4)
     assert scores.details["sampled_clips"] == 5
 
 
