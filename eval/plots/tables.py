@@ -77,7 +77,7 @@ def text_table(record: dict[str, Any]) -> Table:
 def causal_table(record: dict[str, Any]) -> Table:
     """Causal model: its figures and the baselines' on the same tokens; the leak gap in nats per token."""
     counted = f"{record['num_examples']:,} tokens of {record['num_rows']:,} documents"
-    return _beside_baselines(record, _CAUSAL, counted, _causal_caption(record["metrics"]))
+    return _beside_baselines(record, _CAUSAL, counted, _causal_caption(record))
 
 
 def classifier_table(record: dict[str, Any]) -> Table:
@@ -161,9 +161,12 @@ def _video_caption(record: dict[str, Any]) -> str:
     )
 
 
-def _causal_caption(metrics: dict[str, Any]) -> str:
+def _causal_caption(record: dict[str, Any]) -> str:
     """What the figures per word and per byte divide by, the unknown share, and where a routed model looks."""
+    metrics = record["metrics"]
     parts = [f"{metrics['words']:,} words and line ends, {metrics['bytes']:,} bytes; accuracy is greedy."]
+    if "scoring" in record:
+        parts.append(f"The model sees up to {record['scoring']['context']:,} tokens.")
     if metrics["unknown_share"]:
         parts.append(f"{metrics['unknown_share']:.1%} of the tokens are unknown; none counts as right.")
     if metrics["edge_mass"] is not None:

@@ -6,10 +6,12 @@ scores.metrics["word_perplexity"], scores.metrics["leak_gap"]
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
+import psutil
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +25,7 @@ from eval.scorers.causal_inside import edge_mass, is_routed, leak_gap
 from eval.scorers.holes import choose_rows
 from eval.scorers.request import MAX_ROWS, ScoreRequest, Scores, bounded
 from training.common.errors import InputError
+from training.common.wording import readable_bytes
 from training.data.settings import GeneratorDataSettings
 from training.data.sources.rows import RowReport
 from training.data.staged_generator.documents import documents_of, load_documents
@@ -74,11 +77,16 @@ class ScoringPlan:
     allow_unknown: bool = False
 
     def lengths(self, model: PreTrainedModel) -> tuple[int, int]:
-        """Context and stride for this model; raises InputError for what it cannot take."""
+        """Context and stride for this model; raises InputError for what it cannot take, or what memory does not hold.
+
+        Our generator takes any length, whatever it was trained at: see `reading`.
+        """
         longest = model_length(model)
         context = min(longest or MAX_CONTEXT, MAX_CONTEXT) if self.context is None else self.context
         if longest is not None and context > longest:
-            raise InputError(f"context: got {context}, but the model takes {longest} tokens; use {longest} or less")
+            if model.config.model_type != STAGED_GENERATOR:
+                raise InputError(f"context: got {context}, but the model takes {longest} tokens; use at most that")
+            _refuse_beyond_memory(model, context)
         stride = max(1, context // 2) if self.stride is None else self.stride
         for _ in windows_of(1, context, stride):  # checks both
             pass
@@ -119,10 +127,10 @@ def score_documents(
     unknown = unknown_id(tokenizer)
     targets = np.concatenate([document.ids[1:] for document in documents])
     check_unknown(float(np.mean(targets == unknown)), "the text", plan.allow_unknown)
-    with evaluating(model):
+    with evaluating(model), reading(model, context):
         answers = _answer_all(model, documents, context, stride, plan.batch_size, progress)
-    ids = [document.ids for document in documents]
-    inside = leak_gap(model, ids, context, seed=plan.seed) | {"edge_mass": edge_mass(model, ids, context)}
+        ids = [document.ids for document in documents]
+        inside = leak_gap(model, ids, context, seed=plan.seed) | {"edge_mass": edge_mass(model, ids, context)}
     words, num_bytes = (sum(getattr(one, name) for one in documents) for name in ("words", "num_bytes"))
     metrics = _figures(answers.predictions, answers.targets, answers.nll, words, num_bytes, unknown) | inside
     baselines = {
@@ -130,6 +138,32 @@ def score_documents(
         for name, guesser in (guessers or {}).items()
     }
     return Scores(metrics, baselines, len(answers.nll), len(documents), answers)
+
+
+@contextmanager
+def reading(model: PreTrainedModel, context: int) -> Iterator[None]:
+    """Inside, our generator takes so many tokens: rotary positions, decays and far edges end nowhere."""
+    longest = model_length(model)
+    if longest is None or context <= longest:
+        yield
+        return
+    model.config.max_position_embeddings = context
+    try:
+        yield
+    finally:
+        model.config.max_position_embeddings = longest
+
+
+def _refuse_beyond_memory(model: PreTrainedModel, context: int) -> None:
+    """Dense attention has a mask of all pairs, and at worst their scores; a window has neither."""
+    has_window = is_routed(model) and model.config.routing_window > 0
+    needed = context * (4 * model.config.vocab_size + (0 if has_window else 5 * context))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"context: {context:,} tokens need about {readable_bytes(needed)} of memory, and {readable_bytes(free)} "
+            "are free; use fewer, or a model with routing_window"
+        )
 
 
 def held_out_figures(

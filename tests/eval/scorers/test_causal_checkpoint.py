@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from rich.console import Console
+from transformers import AutoConfig
 
 from eval.loading import open_tokenizer
 from eval.score import main, score, score_table
@@ -108,10 +109,26 @@ def test_the_command_line_bounds_and_shapes_the_windows(routed, tmp_path):
     assert written["num_examples"] <= 40
 
 
+def test_our_generator_is_scored_with_more_context_than_it_was_made_for(routed, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("the people of the united states and the king of the old world saw " * 8)
+    found = {}
+    for context in (24, 90):
+        flags = ["--data", str(tmp_path / "long.txt"), "--documents", "file", "--context", str(context)]
+        target = tmp_path / f"{context}.json"
+        assert main([str(routed), *flags, "--device", "cpu", "--json", str(target)]) == 0
+        found[context] = json.loads(target.read_text())
+        assert f"The model sees up to {context} tokens." in " ".join(capsys.readouterr().out.split())
+    few, many = found[24]["metrics"], found[90]["metrics"]
+    assert many["tokens"] == few["tokens"] > 90
+    assert many["nll"] != few["nll"]
+    assert many["leak_gap_largest"] < 1e-4
+    assert AutoConfig.from_pretrained(routed).max_position_embeddings == 24
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--context", "99"], "the model takes 24"),
+        (["--context", "999999999"], "context: 999,999,999 tokens need about"),
         (["--stride", "0"], "stride must lie between 1"),
         (["--max_tokens", "0"], "max_tokens must be at least 1"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
