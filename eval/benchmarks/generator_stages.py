@@ -39,11 +39,13 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     ROUTED: {"stage": 3, "credit": "off"},
 }
+CONTEXTS = (256, 1024, 4096)
 SAME_TIME = ", equal time"
 NOTE = (
     "All arms start from the same weights (or all from nothing) and go on equally long, with the same rows, schedule "
     "and seeds; what a stage adds starts at zero. Equal time: trained for as many steps as take the CPU seconds of "
-    "stage 0, by what the arm's steps cost. Stage 2 differs from stage 1 in its training only, so stage 1 is stage 2 "
+    "stage 0, by what the arm's steps cost. Perplexity at a length: with so many tokens of context, on 60,000 of "
+    "the same tokens, by a seeded choice. Stage 2 differs from stage 1 in its training only, so stage 1 is stage 2 "
     "with credit off. Controls of credit: gradients scaled instead of updates; a part drawn by chance instead of the "
     "most responsible one, with the same multipliers; the mean of the multipliers for every part. Stage 3 attends "
     "along far edges from its first step, without credit. Loss: nats per test token. Ratios: of perplexities, with "
@@ -61,8 +63,10 @@ class GeneratorStages(GeneratorComparison):
     shown = (*GeneratorComparison.shown, "from_nothing?", "equal_time?", "arms?")
     others = (CONTINUED, NO_CREDIT)
     note = NOTE
+    fixed = {"contexts": list(CONTEXTS)}
+    metrics = {**METRICS, **{f"perplexity_at_{context}": ",.2f" for context in CONTEXTS}}
     columns = (
-        *(column.SEEDS, column.RATE, column.figure("loss", "loss", ".4f"), *column.figures(METRICS)),
+        *(column.SEEDS, column.RATE, column.figure("loss", "loss", ".4f"), *column.figures(metrics)),
         *(ratio_column("times stage 0's", CONTINUED), ratio_column("times stage 1's", NO_CREDIT)),
         column.cost(
             "logits changed by at first",

@@ -93,6 +93,7 @@ class GeneratorComparison(Comparison):
         *("base_steps", "from"),
     )
     others: tuple[str, ...] = ()
+    metrics: dict[str, str] = METRICS
     heading = "arm, steps"
 
     def marks(self, options: Options) -> list[int]:
@@ -112,7 +113,7 @@ class GeneratorComparison(Comparison):
         for step in map(str, marks_of(cells)):
             found = [cell["marks"][step] for cell in cells]
             loss = mean_and_spread([metrics["nll"] / metrics["tokens"] for metrics in found])
-            marks[step] = {"loss": loss, **over_seeds(found, list(METRICS))}
+            marks[step] = {"loss": loss, **over_seeds(found, list(self.metrics))}
         speeds = [cell["training_tokens"] / cell["training_cpu_seconds"] for cell in cells]
         return {
             **rate_of(cells, tuning.get(name), "tuning_perplexity_on_valid"),

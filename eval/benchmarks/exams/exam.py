@@ -36,6 +36,7 @@ class Plan:
         split: `test`, or `valid` where something is chosen by the result.
         max_rows, max_tokens: bounds of a seeded subset of it; None for all.
         greedy_replies: contexts that a dialogue model answers, for the variety of its replies.
+        contexts: further lengths that a generator of ours is scored at, on `context_tokens` of the same documents.
     """
 
     marks: list[int]
@@ -45,6 +46,8 @@ class Plan:
     max_rows: int | None = None
     max_tokens: int | None = None
     greedy_replies: int = 0
+    contexts: tuple[int, ...] = ()
+    context_tokens: int = 60_000
 
 
 class Exam(TrainerCallback):

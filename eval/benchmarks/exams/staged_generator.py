@@ -50,7 +50,14 @@ class GeneratorExam(Exam):
             return None
         texts = load_documents(self.prepared.settings, self.plan.split).texts
         bounds = {"max_documents": self.plan.max_rows, "max_tokens": self.plan.max_tokens}
-        return score_documents(model, self.prepared.tokenizer, texts, ScoringPlan(self.prepared.max_length, **bounds))
+        found = self._score(model, texts, ScoringPlan(self.prepared.max_length, **bounds))
+        for context in self.plan.contexts if self.anchor() is None else ():
+            longer = self._score(model, texts, ScoringPlan(context, max_tokens=self.plan.context_tokens))
+            found.metrics[f"perplexity_at_{context}"] = longer.metrics["perplexity"]
+        return found
+
+    def _score(self, model: PreTrainedModel, texts: list[str], plan: ScoringPlan) -> Scores:
+        return score_documents(model, self.prepared.tokenizer, texts, plan)
 
     def answers(self) -> dict[str, Any]:
         """See the class."""
