@@ -155,15 +155,9 @@ def _generate(
     do_sample: bool,
 ) -> list[torch.Tensor]:
     """Token ids of the continuations, the prompt's not among them."""
-    # All that the checkpoint's own settings would fill in is said; what it never says (suppressed tokens) stays.
     settings = GenerationConfig(
-        do_sample=do_sample,
-        top_k=decoding.top_k if do_sample else TOP_K,
-        temperature=decoding.temperature if do_sample else 1.0,
-        top_p=decoding.top_p if do_sample else 1.0,
-        num_beams=1 if do_sample else decoding.num_beams,
+        **decoding.arguments(do_sample),
         num_return_sequences=decoding.num_samples if do_sample else 1,
-        repetition_penalty=decoding.repetition_penalty,
         max_new_tokens=room_for(model, ids.shape[1], decoding.max_new_tokens),
         eos_token_id=begin_and_end(tokenizer)[1],
         pad_token_id=begin_and_end(tokenizer)[1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,

@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from eval.benchmarks.exams.memory import peak_memory
 from training.common.errors import InputError
-from training.common.records import package_versions
+from training.common.records import package_versions, write_json
 from training.common.source_code import files_behind
 
 SCHEMA_VERSION = 1
@@ -172,7 +172,7 @@ def hash_paths(paths: Sequence[str | Path], root: Path, pattern: str = "*") -> s
 
 
 def run_one(arm: Arm, seed: int, key: str) -> dict[str, Any]:
-    """Compute one cell here and now; what the worker process does."""
+    """Compute one cell here and now."""
     module, _, name = arm.function.partition(":")
     function = getattr(importlib.import_module(module), name)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -199,7 +199,7 @@ def _run_in_process(cell: Cell) -> str | None:
     python_path = os.pathsep.join([str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])])
     quiet = {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": python_path}
     environment = {**os.environ, **_ONE_THREAD, **_KEEP_MEMORY, **quiet}
-    command = [sys.executable, "-m", "eval.benchmarks.worker"]
+    command = [sys.executable, "-m", "eval.benchmarks.cells"]
     process = subprocess.run(command, input=request, env=environment, capture_output=True, text=True, check=False)
     if process.returncode == 0:
         return None
@@ -235,3 +235,17 @@ def _known_source(source: str) -> bool:
 def _slug(name: str) -> str:
     """An arm's name as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _work() -> None:
+    """In the process of a cell: {arm, seed, key, path} as JSON on its input, the result into the path. An error ends
+    it with its traceback, which the runner keeps.
+    """
+    request = json.load(sys.stdin)
+    arm = Arm(**{**request["arm"], "data": tuple(request["arm"]["data"])})
+    result = run_one(arm, request["seed"], request["key"])
+    write_json(result, request["path"], indent=None)  # one entry per test example: a line each would be long
+
+
+if __name__ == "__main__":
+    _work()

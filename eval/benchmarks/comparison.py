@@ -15,11 +15,13 @@ from rich.console import Console
 
 from eval.benchmarks.cells import Arm, Cell, Outcome, collect, plan_cells, run_cells
 from eval.benchmarks.columns import Column, Record, Row, guess_rows
-from eval.benchmarks.exams.runs import run_of_cell
+from eval.benchmarks.exams.runs import flags, run_of_cell
 from eval.benchmarks.statistics import Cells, Results, markdown, mean_and_spread
 from eval.command import new_parser, run_command
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions, write_json
+from training.run.arguments import parse_arguments
+from training.run.run import Run
 
 Options = argparse.Namespace
 Rates = dict[str, float]
@@ -357,6 +359,11 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise InputError(f"set: got {pair!r}; use KEY=VALUE, such as hidden_size=64")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def run_of(recipe: str, options: Options) -> Run:
+    """The recipe with the source and the changes that were asked for. Raises InputError."""
+    return parse_arguments([recipe, f"--data={options.data}", *flags(parse_changes(options.set))])
 
 
 def left_open(source: str) -> str:

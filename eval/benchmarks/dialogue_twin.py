@@ -27,8 +27,8 @@ from eval.benchmarks.comparison import (
     of_first,
     parse_changes,
     rate_of,
+    run_of,
 )
-from eval.benchmarks.exams.runs import flags
 from eval.benchmarks.statistics import (
     Cells,
     Results,
@@ -43,7 +43,6 @@ from eval.benchmarks.statistics import (
 )
 from eval.scorers.dialogue import GREEDY_REPLIES
 from training.common.errors import InputError
-from training.run.arguments import parse_arguments
 
 OURS, OURS_LATENT, BI_ENCODER, SEQ2SEQ, NO_LATENT = "ours", "ours_latent", "bi_encoder", "seq2seq", "no_latent"
 ARMS: dict[str, dict[str, Any]] = {
@@ -148,7 +147,7 @@ class DialogueTwin(DialogueComparison):
     def arm(self, name: str, label: str, rate: float | None, exam: dict[str, Any], options: Options) -> Arm:
         """The decoder's rate keeps the recipe's proportion to it."""
         asked = parse_changes(options.set)
-        settings = parse_arguments([options.recipe, f"--data={options.data}", *flags(asked)]).training
+        settings = run_of(options.recipe, options).training
         share = settings.decoder_rate / settings.learning_rate
         rates = {"learning_rate": rate, "decoder_learning_rate": rate * share}
         overrides = {"data": options.data, **asked, **ARMS[name], **rates}

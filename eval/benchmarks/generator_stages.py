@@ -21,8 +21,8 @@ import numpy as np
 from eval.benchmarks import columns as column
 from eval.benchmarks.cells import Arm, Cell, collect, plan_cells
 from eval.benchmarks.columns import Record, Row, alone
-from eval.benchmarks.comparison import Options, Rates, Tuning, parse_changes
-from eval.benchmarks.generator_twin import METRICS, GeneratorComparison, ratio_column, recipe_of
+from eval.benchmarks.comparison import Options, Rates, Tuning, parse_changes, run_of
+from eval.benchmarks.generator_twin import METRICS, GeneratorComparison, ratio_column
 from eval.benchmarks.statistics import Results
 from training.common.errors import InputError
 from training.settings.staged_generator import CREDIT_CONTROLS
@@ -90,7 +90,7 @@ class GeneratorStages(GeneratorComparison):
 
     def measure(self, options: Options) -> tuple[Record, bool]:
         """All branches from one checkpoint or from nothing, at the recipe's rate where none are given."""
-        options.rates = options.rates or [recipe_of(options).learning_rate]
+        options.rates = options.rates or [run_of(options.recipe, options).training.learning_rate]
         if options.origin is None and not options.from_nothing:
             self.begin(options)
         rates, tuning, failed = self.tune(options)
@@ -122,7 +122,8 @@ class GeneratorStages(GeneratorComparison):
             SystemExit: its training failed.
         """
         keep = self.kept_in(options, "base")
-        steps = recipe_of(options).max_steps if options.base_steps is None else options.base_steps
+        recipe = run_of(options.recipe, options).training
+        steps = recipe.max_steps if options.base_steps is None else options.base_steps
         overrides = {"data": options.data, **parse_changes(options.set), **ARMS[CONTINUED]}
         arm = self.recipe_arm("base", options.recipe, overrides, {**self.exam(options), "marks": [steps]}, keep=keep)
         (cell,) = plan_cells([arm], [0], Path(options.out) / "base")

@@ -28,13 +28,14 @@ from eval.benchmarks.comparison import (
     of_first,
     parse_changes,
     rate_of,
+    run_of,
 )
-from eval.benchmarks.exams.runs import flags
 from eval.benchmarks.statistics import (
     Cells,
     Results,
     check_asked,
     interval_of_sums,
+    marks_of,
     mean_and_spread,
     over_seeds,
     ratio_of,
@@ -43,7 +44,6 @@ from eval.benchmarks.statistics import (
     shown_ratio,
 )
 from training.common.errors import InputError
-from training.run.arguments import parse_arguments
 
 RECIPE = str(Path("training") / "recipes" / "staged_generator" / "wikitext2_cpu.yaml")
 METRICS = {
@@ -98,7 +98,7 @@ class GeneratorComparison(Comparison):
 
     def marks(self, options: Options) -> list[int]:
         """The earlier ones that were asked for, and the end. Raises InputError."""
-        last = recipe_of(options).max_steps if options.steps is None else options.steps
+        last = run_of(options.recipe, options).training.max_steps if options.steps is None else options.steps
         if any(not 0 < mark < last for mark in options.marks):
             raise InputError(f"marks: got {' '.join(map(str, options.marks))}; use steps from 1 to {last - 1}")
         return [*sorted(set(options.marks)), last]
@@ -110,7 +110,7 @@ class GeneratorComparison(Comparison):
     def figures(self, name: str, results: Results, tuning: Tuning, options: Options) -> Record:
         """At the marks; `loss` is in nats per test token."""
         cells, marks = results[name], {}
-        for step in map(str, marks_of(cells)):
+        for step in marks_of(cells):
             found = [cell["marks"][step] for cell in cells]
             loss = mean_and_spread([metrics["nll"] / metrics["tokens"] for metrics in found])
             marks[step] = {"loss": loss, **over_seeds(found, list(self.metrics))}
@@ -131,8 +131,7 @@ class GeneratorComparison(Comparison):
         def compare(first: Cells, second: Cells) -> dict[str, Any]:
             known = marks_of(second)
             return {
-                str(step): ratios(first, second, step, step if step in known else known[-1])
-                for step in marks_of(first)
+                step: ratios(first, second, step, step if step in known else known[-1]) for step in marks_of(first)
             }
 
         pairs = against(results, self.others, compare)
@@ -210,17 +209,7 @@ def held(pairs: dict[str, Any], last: str, bounds: dict[str, float]) -> dict[str
     }
 
 
-def recipe_of(options: Options) -> Any:
-    """The training settings of the recipe with the changes that were asked for."""
-    return parse_arguments([options.recipe, f"--data={options.data}", *flags(parse_changes(options.set))]).training
-
-
-def marks_of(cells: Cells) -> list[int]:
-    """The steps at which an arm was scored."""
-    return sorted(map(int, cells[0]["marks"]))
-
-
-def ratios(first: Cells, second: Cells, step: int, second_step: int | None = None) -> dict[str, dict[str, float]]:
+def ratios(first: Cells, second: Cells, step: str, second_step: str | None = None) -> dict[str, dict[str, float]]:
     """How many times the second arm's perplexity the first one's is, per token and per word, over the seeds that both
     have; after `step` steps of both, or `second_step` of the second.
 
@@ -236,7 +225,7 @@ def ratios(first: Cells, second: Cells, step: int, second_step: int | None = Non
     check_asked(pairs, "asked", "tokens")
     steps = (step, step if second_step is None else second_step)
     nll = [
-        np.array([cell["documents"][str(mark)] for cell in side])
+        np.array([cell["documents"][mark] for cell in side])
         for side, mark in zip(zip(*pairs, strict=True), steps, strict=True)
     ]
     shown = pairs[0][0]
@@ -245,7 +234,7 @@ def ratios(first: Cells, second: Cells, step: int, second_step: int | None = Non
     return {
         "nll_per_token": vars(found),
         "perplexity": ratio_of(found),
-        "word_perplexity": ratio_of(found, tokens.sum() / shown["marks"][str(step)]["words"]),
+        "word_perplexity": ratio_of(found, tokens.sum() / shown["marks"][step]["words"]),
     }
 
 

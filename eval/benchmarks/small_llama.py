@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from eval.benchmarks.exams.runs import parse_run
+from eval.command import new_parser, run_command
 from training.common.errors import InputError
 from training.data.dialogue_jepa.dialogues import load_dialogues
 from training.data.settings import DialogueDataSettings
@@ -38,14 +39,7 @@ ROOM = 256  # positions, so that a soft prefix fits before a reply
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module."""
-    options = _parser().parse_args(argv)
-    try:
-        pretrain(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.output_dir}: a pretrained Llama and its tokenizer")
-    return 0
+    return run_command(_parser(), pretrain, argv)
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -90,6 +84,7 @@ def pretrain(options: argparse.Namespace) -> None:
     trainer.train()
     model.save_pretrained(options.output_dir)
     tokenizer.save_pretrained(options.output_dir)
+    print(f"{options.output_dir}: a pretrained Llama and its tokenizer")
 
 
 def config_for(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int) -> LlamaConfig:
@@ -122,9 +117,7 @@ def windows_of(dialogues: Iterable[Sequence[str]], tokenizer: PreTrainedTokenize
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.benchmarks.small_llama", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = new_parser("eval.benchmarks.small_llama", __doc__)
     parser.add_argument("--data", required=True, help="dialogues, as in the recipe; such as a folder")
     parser.add_argument("--output_dir", required=True, help="folder of the checkpoint")
     parser.add_argument("--recipe", default=RECIPE, help="recipe of data and vocabulary (default: %(default)s)")

@@ -66,6 +66,11 @@ def same_seeds(first: Cells, second: Cells) -> list[tuple[dict, dict]]:
     return [(left[seed], right[seed]) for seed in sorted(left.keys() & right.keys())]
 
 
+def marks_of(cells: Cells) -> list[str]:
+    """The steps at which an arm was scored, in their order."""
+    return sorted(cells[0]["marks"], key=int)
+
+
 def check_asked(pairs: Sequence[tuple[dict, dict]], key: str, what: str) -> None:
     """Raise InputError where the hash under `key` of what was asked differs."""
     if len({cell[key] for pair in pairs for cell in pair}) > 1:

@@ -21,12 +21,22 @@ import numpy as np
 from eval.benchmarks import columns as column
 from eval.benchmarks.cells import Arm, Cell, collect, plan_cells
 from eval.benchmarks.columns import Record, Row, figure
-from eval.benchmarks.comparison import Comparison, Options, Rates, Tuned, Tuning, arm_costs, of_first, parse_changes
-from eval.benchmarks.exams.runs import flags
+from eval.benchmarks.comparison import (
+    Comparison,
+    Options,
+    Rates,
+    Tuned,
+    Tuning,
+    arm_costs,
+    of_first,
+    parse_changes,
+    run_of,
+)
 from eval.benchmarks.statistics import (
     Cells,
     Results,
     check_asked,
+    marks_of,
     over_seeds,
     paired_interval,
     reaching,
@@ -173,7 +183,7 @@ class TextTwin(Comparison):
             "learning_rate": cells[0]["arm"]["settings"]["overrides"]["learning_rate"],
             "tuning_mrr_on_valid": tuning.get(name),
             **arm_costs(cells, "training_cpu_seconds", "training_peak_memory_bytes"),
-            "at": {step: over_seeds([cell["marks"][step] for cell in cells], METRICS) for step in steps_of(cells)},
+            "at": {step: over_seeds([cell["marks"][step] for cell in cells], METRICS) for step in marks_of(cells)},
             "to_twins_final_mrr": reaching(cells, results.get(TWIN, []), "mrr"),
         }
 
@@ -186,13 +196,13 @@ class TextTwin(Comparison):
             "unigram": {name: unigram.get(name) for name in METRICS},
             **{
                 key: {
-                    name: {step: differences(cells, results[other], step) for step in steps_of(cells)}
+                    name: {step: differences(cells, results[other], step) for step in marks_of(cells)}
                     for name, cells in results.items()
                     if name != other and other in results
                 }
                 for key, other in (("against_twin", TWIN), ("against_shared_twin", SHARED_TWIN))
             },
-            "max_vocab": recipe_of(options).max_vocab,
+            "max_vocab": run_of(BASE_RECIPE, options).data.max_vocab,
             "mrr_over_the_prototypes": over_the_prototypes(results),
         }
 
@@ -225,16 +235,6 @@ def base_overrides(data: str, changes: dict[str, Any]) -> dict[str, Any]:
     return {**trunk, **data_section, **batch, **changes}
 
 
-def steps_of(cells: Cells) -> list[str]:
-    """The steps at which an arm was scored."""
-    return sorted(cells[0]["marks"], key=int)
-
-
-def recipe_of(options: Options) -> Any:
-    """The data settings of all arms."""
-    return parse_arguments([BASE_RECIPE, f"--data={options.data}", *flags(parse_changes(options.set))]).data
-
-
 def differences(first: Cells, second: Cells, step: str) -> dict[str, dict[str, float]]:
     """Paired differences of top-1 and MRR with their intervals, over the seeds that both have; after these steps of
     the first and, where the second was not scored there, at its end.
@@ -243,7 +243,7 @@ def differences(first: Cells, second: Cells, step: str) -> dict[str, dict[str, f
     if not pairs:
         return {}
     check_asked(pairs, "blanks", "blanks")
-    steps = (step, step if step in second[0]["ranks"] else steps_of(second)[-1])
+    steps = (step, step if step in second[0]["ranks"] else marks_of(second)[-1])
     ranks = [
         np.array([cell["ranks"][mark] for cell in side], dtype=np.float64)
         for side, mark in zip(zip(*pairs, strict=True), steps, strict=True)
@@ -256,7 +256,7 @@ def differences(first: Cells, second: Cells, step: str) -> dict[str, dict[str, f
 def over_the_prototypes(results: Results) -> dict[str, float]:
     """Our MRR at the end divided by that of each prototype arm which is there."""
     present = [name for name in (OURS, *PROTOTYPES) if name in results]
-    ends = {name: [cell["marks"][steps_of(results[name])[-1]]["mrr"] for cell in results[name]] for name in present}
+    ends = {name: [cell["marks"][marks_of(results[name])[-1]]["mrr"] for cell in results[name]] for name in present}
     mrr = {name: float(np.mean(found)) for name, found in ends.items()}
     return {name: mrr[OURS] / mrr[name] for name in present if name != OURS and OURS in mrr}
 

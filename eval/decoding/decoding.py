@@ -51,6 +51,15 @@ class Decoding:
         if not self.repetition_penalty > 0:
             raise InputError(f"repetition_penalty must be above 0 (1 is none), was given {self.repetition_penalty}")
 
+    def arguments(self, do_sample: bool) -> dict[str, Any]:
+        """Of a `GenerationConfig`: all that the checkpoint's own would fill in; what it never says, as suppressed
+        tokens, stays.
+        """
+        chosen = {"top_k": self.top_k, "temperature": self.temperature, "top_p": self.top_p, "num_beams": 1}
+        likeliest = {"top_k": TOP_K, "temperature": 1.0, "top_p": 1.0, "num_beams": self.num_beams}
+        penalty = {"repetition_penalty": self.repetition_penalty}
+        return {"do_sample": do_sample, **(chosen if do_sample else likeliest), **penalty}
+
     @property
     def sampled_name(self) -> str:
         """What is written over sampled text."""

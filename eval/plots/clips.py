@@ -5,7 +5,6 @@ save_animation(shown, "clips.gif"); save_still(shown, "clips.png")
 """
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from training.common.errors import InputError
+from training.common.records import write_bytes
 
 _GAP, _HEADING = 4, 14  # pixels between pictures, and of the line above them
 _GROUND, _INK, _MARK = (40, 40, 40), (220, 220, 220), (255, 190, 60)
@@ -58,7 +57,7 @@ def save_animation(
     frames[0].save(
         content, "GIF", save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0, optimize=False
     )
-    _write(content.getvalue(), path)
+    write_bytes(content.getvalue(), path)
 
 
 def save_frames(frames: Tensor, path: str | Path) -> None:
@@ -67,7 +66,7 @@ def save_frames(frames: Tensor, path: str | Path) -> None:
     pictures = [Image.fromarray(picture, "L") for picture in pixels]
     content = io.BytesIO()
     pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=_MILLISECONDS, loop=0)
-    _write(content.getvalue(), path)
+    write_bytes(content.getvalue(), path)
 
 
 def save_still(
@@ -90,7 +89,7 @@ def save_still(
     sheet = _sheet(rows, headings, caption=f"rows: {', '.join(labels)}, of each clip")
     content = io.BytesIO()
     sheet.save(content, "PNG")
-    _write(content.getvalue(), path)
+    write_bytes(content.getvalue(), path)
 
 
 def difference(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -136,15 +135,3 @@ def _sheet(rows: list[list[np.ndarray]], headings: list[str], caption: str = "")
     if caption:
         write.text((_GAP, height - _HEADING), caption, fill=_INK)
     return sheet
-
-
-def _write(content: bytes, path: str | Path) -> None:
-    """In one step: a reader sees the old file or the whole new one."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = target.with_name(f".{target.name}.{os.getpid()}")
-        staged.write_bytes(content)
-        os.replace(staged, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}; choose another place") from error

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from eval.decoding.decoding import TOP_K, Decoding
+from eval.decoding.decoding import Decoding
 from eval.decoding.token_scores import evaluating, pad_rows
 from eval.loading import checked_name, open_model, open_tokenizer
 from training.common.errors import InputError, NonFiniteError
@@ -126,12 +126,19 @@ def say(
     """
     decoding = decoding or Decoding()
     decoding.validate()
-    settings = _settings(model, decoding, do_sample)
+    longest, config = model.config.max_reply_length, model.config
+    settings = GenerationConfig(
+        **decoding.arguments(do_sample),
+        max_length=min(decoding.max_new_tokens + 1, longest),  # the begin token counts
+        decoder_start_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
     rows = [np.asarray(context) for context in contexts]
     replies = [""] * len(rows)
     with evaluating(model), torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(decoding.seed)
-        for batch in batches_by_length([len(row) for row in rows], model, batch_size, model.config.max_reply_length):
+        for batch in batches_by_length([len(row) for row in rows], model, batch_size, longest):
             inputs = padded([rows[index] for index in batch], model)
             _check_finite(model, inputs)
             said = model.generate(**inputs, generation_config=settings)
@@ -169,22 +176,6 @@ def batches_by_length(
         step = max(1, step)
         yield order[start : start + step]
         start += step
-
-
-def _settings(model: PreTrainedModel, decoding: Decoding, do_sample: bool) -> GenerationConfig:
-    """All that the checkpoint's own settings would fill in is said; what it never says (suppressed tokens) stays."""
-    return GenerationConfig(
-        do_sample=do_sample,
-        top_k=decoding.top_k if do_sample else TOP_K,
-        temperature=decoding.temperature if do_sample else 1.0,
-        top_p=decoding.top_p if do_sample else 1.0,
-        num_beams=1 if do_sample else decoding.num_beams,
-        repetition_penalty=decoding.repetition_penalty,
-        max_length=min(decoding.max_new_tokens + 1, model.config.max_reply_length),  # the begin token counts
-        decoder_start_token_id=model.config.bos_token_id,
-        eos_token_id=model.config.eos_token_id,
-        pad_token_id=model.config.pad_token_id,
-    )
 
 
 def _check_finite(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ def write_json(record: dict[str, Any], path: str | Path, indent: int | None = 2)
 
 def write_text(text: str, path: str | Path) -> None:
     """Write a text in one step, as `write_json`. Raises `InputError` for a place that cannot be written to."""
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: str | Path) -> None:
+    """Write a file in one step, as `write_json`. Raises `InputError` for a place that cannot be written to."""
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.with_name(f".{target.name}.{os.getpid()}")
-        staged.write_text(text, encoding="utf-8")
+        staged.write_bytes(content)
         os.replace(staged, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}; choose another place") from error
@@ -42,10 +48,10 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def package_versions() -> dict[str, str | None]:
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """Installed versions of what produced a number; None for one that is used from a checkout without installing."""
     versions: dict[str, str | None] = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from configuration_jepa import JepaConfig
 from configuration_jepa.configuration_base import own_fields
+from eval.decoding.token_scores import evaluating
 from eval.loading import checked_name, open_model
 from training.common.errors import InputError
 from training.common.manifest import read_run
@@ -139,14 +140,12 @@ def _take_part(model: PreTrainedModel, origin: Origin, run: Run) -> None:
         raise InputError(_other_tensors(run, " ".join(str(error).split())[:300])) from None
 
 
-@torch.no_grad()
 def measure_growth(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel) -> Growth:
     """Compare the model's logits with those of the checkpoint it was started from, on a fixed held-out sample."""
     source = _open(run.init_from, family)
     inputs, kept = _sample(run, family, prepared, model.config)
-    was_training = model.training
-    ours, theirs = (each(**inputs).logits[kept].float() for each in (model.eval(), source.eval()))
-    model.train(was_training)
+    with evaluating(model):
+        ours, theirs = (each(**inputs).logits[kept].float() for each in (model, source))
     logs = [logits.log_softmax(-1) for logits in (ours, theirs)]
     return Growth(
         origin=Path(run.init_from).name,  # a card tells nothing of where it was made

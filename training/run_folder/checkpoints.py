@@ -158,7 +158,7 @@ def write_manifest(folder: Path, step: int) -> None:
     hashes = {name: sha256_of(folder / name) for name in names if name != MANIFEST}
     for name in hashes:
         flush(folder / name)
-    _write_json(folder / MANIFEST, {"schema_version": 1, "step": step, "files": hashes})
+    write_json_flushed(folder / MANIFEST, {"schema_version": 1, "step": step, "files": hashes})
     flush(folder)
 
 
@@ -212,7 +212,7 @@ def fill_root(run_dir: Path, checkpoint: Path) -> None:
     _remove_files(run_dir, outdated)
     # A start of the run, such as one with --extend, writes its own `run.json` while the root still holds this model.
     hashes = {name: digest for name, digest in published.items() if name != RUN_FILE}
-    _write_json(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": hashes})
+    write_json_flushed(run_dir / MANIFEST, {"schema_version": 1, "step": step_of(checkpoint), "files": hashes})
     flush(run_dir)
 
 
@@ -303,7 +303,8 @@ def _copy_atomically(source: Path, target: Path) -> None:
     os.replace(part, target)
 
 
-def _write_json(path: Path, content: dict) -> None:
+def write_json_flushed(path: Path, content: dict) -> None:
+    """Write a file of a run folder in one step, and bring it to the disk."""
     part = _part_of(path)
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     flush(part)

@@ -1,7 +1,6 @@
 """A run and its folder: who may write there, whether it is the same run, and where it goes on."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from training.common.errors import InputError
 from training.common.manifest import MANIFEST, RUN_FILE, read_run
+from training.common.records import package_versions
 from training.run.run import Run
 from training.run_folder.checkpoints import (
     NoWholeCheckpointError,
@@ -26,9 +26,9 @@ from training.run_folder.checkpoints import (
     clean_leftovers,
     find_resumable,
     finished_steps,
-    flush,
     set_aside,
     start_over,
+    write_json_flushed,
 )
 from training.run_folder.ownership import (
     MODEL_FILES,
@@ -143,7 +143,7 @@ def describe_run(
         **description,
         "identity": hashlib.sha256(json.dumps(identity_of(description), sort_keys=True).encode()).hexdigest(),
         "command": shlex.join(["python", *sys.argv]),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)},
+        "versions": {name: version for name, version in package_versions(_PACKAGES).items() if version},
         "python": platform.python_version(),
         "threads": threads,
         "data_read": list(data_read),
@@ -153,10 +153,7 @@ def describe_run(
 
 def write_run(run_dir: Path, description: dict[str, Any]) -> None:
     """Write `run.json` in one step."""
-    part = run_dir / f".{RUN_FILE}.part"
-    part.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    flush(part)
-    os.replace(part, run_dir / RUN_FILE)
+    write_json_flushed(run_dir / RUN_FILE, description)
 
 
 def decide_resume(run: Run, description: dict[str, Any]) -> Resumable:
@@ -223,11 +220,3 @@ def _owner(run_dir: Path) -> str:
     except (OSError, ValueError):
         return "another process"
     return f"process {owner['process']} on {owner['host']}"
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -252,14 +252,14 @@ def cells(nll, seed=0, asked="a"):
 
 
 def test_ratios_are_of_perplexities_per_token_and_per_word_over_documents():
-    found = generator_twin.ratios(cells([20.0, 90.0]), cells([25.0, 105.0]), 5)
+    found = generator_twin.ratios(cells([20.0, 90.0]), cells([25.0, 105.0]), "5")
     assert found["nll_per_token"]["difference"] == pytest.approx(-20 / 40)
     assert found["perplexity"]["ratio"] == pytest.approx(math.exp(-20 / 40))
     assert found["word_perplexity"]["ratio"] == pytest.approx(math.exp(-20 / 20))
     assert found["perplexity"]["low"] == found["perplexity"]["high"]  # both documents differ by as much a token
-    assert generator_twin.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], seed=1), 5) == {}
+    assert generator_twin.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], seed=1), "5") == {}
     with pytest.raises(InputError, match="different tokens"):
-        generator_twin.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], asked="b"), 5)
+        generator_twin.ratios(cells([1.0, 2.0]), cells([1.0, 2.0], asked="b"), "5")
 
 
 @pytest.mark.parametrize(("gpt2", "llama", "holds"), [(0.95, 1.02, True), (0.951, 1.02, False), (0.95, 1.03, False)])

@@ -82,7 +82,7 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
 
     cells_in_this_process.clear()
     assert run_twin(
-        source, tmp_path, "--arms", "ours", "softmax", "bert", "prototype", "prototype_tuned", *SHARED
+        source, tmp_path, "--seeds", "1", "--arms", "ours", "softmax", "bert", "prototype", "prototype_tuned", *SHARED
     ) in (0, 1)
     assert {name.split("/")[0] for name in cells_in_this_process} == {
         "prototype", "prototype_tuned-0.001", "prototype_tuned-0.002", "prototype_tuned"
@@ -95,7 +95,7 @@ def test_the_twin_comparison_tunes_runs_every_arm_and_goes_on_where_it_was(sourc
 
 
 def test_with_seconds_an_arm_has_as_many_steps_as_fit(source, tmp_path, cells_in_this_process):
-    arguments = ["--arms", "ours_shared", "softmax", *SHARED]
+    arguments = ["--seeds", "1", "--arms", "ours_shared", "softmax", *SHARED]
     assert run_twin(source, tmp_path, *arguments) in (0, 1)
     for path in (tmp_path / "cells" / "tuning").rglob("*.json"):
         cell = json.loads(path.read_text(encoding="utf-8"))
