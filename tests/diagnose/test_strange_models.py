@@ -217,7 +217,8 @@ def test_a_fresh_model_whose_decays_differ_and_whose_state_is_kept_in_place_pass
     """Units that begin apart are no sign of training, and learning keeps no state."""
     tokenizer = architectures.bytes_with_one_special(TEXTS)
     torch.manual_seed(0)
-    config = RwkvConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, context_length=64)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "context_length": 64}
+    config = RwkvConfig(vocab_size=len(tokenizer), **sizes)
     report = diagnose(RwkvForCausalLM(config).eval(), tokenizer, TEXTS, only=("gradient", "parity"))
     assert report.fails() == set()
     assert [finding.check for finding in report.findings if "error" in finding.evidence] == []
