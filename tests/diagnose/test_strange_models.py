@@ -19,6 +19,7 @@ from transformers import (
     NystromformerForMaskedLM,
     PegasusForConditionalGeneration,
     RecurrentGemmaForCausalLM,
+    RwkvConfig,
     RwkvForCausalLM,
     SwitchTransformersForConditionalGeneration,
     XLMConfig,
@@ -208,6 +209,19 @@ def test_the_librarys_own_models_are_told_what_they_do(model_class, sizes, check
     report = diagnose(model, tokenizer, TEXTS, only=(check.split(".")[0],))
     assert named(report)[check] == verdict
     assert report.fails() == ({check} if verdict == "fail" else set())
+    unused = [finding for finding in report.findings if "does nothing with it" in finding.cause]
+    assert bool(unused) == (model_class is RwkvForCausalLM)
+
+
+def test_a_fresh_model_whose_decays_differ_and_whose_state_is_kept_in_place_passes():
+    """Units that begin apart are no sign of training, and learning keeps no state."""
+    tokenizer = architectures.bytes_with_one_special(TEXTS)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "context_length": 64}
+    config = RwkvConfig(vocab_size=len(tokenizer), **sizes)
+    report = diagnose(RwkvForCausalLM(config).eval(), tokenizer, TEXTS, only=("gradient", "parity"))
+    assert report.fails() == set()
+    assert [finding.check for finding in report.findings if "error" in finding.evidence] == []
 
 
 def test_a_masked_model_that_can_generate_is_not_taken_for_a_causal_one():

@@ -1,5 +1,6 @@
 """Batch-mates, padding and order (X1): what must not move a logit, and what must."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,7 @@ def padding(subject: Subject, rule: Rule) -> Finding:
         evidence["left_with_position_ids"] = _against_alone(subject, left, alone, position_ids=positions)
     if min(evidence["left"], evidence.get("left_with_position_ids", evidence["left"])) > bar.tolerance:
         evidence["left_content"] = _moved_by_padding(subject, left)
+        evidence["moved_by_mask"] = _moved_by_mask(subject, left)
     if _mates_move(subject, evidence, rows, alone, length, bar):
         return rule.but("padding moves no logit at a token").noted(
             evidence,
@@ -191,6 +193,22 @@ def _mates_move(
     )
 
 
+def _moved_by_mask(subject: Subject, batch: Batch) -> float:
+    """Largest change of a logit at a token when the mask says that padding is text too."""
+    field = "attention_mask" if batch.source_mask is None else "source_mask"
+    unmasked = replace(batch, **{field: torch.ones_like(getattr(batch, field))})
+    return float(changes(subject, batch, unmasked).masked_fill(batch.attention_mask.cpu() == 0, 0.0).max())
+
+
+def _padding_cause(evidence: dict[str, Any], bar: Yardstick) -> str:
+    if evidence.get("moved_by_mask", math.inf) <= bar.tolerance:
+        return "forward takes attention_mask and does nothing with it, so padding is read as text"
+    return (
+        "padding gets past the attention mask: an attention that it does not reach, or a convolution, pooling, mean "
+        "or norm that counts padding in"
+    )
+
+
 def _padding_judged(subject: Subject, rule: Rule, evidence: dict[str, Any], bar: Yardstick) -> Finding:
     left = min(evidence["left"], evidence.get("left_with_position_ids", evidence["left"]))
     seen = evidence.get("left_content", 0.0) > bar.tolerance
@@ -198,9 +216,10 @@ def _padding_judged(subject: Subject, rule: Rule, evidence: dict[str, Any], bar:
     if (right or seen) and subject.accepts("attention_mask"):
         return rule.failed(
             evidence,
-            "padding is attended to, or counted in a mean or norm: the attention mask does not reach every layer",
+            _padding_cause(evidence, bar),
             "hand attention_mask on to every attention (a custom attention needs its mask registered with the "
-            "library), and leave padding out of every mean",
+            "library), and keep padding out of every convolution, pooling, mean and recurrent state; until then, one "
+            "row at a time or rows of one length",
         )
     if right:
         return rule.noted(

@@ -167,21 +167,39 @@ def _clearly_better(right: Tensor, other: Tensor) -> bool:
 
 def _learned(subject: Subject, best: int, nats: float) -> dict[str, Any]:
     """Whether this offset was learned: a fresh model with tied tables already gives the token itself a high logit."""
+    untrained = {"learned": False, "trained": False}
     if not _was_trained(subject.model):
-        return {"learned": False, "trained": False}
-    if best != 0 or subject.kind == "masked":
-        return {"learned": True}
+        return untrained
     if not fits_twice(subject, "parity.offset"):
         return {"learned": True}
     fresh = type(subject.model)(copy.deepcopy(subject.model.config)).to(subject.device).eval()
+    if not _was_trained(subject.model, fresh):
+        return untrained
+    if best != 0 or subject.kind == "masked":
+        return {"learned": True}
     before = float(_nats_by_offset(subject, fresh, _offset_batch(subject))[best].mean())
     return {"learned": nats < thresholds.COPIES_BETTER_THAN_FRESH * before, "fresh_model_nats": before}
 
 
-def _was_trained(model: PreTrainedModel) -> bool:
-    """Whether any scale or bias differs between its units: they begin alike, and training moves each its own way."""
-    vectors = [parameter.detach().float() for parameter in model.parameters() if parameter.ndim == 1]
-    return not vectors or any(bool((vector != vector[0]).any()) for vector in vectors if len(vector) > 1)
+def _was_trained(model: PreTrainedModel, fresh: PreTrainedModel | None = None) -> bool:
+    """Whether a scale or bias has units that differ: they begin alike, and training moves each its own way.
+
+    Args:
+        fresh: tells those that begin apart, as the decays of recurrent models; they count for nothing.
+    """
+    apart = set() if fresh is None else {name for name, vector in _vectors(fresh) if not _alike(vector)}
+    vectors = [vector for name, vector in _vectors(model) if name not in apart]
+    return not vectors or not all(map(_alike, vectors))
+
+
+def _vectors(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
+    """Parameters of one dimension, by name."""
+    return [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.ndim == 1]
+
+
+def _alike(vector: Tensor) -> bool:
+    """Whether all units are the same number."""
+    return bool((vector == vector[:1]).all())
 
 
 # ---- own loss ----

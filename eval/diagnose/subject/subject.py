@@ -173,7 +173,7 @@ class Subject:
 
     def ask(self, model: PreTrainedModel, batch: Batch, **extra: Any) -> ModelOutput:
         """The output of any copy of the model, with gradient where it is on."""
-        return model(**self.inputs(batch), **extra, return_dict=True)
+        return model(**self.inputs(batch), **{**self._no_cache(), **extra}, return_dict=True)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Arguments of forward without labels."""
@@ -215,7 +215,7 @@ class Subject:
 
     def own_loss(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """The loss that a model gives itself, a scalar with its gradient."""
-        return model(**inputs, return_dict=True).loss
+        return model(**inputs, **self._no_cache(), return_dict=True).loss
 
     def copy(self, dropout: bool = False) -> PreTrainedModel:
         """A float32 copy that may be trained: in evaluation mode, where no dropout is, unless it is asked for."""
@@ -318,6 +318,10 @@ class Subject:
         per_row = each * self.vocab_size * sum(batch.input_ids.shape[1] for batch in batches)
         rows = max(1, self.limits.max_logit_bytes // per_row)
         return zip(*(batch.split(rows) for batch in batches), strict=True)
+
+    def _no_cache(self) -> dict[str, bool]:
+        """Learning keeps none: some recurrent models write theirs in place, which no gradient gets through."""
+        return {"use_cache": False} if torch.is_grad_enabled() and self.accepts("use_cache") else {}
 
     def _moved(self, batch: Batch) -> Batch:
         moved = {name: value.to(self.device) for name, value in vars(batch).items() if value is not None}

@@ -1,8 +1,13 @@
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
+from tests.modeling_jepa.tiny_generators import STAGES, tiny_generator
 from training.common.errors import InputError
 from training.data.settings import GeneratorDataSettings
 from training.data.staged_generator import framing
@@ -98,6 +103,33 @@ def test_rows_of_a_batch_can_be_padded_on_either_side(tokenizer):
         batch = tokenizer([short, long], padding=True, padding_side=side)
         assert sum(batch["attention_mask"][0]) == len(tokenizer(short)["input_ids"])
         assert len(batch["input_ids"][0]) == len(tokenizer(long)["input_ids"])
+
+
+@pytest.fixture
+def said(caplog):
+    """What the library and Python warn of in a test, each as if for the first time."""
+    logging.warning_once.cache_clear()
+    logging.enable_propagation()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield lambda: [record.getMessage() for record in caplog.records] + [str(each.message) for each in caught]
+    logging.disable_propagation()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_batch_of_prompts_is_continued_without_a_warning_and_as_each_alone(tokenizer, stage, said, tmp_path):
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "unk", "mask", "bos", "eos")}
+    tiny_generator(stage, vocab_size=len(tokenizer), **ids).save_pretrained(tmp_path / "checkpoint")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    before, length = said(), {"max_new_tokens": 8, "min_new_tokens": 8}
+    batch = tokenizer(["a cat", "the old dog sees a hen", "the old dog"], padding=True, return_tensors="pt")
+    assert len(batch["attention_mask"].sum(1).unique()) == 3
+    together = model.generate(**batch, **length, do_sample=False)
+    model.generate(**batch, **length)  # as the checkpoint says: sampled
+    assert said() == before
+    for row, mask in enumerate(batch["attention_mask"].bool()):
+        alone = model.generate(batch["input_ids"][row : row + 1, mask], **length, do_sample=False)
+        assert torch.equal(together[row, -alone.shape[1] :], alone[0])
 
 
 @pytest.mark.parametrize(("kind", "added"), [("gpt2", 0), ("llama", 0), ("nothing", 2)])
