@@ -57,6 +57,7 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
         pooling: str = "mean",
         batch_size: int = 64,
         truncate: bool = False,
+        truncate_dim: int | None = None,
     ) -> torch.Tensor:
         """One vector per text, from the encoder.
 
@@ -67,15 +68,20 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
                 vector at the first token; `hole`, the vector at the text's one mask token.
             batch_size: texts per forward pass.
             truncate: whether the end of a text that is longer than the model is left out.
+            truncate_dim: D, the first entries of each vector that are kept; None for all H.
 
         Returns:
-            `(texts, H)`; of a single string `(H,)`. No gradient, no dropout.
+            `(texts, D)`; of a single string `(D,)`. No gradient, no dropout.
 
         Raises:
-            ValueError: an unknown pooling, a text longer than the model, or for `hole` not exactly one mask token.
+            ValueError: an unknown pooling, a `truncate_dim` that is not from 1 to H, a text longer than the model, or
+                for `hole` not exactly one mask token.
         """
         if pooling not in POOLINGS:
             raise ValueError(f"pooling={pooling!r} is not possible: it must be one of {', '.join(POOLINGS)}.")
+        width = self.config.hidden_size
+        if truncate_dim is not None and not 1 <= truncate_dim <= width:
+            raise ValueError(f"truncate_dim={truncate_dim} is not possible: it must be from 1 to {width}, the width.")
         if tokenizer is None:  # whoever trusted the code of the model has trusted all that lies beside it
             trusted = is_remote_code(type(self))
             tokenizer = AutoTokenizer.from_pretrained(self.config._name_or_path, trust_remote_code=trusted)
@@ -89,7 +95,8 @@ class TextJepaPreTrainedModel(JepaPreTrainedModel):
             ]
         finally:
             self.train(was_training)
-        vectors = torch.cat(pooled) if pooled else torch.zeros(0, self.config.hidden_size, device=self.device)
+        vectors = torch.cat(pooled) if pooled else torch.zeros(0, width, device=self.device)
+        vectors = vectors[:, :truncate_dim]
         return vectors[0] if isinstance(texts, str) else vectors
 
     def _encode_batch(

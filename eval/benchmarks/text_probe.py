@@ -10,16 +10,19 @@ which sees the words that a small vocabulary lacks. Exit codes: 0, 2 bad input.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from eval.benchmarks.columns import Record, Row, alone, figure
@@ -82,22 +85,35 @@ def probe_all(checkpoints: Sequence[str], train: Labelled, test: Labelled, seed:
     found = {}
     for checkpoint in checkpoints:
         model, tokenizer = open_model(checkpoint, AutoModel, "cpu"), open_tokenizer(checkpoint)
-        found[Path(checkpoint).name] = probe(model, tokenizer, train, test, seed)
+        found[Path(checkpoint).name] = probe(
+            partial(model.encode, tokenizer=tokenizer, truncate=True), train, test, seed
+        )
+        found[f"{Path(checkpoint).name}: mean of its tokens' rows"] = probe(
+            partial(mean_of_rows, model, tokenizer), train, test, seed
+        )
     set_seed(seed)
-    found["random encoder"] = probe(AutoModel.from_config(model.config), tokenizer, train, test, seed)
+    random = AutoModel.from_config(model.config)
+    found["random encoder"] = probe(partial(random.encode, tokenizer=tokenizer, truncate=True), train, test, seed)
     words = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(max_iter=1000, random_state=seed))
     found["TF-IDF of the words"] = float(words.fit(train.texts, train.labels).score(test.texts, test.labels))
     found["most frequent label"] = float(np.mean(test.labels == np.bincount(train.labels).argmax()))
     return found
 
 
-def probe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Labelled, test: Labelled, seed: int
-) -> float:
-    """Accuracy of a logistic regression on standardised mean vectors; texts longer than the model are cut."""
-    vectors = [model.encode(part.texts, tokenizer, "mean", truncate=True).numpy() for part in (train, test)]
+def probe(encode: Callable[[list[str]], Tensor], train: Labelled, test: Labelled, seed: int) -> float:
+    """Accuracy of a logistic regression on standardised vectors `(texts, width)`."""
+    vectors = [encode(part.texts).numpy() for part in (train, test)]
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed))
     return float(regression.fit(vectors[0], train.labels).score(vectors[1], test.labels))
+
+
+@torch.no_grad()
+def mean_of_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
+    """Static vectors `(texts, width)`: the mean of the token table's rows, without special tokens."""
+    table, found = model.get_input_embeddings().weight, []
+    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        found.append(table[ids].mean(0) if ids else torch.zeros_like(table[0]))
+    return torch.stack(found)
 
 
 def read_labelled(path: Path, max_rows: int, seed: int) -> Labelled:

@@ -60,6 +60,14 @@ def test_training_mode_is_left_as_it_was() -> None:
     assert model.training
 
 
+def test_a_vector_is_cut_to_its_first_entries(model, checkpoint) -> None:
+    whole = model.encode(TEXTS)
+    assert torch.equal(model.encode(TEXTS, truncate_dim=5), whole[:, :5])
+    assert torch.equal(model.encode(TEXTS[0], truncate_dim=5), model.encode(TEXTS[0])[:5])
+    stranger = SentenceTransformer(str(checkpoint), device="cpu", truncate_dim=5)
+    torch.testing.assert_close(stranger.encode(TEXTS, convert_to_tensor=True), whole[:, :5], atol=1e-5, rtol=0)
+
+
 def test_no_text_gives_no_vector(model) -> None:
     assert model.encode([]).shape == (0, 32)
 
@@ -69,6 +77,7 @@ def test_no_text_gives_no_vector(model) -> None:
     [
         ({"texts": ["w1"], "pooling": "last"}, r"pooling='last' .* mean, first, hole"),
         ({"texts": ["w1 w2"], "pooling": "hole"}, r"exactly one \[MASK\] .* 'w1 w2' has 0"),
+        ({"texts": ["w1"], "truncate_dim": 33}, r"truncate_dim=33 is not possible: it must be from 1 to 32"),
         ({"texts": ["w1", "w2 " * 20]}, r"22 tokens, more than max_position_embeddings=16"),
     ],
 )
