@@ -84,7 +84,7 @@ def checks_of(group: str, kind: str = "") -> tuple[Check, ...]:
     """The checks of a group for models of a kind, opened when they are needed: those of all, then a family's own."""
     found = [*importlib.import_module(f"eval.diagnose.checks.{group}").CHECKS]
     for module in own_checks(kind):
-        found += importlib.import_module(module).CHECKS.get(group, ())
+        found += [check for check in importlib.import_module(module).CHECKS if check.group == group]
     return tuple(check for check in found if not kind or check.is_for(kind))
 
 

@@ -55,11 +55,7 @@ def text_table(record: dict[str, Any]) -> Table:
 
     Decile 1 holds the most frequent targets; beside it stands how often they occur in the training part.
     """
-    title = f"{record['checkpoint']} on {record['data']} ({record['split']}): {record['num_examples']:,} blanks"
-    # `Text`, because a token such as [bold] would be read as rich's markup.
-    table = Table(
-        title=Text(title), caption=Text(_caption(record)), title_justify="left", caption_justify="left", box=SIMPLE
-    )
+    table = _empty(record, f"{record['num_examples']:,} blanks", _caption(record))
     table.add_column("decile: training count", no_wrap=True)
     table.add_column("", style="dim")
     for heading in _HEADINGS:
@@ -107,14 +103,7 @@ def _beside_baselines(
     record: dict[str, Any], columns: dict[str, tuple[str, int]], counted: str, caption: str
 ) -> Table:
     """One row for the model and one for each baseline; `columns`: figure -> (heading, digits)."""
-    table = Table(
-        title=Text(f"{record['checkpoint']} on {record['data']} ({record['split']}): {counted}"),
-        caption=Text(caption),
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE,
-        min_width=_WIDTH,
-    )
+    table = _empty(record, counted, caption, min_width=_WIDTH)
     table.add_column("", no_wrap=True)
     for heading, _ in columns.values():
         table.add_column(heading, justify="right")
@@ -122,6 +111,13 @@ def _beside_baselines(
     for name, figures in record["baselines"].items():
         table.add_row(name.replace("_", " "), *_figure_cells(figures, columns), style="dim")
     return table
+
+
+def _empty(record: dict[str, Any], counted: str, caption: str, min_width: int | None = None) -> Table:
+    # `Text`, because a token such as [bold] would be read as rich's markup.
+    title = Text(f"{record['checkpoint']} on {record['data']} ({record['split']}): {counted}")
+    justify = {"title_justify": "left", "caption_justify": "left"}
+    return Table(title=title, caption=Text(caption), **justify, box=SIMPLE, min_width=min_width)
 
 
 def _figure_cells(figures: dict[str, Any], columns: dict[str, tuple[str, int]]) -> list[str]:

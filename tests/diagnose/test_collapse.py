@@ -58,7 +58,7 @@ def test_a_last_norm_that_lets_nothing_through_is_a_collapse() -> None:
     assert found.evidence["spread_share"] < 0.1
 
 
-@pytest.mark.parametrize(("seed", "width"), [(1, 64), (0, 128), (1, 128)])
+@pytest.mark.parametrize(("seed", "width"), [(1, 64), (0, 128)])
 def test_a_young_model_that_knows_frequencies_only_is_no_collapse_yet(seed: int, width: int) -> None:
     """Its vectors are nearly constant, with no log that would say so, and training spreads them out."""
     subject = causal_subject(seed, width, reads_sentences=True)
@@ -68,11 +68,10 @@ def test_a_young_model_that_knows_frequencies_only_is_no_collapse_yet(seed: int,
     assert (found.verdict, found.evidence["spread_after_training"] > 0.5) == ("note", True)
 
 
-@pytest.mark.parametrize(("seed", "width"), [(0, 32), (1, 64)])
-def test_an_encoder_whose_loss_a_constant_satisfies_has_collapsed(seed: int, width: int) -> None:
+def test_an_encoder_whose_loss_a_constant_satisfies_has_collapsed() -> None:
     """By its own training: alignment alone, with a teacher that follows at once."""
     alone = {"ranking_weight": 0.0, "alignment_weight": 1.0, "auxiliary_weight": 0.0, "teacher_momentum": 0.5}
-    subject = latent_subject(seed=seed, hidden_size=width, target_table="contextual", **alone)
+    subject = latent_subject(seed=0, hidden_size=32, target_table="contextual", **alone)
     train(subject, steps=100, rate=2e-3)
     assert representation(subject).verdict == "fail"
 

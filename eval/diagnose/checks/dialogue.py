@@ -152,7 +152,7 @@ def predictor_idle(subject: Subject, rule: Rule) -> Finding | list[Finding]:
     return judge_predictor(rule, *_through_predictor(subject, pairs), hands_on)
 
 
-CHECKS = {"collapse": (latents, latent_ignored, predictor_idle), "ranking": (finds_reply,)}
+CHECKS = (latents, latent_ignored, predictor_idle, finds_reply)
 
 
 # ---- pairs ----

@@ -98,7 +98,7 @@ class Traits:
         kind: of its models; empty where their class tells.
         auto_class: that opens a family without text, else None.
         subject: `module:function` that makes the subject of a family without text, see `make_video_subject`.
-        checks: module with checks of its own by group, beside those of every model of its kind.
+        checks: module with checks of its own, beside those of every model of its kind.
     """
 
     latent: Callable[[PreTrainedModel], Latent | None] = _none
