@@ -23,8 +23,13 @@ except ImportError:
 
 
 @contextmanager
-def weights_at_hand(*modules: nn.Module) -> Iterator[None]:
-    """Inside, weights that `device_map` keeps elsewhere are there, for modules that are read and not called."""
+def weights_at_hand(*modules: nn.Module, tied_to: nn.Module | None = None) -> Iterator[None]:
+    """Inside, weights that `device_map` keeps elsewhere are there, for modules that are read and not called.
+
+    Args:
+        tied_to: the layer whose `weight` is that of a module with a tied table. The file has such a table once, so the
+            module cannot find it where `device_map` keeps the two in different places.
+    """
     if align_module_device is None or not any(hasattr(module, "_hf_hook") for module in modules):
         yield
         return
@@ -32,12 +37,27 @@ def weights_at_hand(*modules: nn.Module) -> Iterator[None]:
         for module in modules:
             try:
                 stack.enter_context(align_module_device(module))
-            except KeyError as error:
-                raise ValueError(
-                    f"device_map: {error} is one tensor with the token table, and both are kept in different places: "
-                    "give both modules the same one, as device_map='auto' does."
-                ) from None
+            except KeyError:
+                if tied_to is None:
+                    raise
+                stack.enter_context(_tied_at_hand(module, tied_to))
         yield
+
+
+@contextmanager
+def _tied_at_hand(module: Any, tied_to: nn.Module) -> Iterator[None]:
+    """Inside, the module has the weight of another, and its own bias."""
+    kept = dict(module._parameters)
+    with align_module_device(tied_to):
+        weight: Any = tied_to.weight
+        try:
+            module._parameters["weight"] = weight
+            if kept.get("bias") is not None:
+                bias = module._hf_hook.weights_map["bias"].to(weight.device)
+                module._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
+            yield
+        finally:
+            module._parameters.update(kept)
 
 
 class Predictor(nn.Module):
@@ -104,9 +124,9 @@ class LatentHead(nn.Module):
         layer: Any = self.decoder.original_module if hasattr(self.decoder, "original_module") else self.decoder
         return layer.bias() if callable(layer.bias) else layer.bias
 
-    def at_hand(self) -> AbstractContextManager:
-        """Inside, the head's weights are there even where `device_map` offloads them."""
-        return weights_at_hand(self, self.decoder)
+    def at_hand(self, *others: nn.Module, tied_to: nn.Module | None = None) -> AbstractContextManager:
+        """Inside, the weights of the head and of others are there even where `device_map` offloads them."""
+        return weights_at_hand(self, self.decoder, *others, tied_to=tied_to)
 
     def initial_log_scale(self) -> float:
         """Start of the learned scale: 1 / temperature, for `length` shared out over the expected length sqrt(H)."""

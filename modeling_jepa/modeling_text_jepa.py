@@ -6,6 +6,7 @@ candidates.
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -270,7 +271,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         recorded = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
         if labels is None:
             predictions = self.head(encoded.last_hidden_state)
-            with self.head.at_hand():
+            with self._tables_at_hand():
                 answers = self.head.logits(predictions, self._answer_table())
             return LatentMaskedLMOutput(logits=answers, predictions=predictions, **recorded)
 
@@ -279,7 +280,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         vectors = encoded.last_hidden_state[holes]
         predictions = self.head(vectors)
         contextual = self._contextual_targets(input_ids, attention_mask, position_ids, labels)
-        with self.head.at_hand():
+        with self._tables_at_hand():
             if self.config.ranking == "shared" and candidate_ids is not None:
                 logits = None
                 parts = self._shared_ranking(
@@ -302,7 +303,7 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
 
     def table_directions(self) -> torch.Tensor:
         """`(V, H)` unit rows, float32, of the table that answers are scored against. No gradient."""
-        with self.head.at_hand():
+        with self._tables_at_hand():
             return unit(self._answer_table()).detach()
 
     @torch.no_grad()
@@ -370,6 +371,13 @@ class TextJepaForMaskedLM(TaughtMixin, TextJepaPreTrainedModel):
         if self.teacher is None or self.config.target_table != "ema":
             return self.head.table
         return self.teacher.weight(self._student(), "weight")
+
+    def _tables_at_hand(self) -> AbstractContextManager:
+        """Inside, what answers are scored by is there even where `device_map` offloads it."""
+        table = self.get_input_embeddings()
+        if self.teacher is None or self.config.target_table != "ema":
+            return self.head.at_hand(tied_to=table)
+        return self.head.at_hand(self.teacher.target, self._student(), tied_to=table)
 
     @torch.no_grad()
     def _contextual_targets(
