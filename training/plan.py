@@ -16,7 +16,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +100,7 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
     Raises:
         InputError: data that cannot be read; a time in which no step fits.
     """
+    started = clock()
     from training.estimate import estimate_run, fixed_bytes
     from training.families import load_family
     from training.run.examples import batch_note, count_examples
@@ -110,6 +111,7 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
     show_notes()
     check_device(run)
     family = load_family(run.family)
+    loading = clock() - started  # of the libraries, which a run has to do too
     run = family.with_files(run)
     libraries = held_bytes()
     prepared = prepare_data(run, family)
@@ -125,7 +127,8 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
         if run.data.tokenizer in TRAINED_TOKENIZERS and "max_vocab" not in wishes.given and run.init_from is None:
             run = run.with_settings(data={"max_vocab": suggest_vocabulary(count_examples(prepared))})
             prepared = prepare_data(run, family)  # what is known decides what counts
-        run, estimate = suggest(run, family, prepared, wishes, measured)
+        seconds = None if wishes.minutes is None else _PLANNED * 60 * wishes.minutes - loading
+        run, estimate = suggest(run, family, prepared, wishes.given, seconds, measured)
         lines = suggestion_lines(run, wishes)
     estimate = estimate or measured(run)
     lines += plan_lines(run, family, prepared, estimate, judge(run, family, prepared, estimate))
@@ -134,14 +137,18 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
 
 
 def suggest(
-    run: Run, family: "Family", prepared: "Prepared", wishes: Wishes, measured: Callable[[Run], "RunEstimate"]
+    run: Run,
+    family: "Family",
+    prepared: "Prepared",
+    given: Set[str],
+    seconds: float | None,
+    measured: Callable[[Run], "RunEstimate"],
 ) -> tuple[Run, "RunEstimate"]:
-    """`run` with shape, batch and steps that suit its data and its time, where flags do not fix them.
+    """`run` with shape, batch and steps that suit its data, where the flags in `given` do not fix them.
 
-    Within minutes, the largest shape that suits the data and for which there is time to see as many tokens as its data
-    gives, or as its parameters ask for; the smallest one where there is no such.
+    In so many seconds: the largest shape that suits the data and has time to see as many tokens as the data has for it,
+    or as its parameters ask for; the smallest one where there is no such.
     """
-    given = wishes.given
     if "per_device_train_batch_size" not in given:
         batch = min(run.training.per_device_train_batch_size, len(prepared.train))
         run = run.with_settings(training={"per_device_train_batch_size": batch})
@@ -156,15 +163,15 @@ def suggest(
         if "max_steps" not in given:
             tried = tried.with_settings(training={"max_steps": wanted})
         estimate = measured(tried)
-        if wishes.minutes is None or "max_steps" in given:
+        if seconds is None or "max_steps" in given:
             return tried, estimate
-        steps = estimate.steps_within(60 * _PLANNED * wishes.minutes, _MOST_STEPS if run.data.streaming else wanted)
+        steps = estimate.steps_within(seconds, _MOST_STEPS if run.data.streaming else wanted)
         enough = min(wanted, TOKENS_PER_PARAMETER * estimate.trainable / estimate.tokens_per_step)
         if steps >= enough:
             break
     if not steps:
-        least = duration(estimate.at(1).seconds / _PLANNED)
-        raise InputError(f"minutes: got {wishes.minutes:g}; one step and its scores take {least} here, give more")
+        least, left = duration(estimate.at(1).seconds), duration(max(0.0, seconds))
+        raise InputError(f"minutes: {left} are left once all is loaded; one step and its scores take {least} here")
     return tried.with_settings(training={"max_steps": steps}), estimate.at(steps)
 
 

@@ -24,7 +24,7 @@ from modeling_jepa import TextJepaForMaskedLM
 from training.common.errors import InputError
 from training.estimate import RunEstimate, count_parameters
 from training.families import load_family
-from training.plan import Wishes, main, plan, suggest
+from training.plan import main, plan, suggest
 from training.run.arguments import parse_arguments
 from training.run.run import Run
 from training.runtime.memory import is_out_of_memory
@@ -224,8 +224,19 @@ def write_source(family: str, folder: Path) -> list[str]:
     if family == "video_jepa":
         clips = np.random.default_rng(0).integers(0, 255, (12, 8, 16, 16), dtype=np.uint8)
         np.save(folder / "my clips.npy", clips)
-        sizes = ["--frame_size", "16", "--patch_size", "8", "--code_size", "8", "--max_position_embeddings", "8"]
-        return ["--clips", str(folder / "my clips.npy"), *sizes, "--code_levels", "4", "4"]
+        sizes = [
+            "--frame_size",
+            "16",
+            "--patch_size",
+            "8",
+            "--frame_codes",
+            "grey",
+            "--code_size",
+            "1",
+            "--max_position_embeddings",
+            "8",
+        ]
+        return ["--clips", str(folder / "my clips.npy"), *sizes, "--code_levels", "8"]
     rows = [f"the {n % 7} red dogs see the {n % 13} cats of number {n}" for n in range(300)]
     path = folder / "my file.csv"
     path.write_text("Customer Message,Agent Reply\n" + "".join(f"{row},so {row}\n" for row in rows))
@@ -289,28 +300,27 @@ def test_a_shorter_time_takes_a_smaller_model_and_fewer_steps(
     phrases: Callable[[int], Path], repository: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(repository)
-    recipe = QUICKSTARTS.format("text_jepa")
-    run = parse_arguments([recipe, "--data", str(phrases(400)), "--device", "cpu"])
+    run = parse_arguments([QUICKSTARTS.format("text_jepa"), "--data", str(phrases(400)), "--device", "cpu"])
     family = load_family(run.family)
     prepared = prepare_data(run, family)
 
-    def suggested(minutes: float | None, trainable: int = 10_000) -> tuple[int, int]:
+    def suggested(seconds: float | None, trainable: int = 10_000) -> tuple[int, int]:
         def slower_by_size(run: Run) -> RunEstimate:  # 10 ms for each unit of the width
             slow = estimate_of(run.training.max_steps, 10 * run.model["hidden_size"])
             return replace(slow, trainable=trainable)
 
-        found, estimate = suggest(run, family, prepared, Wishes([recipe], frozenset(), minutes), slower_by_size)
+        found, estimate = suggest(run, family, prepared, set(), seconds, slower_by_size)
         assert found.training.max_steps == estimate.steps
         return found.model["hidden_size"], found.training.max_steps
 
     wanted = suggested(None)
     assert wanted == (192, 222)
-    assert suggested(60) == wanted
-    assert suggested(6) == (128, 222)  # in 324 seconds, and 192 wide 168 steps
-    assert suggested(1) == (64, 84)
-    assert suggested(1, trainable=10) == (192, 28)  # which see 20 tokens for each parameter
-    with pytest.raises(InputError, match=r"minutes: got 0.0001; one step and its scores take"):
-        suggested(0.0001)
+    assert suggested(3600) == wanted
+    assert suggested(324) == (128, 222)  # and 192 wide 168 steps
+    assert suggested(54) == (64, 84)
+    assert suggested(54, trainable=10) == (192, 28)  # which see 20 tokens for each parameter
+    with pytest.raises(InputError, match="one step and its scores take"):
+        suggested(0.5)
 
 
 def test_the_time_of_a_step_is_that_of_the_clock(tiny_recipe: Path) -> None:

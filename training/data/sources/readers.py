@@ -117,6 +117,18 @@ class Shard(ABC):
     def fingerprint(self) -> str:
         """Changes with the content, as far as a glance shows it."""
 
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """The columns that are read, and all that there are; none of a text file."""
+        return (), []
+
+    def note(self) -> str | None:
+        """What the user should know of it: which columns are read, where it has others."""
+        columns, others = self.columns()
+        if not columns or len(others) <= len(columns):
+            return None
+        read = " and ".join(map(repr, columns))
+        return f"{self.name}: reads the column{'s' * (len(columns) > 1)} {read} of {', '.join(others)}"
+
 
 @dataclass(frozen=True)
 class LineReader(Shard):
@@ -153,18 +165,6 @@ class LineReader(Shard):
                 file.seek(begin)
                 digest.update(file.read(_ENDS))
         return f"{size} {digest.hexdigest()}"
-
-    def note(self) -> str | None:
-        """What the user should know of the file: which columns are read, where it has others."""
-        columns, others = self.columns()
-        if not columns or len(others) <= len(columns):
-            return None
-        read = " and ".join(map(repr, columns))
-        return f"{self.where}: reads the column{'s' * (len(columns) > 1)} {read} of {', '.join(others)}"
-
-    def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """The columns that are read, and all that there are; none of a text file."""
-        return (), []
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
         if self.sides == "pair" and next(self._lines(), ("",))[0].startswith(CHATML):
@@ -231,7 +231,7 @@ class JsonReader(LineReader):
         return row_of
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         parsed = (json_object(text) for text, problem, *_ in self._lines() if problem is None and text.strip())
         sample = [flat(record) for record in islice((rec for rec, problem in parsed if problem is None), _SAMPLE)]
         if not sample:
@@ -275,15 +275,15 @@ class TableReader(LineReader):
             return None
         cells = self._first_record()
         if len(cells) > 1:
-            said = super().note() or f"{self.path}: a table"
+            said = super().note() or f"{self.name}: a table"
             return said if self._delimiter == "," else f"{said} (separated by {self._delimiter!r}, which was sniffed)"
         if self.text_column is not None:
             return None
         if len(cells) != 1 or cells[0].lower() in _USUAL_NAMES:
             return None
         if _is_phrase(cells[0]):
-            return f"{self.path} has no column names: its first line is read as a phrase"
-        return f"{self.path} has one column, named {cells[0]!r} by its first line, which is no row"
+            return f"{self.name} has no column names: its first line is read as a phrase"
+        return f"{self.name} has one column, named {cells[0]!r} by its first line, which is no row"
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
         has_pair = self.sides == "pair" and set(PAIR) <= set(self._first_record())
@@ -314,7 +314,7 @@ class TableReader(LineReader):
                 yield row_of_values(values, place, columns)
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         header = self._first_record()
         return self._columns(header, self._sample(header)), header
 
@@ -375,7 +375,7 @@ class ParquetReader(LineReader):
         return position / max(1, pq.read_metadata(self.path).num_rows)
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         with self._open() as file:
             return self._chosen(file.schema_arrow, next(file.iter_batches(1), None))
 
@@ -407,7 +407,7 @@ class ArrowReader(ParquetReader):
     is_streamable = False
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         with self._open() as reader:
             return self._chosen(reader.schema, None)
 

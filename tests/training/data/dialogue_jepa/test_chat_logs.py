@@ -63,7 +63,8 @@ def test_prompt_and_reply_columns_are_named_or_known_by_usual_names(tmp_path):
     ]
     found = load(tmp_path / "a.jsonl", [{"id": "x", "instruction": "Add 1 and 1.", "output": "2"}])
     assert found.turns == [["Add 1 and 1.", "2"]]
-    assert "reads the columns 'instruction' and 'output'" in found.report.notes[-1]
+    assert "reads the columns 'instruction' and 'output'" in found.report.notes[-2]
+    assert found.report.notes[-1] == "a reply is each turn after the first"
     with pytest.raises(InputError, match=r"prompt_column: .* has no text column 'Customer'; it has id"):
         load(tmp_path / "a.csv", prompt_column="Customer", reply_column="Agent Reply")
     with pytest.raises(InputError, match="reply_column: is missing"):
