@@ -146,8 +146,8 @@ def suggest(
 ) -> tuple[Run, "RunEstimate"]:
     """`run` with shape, batch and steps that suit its data, where the flags in `given` do not fix them.
 
-    In so many seconds: the largest shape that suits the data and has time to see as many tokens as the data has for it,
-    or as its parameters ask for; the smallest one where there is no such.
+    In so many seconds: the largest shape that suits the data and has time to see as many tokens as the data has for
+    it, or as its parameters ask for; the smallest one where there is no such.
     """
     if "per_device_train_batch_size" not in given:
         batch = min(run.training.per_device_train_batch_size, len(prepared.train))

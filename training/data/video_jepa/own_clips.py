@@ -5,6 +5,7 @@ Whole clips are held out: no two parts have frames of the same file, or of the s
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageSequence
 
 from training.common.errors import InputError
 from training.data.cache import digest
+from training.data.settings import VideoDataSettings
 from training.data.video_jepa.clips import Augmentation, ClipMaker
 from training.data.video_jepa.digits import SPLITS
 
@@ -21,11 +23,25 @@ _SHARE = 0.05
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow has them
 
 
+def is_clips(source: str) -> bool:
+    """Whether a source is clips, and no digits: a file of a kind that holds some, or a folder with a GIF."""
+    path = Path(source).expanduser()
+    return path.suffix in KINDS or (path.is_dir() and next(path.rglob("*.gif"), None) is not None)
+
+
+def with_source(settings: VideoDataSettings, source: str) -> VideoDataSettings:
+    """The settings with other clips, or other digits, as `is_clips` tells."""
+    if is_clips(source):
+        return replace(settings, clips=source, rotation=0.0)
+    return replace(settings, digits=source, clips=None)
+
+
 class OwnClips(ClipMaker):
     """Clips of one split out of given ones; made like a `ClipMaker`, whose clips are rendered.
 
     Attributes:
         count: of the split's clips; a longer one of them gives several, which overlap by half.
+        pictures: these clips, `(count, length, S, S)`, uint8: what no two parts share.
 
     Args:
         clips: of all splits, see `read_clips`.
@@ -47,13 +63,13 @@ class OwnClips(ClipMaker):
             raise InputError(f"clips: got {len(clips)}; give 3 or more, so that whole ones can be held out")
         chosen = _side(clips, split)
         step = max(1, length // 2)
-        self._windows = np.concatenate(
+        self.pictures = np.concatenate(
             [
                 np.stack([clip[begin : begin + length] for begin in range(0, len(clip) - length + 1, step)])
                 for clip in chosen
             ]
         )
-        self.count = len(self._windows)
+        self.count = len(self.pictures)
         self.split, self.seed, self.length = SPLITS.index(split), seed, length
         self.frame_size = clips[0].shape[-1]
         self.augmentation = augmentation or Augmentation()
@@ -61,12 +77,12 @@ class OwnClips(ClipMaker):
     @property
     def fingerprint(self) -> str:
         """Changes with the clips."""
-        return digest("own clips", hashlib.sha256(self._windows).hexdigest(), self.seed, vars(self.augmentation))
+        return digest("own clips", hashlib.sha256(self.pictures).hexdigest(), self.seed, vars(self.augmentation))
 
     def render(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """`(clips, length, S, S)`, uint8; beyond the last clip they begin anew."""
         index = np.asarray(indices, dtype=np.int64)
-        return self._varied(self._windows[index % self.count].copy(), torch.as_tensor(index))
+        return self._varied(self.pictures[index % self.count].copy(), torch.as_tensor(index))
 
 
 def read_clips(path: Path, size: int) -> tuple[list[np.ndarray], list[str]]:
