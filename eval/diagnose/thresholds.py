@@ -214,7 +214,7 @@ BFLOAT16_LOSS = 0.02
 COPIED_BYTES = 2 * 2**30
 
 # --- data (X9) ---
-# Unknown tokens: see training.data.unknown, whose shares (noted, failed) are those at which training warns and refuses.
+# Of unknown tokens a check says as much as training, which warns and refuses by the shares of training.data.unknown.
 TOKENS_PER_WORD = 4.0
 TEXTS_TO_TOKENIZE, CHARACTERS_TO_TOKENIZE = 2_000, 2_000
 # Shorter rows repeat in every corpus, by nature. Of longer ones web corpora repeat 3 to 14 % (Lee et al., 2022,
