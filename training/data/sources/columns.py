@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from training.common.errors import InputError
 from training.data.settings import Asked, Labelled
-from training.data.sources.rows import RawRow
+from training.data.sources.rows import NOT_UTF8, RawRow
 
 MAX_ROW_CHARACTERS = 1_000_000
+TOO_LONG = f"longer than {MAX_ROW_CHARACTERS:,} characters"
 PAIR = ("prompt", "reply")
 # Other names that data sets give to the two sides, and to a list of turns.
 _PAIRS = (
@@ -203,11 +204,11 @@ def turns_of(value: Any) -> list[tuple[str, str]] | None:
 
 def _fault(text: str) -> str | None:
     if len(text) > MAX_ROW_CHARACTERS:
-        return f"longer than {MAX_ROW_CHARACTERS:,} characters: {len(text):,}"
+        return f"{TOO_LONG}: {len(text):,}"
     if "\0" in text:
         return "NUL byte"
     if not text.isascii() and _SURROGATE.search(text):
-        return "not valid UTF-8"
+        return NOT_UTF8
     return None
 
 

@@ -33,8 +33,8 @@ from training.common.errors import InputError
 from training.data.settings import Asked, SourceSettings, asking_flag
 from training.data.sources.columns import (
     CHATML,
-    MAX_ROW_CHARACTERS,
     PAIR,
+    TOO_LONG,
     arrow_kinds,
     choose_columns,
     columns_of,
@@ -47,10 +47,11 @@ from training.data.sources.columns import (
     rows_of_arrow,
     turns_of,
 )
-from training.data.sources.rows import RawRow
+from training.data.sources.rows import NOT_UTF8, RawRow
 
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError, RuntimeError, HfHubHTTPError)
 _BOM = b"\xef\xbb\xbf"
+LONGEST_LINE = 64 * 2**20  # bytes; of records that hold more than their text
 _SAMPLE = 200
 _BATCH = 1000
 _ENDS = 65_536
@@ -61,6 +62,8 @@ _USUAL_NAMES = frozenset(
     "text texts label labels sentence sentence1 sentence2 id idx index title body content document review comment "
     "question answer prompt reply response utterance category class target source score".split()
 )
+
+_MARK_OF = {NOT_UTF8: "\udcff", TOO_LONG: "\udcfe"}
 
 Piece = TypeVar("Piece", pa.RecordBatch, pa.Table)
 
@@ -136,14 +139,14 @@ class LineReader(Shard):
 
     Attributes:
         sides: see `SourceSettings.line_sides`.
-        longest_line: bytes; a longer one is a row with a problem, of which no more is held. -1 for no limit.
+        longest_line: bytes; a longer one is a row with a problem, of which no more is held.
     """
 
     name: str
     path: Path
     text_column: Asked
     sides: str
-    longest_line: int = -1
+    longest_line: int = LONGEST_LINE
     is_streamable: ClassVar[bool] = True
     unit = "line"
 
@@ -208,7 +211,7 @@ class LineReader(Shard):
                 position += len(raw)
                 if len(raw) == self.longest_line and not raw.endswith(b"\n"):
                     position += _rest_of_line(file, self.longest_line)
-                    yield "", f"longer than {MAX_ROW_CHARACTERS:,} characters", line, position
+                    yield "", TOO_LONG, line, position
                 else:
                     yield *_decoded(raw, line), line, position
 
@@ -295,7 +298,8 @@ class TableReader(LineReader):
 
     def _table_rows(self) -> Iterator[RawRow]:
         csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
-        lines = (text if problem is None else "\udcff" for text, problem, *_ in self._lines())
+        # The csv library reads on over a line that cannot be used, of which a mark is left.
+        lines = (text if problem is None else _MARK_OF[problem] for text, problem, *_ in self._lines())
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=self._delimiter, strict=True)
         _, header, problem = next(_records(reader))
         if problem is not None:
@@ -307,6 +311,7 @@ class TableReader(LineReader):
             columns = self._columns(header, self._sample(header))
             indices = [header.index(column) for column in columns]
         for place, record, problem in _records(reader):
+            problem = problem or next((said for said, mark in _MARK_OF.items() if mark in record), None)
             if problem is not None:
                 yield RawRow((), place, problem)
             elif record:
@@ -465,7 +470,7 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def open_file(
-    path: Path, settings: SourceSettings, name: str = "", longest_line: int = -1, extra: tuple[str, ...] = ()
+    path: Path, settings: SourceSettings, name: str = "", longest_line: int = LONGEST_LINE, extra: tuple[str, ...] = ()
 ) -> LineReader:
     """The reader of a file.
 
@@ -577,7 +582,7 @@ def _decoded(raw: bytes, number: int) -> tuple[str, str | None]:
     try:
         return (raw.removeprefix(_BOM) if number == 1 else raw).decode("utf-8").rstrip("\r\n"), None
     except UnicodeDecodeError:
-        return "", "not valid UTF-8"
+        return "", NOT_UTF8
 
 
 def _rest_of_line(file: BinaryIO, at_once: int) -> int:
