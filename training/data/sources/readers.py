@@ -125,7 +125,13 @@ class Shard(ABC):
         return (), []
 
     def note(self) -> str | None:
-        """What the user should know of it: which columns are read, where it has others."""
+        """What the user should know of it, such as which columns are read; None also where it cannot be read."""
+        try:
+            return self._note()
+        except _BROKEN:  # who reads it says where
+            return None
+
+    def _note(self) -> str | None:
         columns, others = self.columns()
         if not columns or len(others) <= len(columns):
             return None
@@ -272,13 +278,13 @@ class TableReader(LineReader):
 
     is_streamable = False
 
-    def note(self) -> str | None:
+    def _note(self) -> str | None:
         """On the separator, the columns, and the first line of a csv file with one column."""
         if self._kind != ".csv":
             return None
         cells = self._first_record()
         if len(cells) > 1:
-            said = super().note() or f"{self.name}: a table"
+            said = super()._note() or f"{self.name}: a table"
             return said if self._delimiter == "," else f"{said} (separated by {self._delimiter!r}, which was sniffed)"
         if self.text_column is not None:
             return None

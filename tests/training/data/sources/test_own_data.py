@@ -171,3 +171,10 @@ def test_text_of_another_encoding_is_named_with_the_way_to_convert_it(tmp_path, 
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(InputError, match=remedy):
         texts(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])
+def test_a_file_that_is_no_gzip_is_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no gzip at all")
+    with pytest.raises(InputError, match=r"after line 0: Not a gzipped file"):
+        rows_of(tmp_path / name)

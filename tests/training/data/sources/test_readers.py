@@ -98,7 +98,7 @@ def test_of_a_line_beyond_the_limit_no_more_is_held_and_the_next_is_read(tmp_pat
 
 
 def test_a_book_on_one_line_beyond_the_limit_is_told_how_to_cut_it(load):
-    with pytest.raises(InputError, match="longer than 1,000,000 characters.*fold -s -w 10000"):
+    with pytest.raises(InputError, match=r"longer than 1,000,000 characters.*fold -s -w 10000"):
         load("a.txt", "word " * 200_001, max_bad_share=0.01)
 
 
