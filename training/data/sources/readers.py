@@ -34,7 +34,6 @@ from training.data.settings import Asked, SourceSettings, asking_flag
 from training.data.sources.columns import (
     CHATML,
     PAIR,
-    TOO_LONG,
     arrow_kinds,
     choose_columns,
     columns_of,
@@ -47,7 +46,7 @@ from training.data.sources.columns import (
     rows_of_arrow,
     turns_of,
 )
-from training.data.sources.rows import NOT_UTF8, RawRow
+from training.data.sources.rows import NOT_UTF8, REMEDIES, TOO_LONG, RawRow
 
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError, RuntimeError, HfHubHTTPError)
 _BOM = b"\xef\xbb\xbf"
@@ -251,7 +250,9 @@ class JsonReader(LineReader):
 
 
 class JsonFileReader(JsonReader):
-    """A json file: an array of objects, an object that holds one, or objects one a line. Read whole."""
+    """A json file: an array of objects, an object that holds one (where dialogues are read, no array of turns), or
+    objects one a line. Read whole.
+    """
 
     is_streamable = False
 
@@ -268,7 +269,7 @@ class JsonFileReader(JsonReader):
             arrays = [
                 value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)
             ]
-            found = arrays[0] if len(arrays) == 1 and turns_of(arrays[0]) is None else [found]
+            found = arrays[0] if len(arrays) == 1 and not (self.sides == "pair" and turns_of(arrays[0])) else [found]
         for number, record in enumerate(found if isinstance(found, list) else [found], start=1):
             yield json.dumps(record, ensure_ascii=False), None, number, number
 
@@ -308,6 +309,7 @@ class TableReader(LineReader):
         lines = (text if problem is None else _MARK_OF[problem] for text, problem, *_ in self._lines())
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=self._delimiter, strict=True)
         _, header, problem = next(_records(reader))
+        self._refuse_first_line()
         if problem is not None:
             raise InputError(f"data: {self.path} line 1: {problem}; repair the quoting of the column names")
         if len(header) == 1 and self.text_column is None and _is_phrase(header[0]):
@@ -360,11 +362,19 @@ class TableReader(LineReader):
 
     def _first_record(self) -> list[str]:
         """The cells of the first line; none where it cannot be read as a table."""
-        line = next((text for text, *_ in self._lines()), "")
+        line = self._refuse_first_line()
         try:
             return next(csv.reader([line], delimiter=self._delimiter), [])
         except csv.Error:
             return []
+
+    def _refuse_first_line(self) -> str:
+        """The first line. Raises InputError where it cannot be used, so that no column has a name."""
+        line, problem, *_ = next(self._lines(), ("", None))
+        if problem is not None:
+            said = f"{self.path} line 1, which names the columns, is {problem}"
+            raise InputError(f"data: {said}; {REMEDIES.get(problem, self.remedy)}")
+        return line
 
     def _refuse_names(self) -> None:
         """Raise InputError where the first line of a tsv file looks like column names: which one holds the text?"""

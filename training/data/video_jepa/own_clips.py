@@ -24,9 +24,9 @@ _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow has them
 
 
 def is_clips(source: str) -> bool:
-    """Whether a source is clips, and no digits: a file of a kind that holds some, or a folder with a GIF."""
+    """Whether a source is clips, and no digits: a file of a kind that holds some, or a folder with one."""
     path = Path(source).expanduser()
-    return path.suffix in KINDS or (path.is_dir() and next(path.rglob("*.gif"), None) is not None)
+    return path.suffix in KINDS or (path.is_dir() and bool(_files_of(path)))
 
 
 def with_source(settings: VideoDataSettings, source: str) -> VideoDataSettings:
@@ -89,23 +89,22 @@ def read_clips(path: Path, size: int) -> tuple[list[np.ndarray], list[str]]:
     """All clips, each `(frames, size, size)` uint8, grey; and what was changed, one line each.
 
     Args:
-        path: a GIF, a folder of GIFs, or a `.npy` or `.npz` of `(N, T, H, W)` or `(N, T, H, W, 3)`: bytes, or floats
-            from 0 to 1 or to 255.
+        path: a GIF, a `.npy` or `.npz` of `(N, T, H, W)` or `(N, T, H, W, 3)`, bytes or floats from 0 to 1 or to 255,
+            or a folder of such files, where an array may also be one clip: `(T, H, W)` or `(T, H, W, 3)`.
 
     Raises:
         InputError: nothing of that kind; one frame alone; several sizes; values out of range; an array of objects.
     """
     if not path.exists():
         raise InputError(f"clips: {path} does not exist; give a folder of GIFs, or a {', '.join(KINDS)} file")
-    if path.is_dir() or path.suffix == ".gif":
-        files = sorted(path.rglob("*.gif")) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"clips: {path} holds no .gif; give a folder of GIFs, or a .npy or .npz file")
-        clips = [_read_gif(file) for file in files]
-    elif path.suffix in (".npy", ".npz"):
-        clips = list(_read_array(path))
-    else:
+    files = _files_of(path) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"clips: {path} holds no {', '.join(KINDS)}; give a folder or a file of such")
+    if files[0].suffix not in KINDS:
         raise InputError(f"clips: {path} is no {', '.join(KINDS)}; unpack it, or give a folder of GIFs")
+    clips: list[np.ndarray] = []
+    for file in files:
+        clips.extend([_read_gif(file)] if file.suffix == ".gif" else _read_array(file, may_be_one=path.is_dir()))
     sizes = {clip.shape[1:3] for clip in clips}
     if len(sizes) > 1:
         (one, other), *_ = [sorted(sizes)[:2]]
@@ -122,6 +121,10 @@ def read_clips(path: Path, size: int) -> tuple[list[np.ndarray], list[str]]:
     return clips, notes
 
 
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in KINDS and file.is_file())
+
+
 def _read_gif(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as picture:
@@ -135,7 +138,7 @@ def _read_gif(file: Path) -> np.ndarray:
     return clip[..., 0] if is_grey else clip
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _read_array(path: Path, may_be_one: bool) -> np.ndarray:
     try:
         found = np.load(path, allow_pickle=False)
         if not isinstance(found, np.ndarray):
@@ -145,6 +148,8 @@ def _read_array(path: Path) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         said = str(error).splitlines()[0]
         raise InputError(f"clips: {path} is no array of numbers ({said}); save (N, T, H, W) bytes or floats") from None
+    if may_be_one and (found.ndim == 3 or (found.ndim == 4 and found.shape[-1] in (1, 3))):
+        found = found[None]
     if found.ndim not in (4, 5) or (found.ndim == 5 and found.shape[-1] not in (1, 3)) or 0 in found.shape:
         raise InputError(f"clips: {path} has the shape {found.shape}; use (N, T, H, W) or (N, T, H, W, 3)")
     if found.shape[1] < 2:

@@ -80,3 +80,10 @@ def test_a_log_in_which_one_role_speaks_alone_is_named(tmp_path):
     records = [{"messages": messages(("user", "Hi."), ("user", f"Hello {number}?"))} for number in range(5)]
     with pytest.raises(InputError, match="a dialogue in which one role alone speaks"):
         load(tmp_path / "a.jsonl", records, max_bad_share=1.0)
+
+
+def test_a_list_of_tags_is_no_dialogue(tmp_path):
+    rows = [{"title": f"how does {n} work?", "tags": ["a", "b"], "body": f"like {n}"} for n in range(40)]
+    (tmp_path / "a.json").write_text(json.dumps({"items": rows, "has_more": False}))
+    with pytest.raises(InputError, match=r"no column that is surely a dialogue.*tags \(texts"):
+        load_dialogues(DialogueDataSettings(data=str(tmp_path / "a.json")), "train")
