@@ -163,7 +163,10 @@ def _open(arguments: argparse.Namespace) -> tuple[PreTrainedModel, Tensor]:
     model = open_model(arguments.checkpoint, AutoModel, arguments.device)
     length, size = model.config.max_position_embeddings, model.config.frame_size
     maker, _ = make_clips(settings, arguments.split, length, size)
-    return model, maker.frames(range(arguments.first, arguments.first + arguments.clips))
+    count = maker.count or HELD_OUT_CLIPS
+    if arguments.first >= count:
+        raise InputError(f"first: got {arguments.first}; {arguments.split} has {count:,} clips")
+    return model, maker.frames(range(arguments.first, min(count, arguments.first + arguments.clips)))
 
 
 def _print(shown: list[ShownClip], arguments: argparse.Namespace) -> None:
@@ -185,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("eval.predict_video", __doc__)
     add_checkpoint(parser, "video model")
     parser.add_argument("--input", metavar="FILE", help="a GIF or .npy of your own: predict what follows its end")
-    parser.add_argument("--digits", help="digits to make the clips of (default: those it was trained on)")
+    parser.add_argument("--digits", help="digits to make the clips of, or clips (default: the run's own)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="of the digits (default: test)")
     parser.add_argument("--clips", type=int, default=4, help="how many (default: 4)")
     parser.add_argument("--first", type=int, default=0, metavar="INDEX", help="of the first clip (default: 0)")

@@ -25,7 +25,7 @@ LANGUAGE_PARAMETERS = 1_000_000
 LANGUAGE_TOKENS = 1_000_000
 # A suggestion keeps this far above the low end of its range: small is quick, too small underfits.
 ABOVE_LOW = 1.25
-LARGEST_WANTED = 20_000_000
+LARGEST_WANTED = 20_000_000  # of data beyond every ladder
 
 
 @dataclass(frozen=True)
@@ -86,40 +86,37 @@ SHAPES: tuple[Shape, ...] = (
     Shape(512, 6, 8),
     Shape(768, 8, 12),
 )
-# (effective examples up to and including, entries of the vocabulary, rows per step); the last holds above.
-VOCABULARY_AND_BATCH: tuple[tuple[float, int, int], ...] = (
-    (30_000, 4_000, 32),
-    (250_000, 8_000, 64),
-    (1_000_000, 8_000, 64),
-    (math.inf, 16_000, 128),
-)
+# (effective examples up to and including, entries of the vocabulary); the last holds above.
+VOCABULARIES: tuple[tuple[float, int], ...] = ((30_000, 4_000), (1_000_000, 8_000), (math.inf, 16_000))
+# As many tokens as parameters make the best of a given time of computing (Hoffmann et al., 2022, arXiv:2203.15556).
+TOKENS_PER_PARAMETER = 20.0
+# A corpus seen so often teaches nearly as much as new text would (Muennighoff et al., 2023, arXiv:2305.16264).
+PASSES_OF_A_CORPUS = 4
 
 
-def suggest_shape(examples: int, parameters_of: Callable[[Shape], int]) -> Shape:
-    """The smallest shape that is comfortably in the range of `text_size_range`; the nearest where none is.
+def suggest_shape(sizes: Range, parameters_of: Callable[[Shape], int]) -> Shape:
+    """The smallest shape that is comfortably in a range; the nearest where none is.
 
     Args:
-        examples: effective examples.
+        sizes: parameters that suit the data.
         parameters_of: trainable parameters of a model of a shape, its vocabulary included.
     """
-    sizes = text_size_range(examples)
-    # Above the ladder the data would bear as many parameters as examples.
-    wanted = max(ABOVE_LOW * sizes.low, min(examples, LARGEST_WANTED) if examples > TEXT_LADDER[-1][0] else 0)
+    wanted = max(ABOVE_LOW * sizes.low, LARGEST_WANTED if sizes.high > TOKEN_LADDER[-1][1].high else 0)
     counted = [(parameters_of(shape), shape) for shape in SHAPES]
     fitting = [shape for count, shape in counted if wanted <= count <= sizes.high]
     return fitting[0] if fitting else min(counted, key=lambda pair: abs(math.log(pair[0] / wanted)))[1]
 
 
-def suggest_vocabulary_and_batch(examples: int) -> tuple[int, int]:
-    """Entries of a trained vocabulary at most, and rows per optimizer step."""
+def suggest_vocabulary(examples: int) -> int:
+    """Entries of a trained vocabulary at most."""
     _positive(examples=examples)
-    return next((vocabulary, batch) for up_to, vocabulary, batch in VOCABULARY_AND_BATCH if examples <= up_to)
+    return next(vocabulary for up_to, vocabulary in VOCABULARIES if examples <= up_to)
 
 
-def suggest_steps(examples: int, batch: int, holes_per_row: float) -> int:
-    """Steps with steps x batch = 5 to 10 x effective examples: the lower end where a row has several holes."""
+def rows_to_draw(examples: int, holes_per_row: float = 1.0) -> float:
+    """5 to 10 rows for each effective example: the lower end where a row has several holes."""
     low, high = ROWS_PER_EXAMPLE
-    return steps_for(low if holes_per_row > 1 else (low + high) / 2, batch, examples)
+    return (low if holes_per_row > 1 else (low + high) / 2) * examples
 
 
 def text_size_range(examples: int) -> Range:
@@ -187,12 +184,6 @@ def rows_per_example(steps: int, batch: int, examples: int) -> float:
     """Rows drawn per effective example: steps x batch / effective examples (`passes_over_data` by their number)."""
     _positive(steps=steps, batch=batch, examples=examples)
     return steps * batch / examples
-
-
-def steps_for(per_example: float, batch: int, examples: int) -> int:
-    """Optimizer steps, rounded up, that draw so many rows per example: the inverse of `rows_per_example`."""
-    _positive(per_example=per_example, batch=batch, examples=examples)
-    return max(1, math.ceil(per_example * examples / batch))
 
 
 def judge_steps(per_example: float, holes_per_row: float = 1.0) -> Verdict:

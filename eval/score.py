@@ -4,6 +4,7 @@
     python -m eval.score outputs/staged-3 --data PATH/TO/wikitext2
     python -m eval.score outputs/dialogue --data PATH/TO/dailydialog
     python -m eval.score outputs/video --digits PATH/TO/mnist --plot frames.png
+    python -m eval.score outputs/video --clips PATH/TO/gifs
 
 The data is prepared as in training (settings come from the checkpoint's run.json); `--data` changes the source only.
 """
@@ -125,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the subset (default: 0)")
     video = parser.add_argument_group("video models")
-    video.add_argument("--digits", help="digits to make the clips of, in the place of --data")
+    video.add_argument(
+        "--digits", "--clips", dest="digits", help="digits to make the clips of, or clips, in the place of --data"
+    )
     video.add_argument("--plot", metavar="FILE", help="also draw the figures by predicted frame, as a picture")
     causal = parser.add_argument_group("causal models")
     causal.add_argument(

@@ -2,7 +2,10 @@
 
 import math
 import time
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +19,7 @@ from training.family import Family
 from training.run.run import Run
 from training.run.state import RunState
 from training.runtime.memory import TRIM_STEPS, give_back_memory, peak_memory
+from training.settings.common import EvaluationSettings
 from training.trainer.build import build_trainer
 from training.trainer.trainer import JepaTrainer
 
@@ -39,8 +43,10 @@ class RunEstimate:
         batch_bytes: of them what one batch's activations and logits take, by count.
         libraries_bytes: what the process held before it read any data; 0 on a GPU.
         rows_per_step: rows of one optimizer step, over all processes and accumulation.
+        tokens_per_step: what the model reads in one, as measured.
         seconds_per_step: one optimizer step.
-        seconds_scoring: all held-out figures of the run and its final score.
+        seconds_per_row: of scoring.
+        rows_scored: (steps of a run) -> rows of all its held-out figures and its final score.
     """
 
     trainable: int
@@ -51,13 +57,28 @@ class RunEstimate:
     libraries_bytes: int
     steps: int
     rows_per_step: int
+    tokens_per_step: int
     seconds_per_step: float
-    seconds_scoring: float
+    seconds_per_row: float
+    rows_scored: Callable[[int], int]
+
+    @property
+    def seconds_scoring(self) -> float:
+        """All held-out figures of the run and its final score."""
+        return self.seconds_per_row * self.rows_scored(self.steps)
 
     @property
     def seconds(self) -> float:
         """Of the whole run."""
         return self.steps * self.seconds_per_step + self.seconds_scoring
+
+    def at(self, steps: int) -> "RunEstimate":
+        """Of the same run with so many steps."""
+        return replace(self, steps=steps)
+
+    def steps_within(self, seconds: float, most: int) -> int:
+        """The most steps, up to `most`, that a run of so many seconds has time for; 0 where there is none for one."""
+        return bisect_right(range(1, most + 1), seconds, key=lambda steps: self.at(steps).seconds)
 
     def lines(self) -> list[str]:
         """For the screen."""
@@ -87,11 +108,19 @@ def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
-def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrainedModel, libraries: int) -> RunEstimate:
+def estimate_run(
+    run: Run,
+    family: Family,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    libraries: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> RunEstimate:
     """Run a few steps and score a few rows without changing the weights, and multiply.
 
     Args:
         libraries: `held_bytes()` from before the data was read.
+        clock: gives seconds.
     """
     # However short the run is, the probe needs its batches.
     long_enough = run.with_settings(training={"max_steps": max(run.training.max_steps, _PROBE_STEPS)})
@@ -101,12 +130,12 @@ def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrained
     trainer.create_optimizer()
     batches = iter(trainer.get_train_dataloader())
     on_gpu = trainer.args.device.type == "cuda"
-    kept = _bytes_of_one_batch(trainer, batches)
+    kept, tokens = _bytes_of_one_batch(trainer, batches, family)
     give_back_memory()
     with peak_memory(on_gpu) as peak:
         # In this order, as in a run: what scoring imports and holds is there when the steps are made.
-        scoring = _seconds_per_row(family, prepared, model) * _rows_scored(run, len(prepared.valid))
-        per_step = _seconds_per_step(trainer, batches)
+        per_row = _seconds_per_row(family, prepared, model, clock)
+        per_step = _seconds_per_step(trainer, batches, clock)
     trainable, parameters = count_parameters(model)
     return RunEstimate(
         trainable=trainable,
@@ -117,40 +146,41 @@ def estimate_run(run: Run, family: Family, prepared: Prepared, model: PreTrained
         libraries_bytes=0 if on_gpu else libraries,
         steps=run.training.max_steps,
         rows_per_step=trainer.rows_per_step,
+        tokens_per_step=tokens * trainer.rows_per_step // run.training.per_device_train_batch_size,
         seconds_per_step=per_step,
-        seconds_scoring=scoring,
+        seconds_per_row=per_row,
+        rows_scored=partial(_rows_scored, run.evaluation, len(prepared.valid)),
     )
 
 
-def _seconds_per_step(trainer: JepaTrainer, batches: Any) -> float:
+def _seconds_per_step(trainer: JepaTrainer, batches: Any, clock: Callable[[], float]) -> float:
     """Mean over a few steps; the first ones, which allocate, are not counted."""
     for _ in range(_FIRST_STEPS):
         _one_step(trainer, batches)
     # The processes' clocks differ, and all must make the same number of steps.
     most = _MOST_STEPS if trainer.args.world_size == 1 else _LEAST_STEPS
-    steps, started = 0, time.perf_counter()
-    while steps < _LEAST_STEPS or (steps < most and time.perf_counter() - started < _ENOUGH_SECONDS):
+    steps, started = 0, clock()
+    while steps < _LEAST_STEPS or (steps < most and clock() - started < _ENOUGH_SECONDS):
         _one_step(trainer, batches)
         steps += 1
-    return (time.perf_counter() - started) / steps
+    return (clock() - started) / steps
 
 
-def _seconds_per_row(family: Family, prepared: Prepared, model: PreTrainedModel) -> float:
+def _seconds_per_row(family: Family, prepared: Prepared, model: PreTrainedModel, clock: Callable[[], float]) -> float:
     """Of the second scoring; the first one imports what it needs."""
     rows = min(_SCORED_ROWS, len(prepared.valid))
     family.score_held_out(model, prepared, rows)
-    started = time.perf_counter()
+    started = clock()
     family.score_held_out(model, prepared, rows)
-    return (time.perf_counter() - started) / max(1, rows)
+    return (clock() - started) / max(1, rows)
 
 
-def _rows_scored(run: Run, valid_rows: int) -> int:
-    """Held-out rows over the whole run, the final score included."""
-    steps, settings = run.training.max_steps, run.evaluation
-    at = {step for step in settings.milestones if step <= steps} | {steps}
-    at |= set(range(settings.eval_steps, steps + 1, settings.eval_steps))
+def _rows_scored(settings: EvaluationSettings, valid_rows: int, steps: int) -> int:
+    """Held-out rows over a run of so many steps, the final score included."""
+    at = {step for step in settings.milestones if step <= steps and (step % settings.eval_steps or not step)} | {steps}
+    times = len(at) + steps // settings.eval_steps - (steps % settings.eval_steps == 0)
     final = (settings.score_rows or valid_rows) if settings.final_score else 0
-    return len(at) * min(settings.eval_rows, valid_rows) + min(final, valid_rows)
+    return times * min(settings.eval_rows, valid_rows) + min(final, valid_rows)
 
 
 def _one_step(trainer: JepaTrainer, batches: Any) -> None:
@@ -169,8 +199,10 @@ def _one_step(trainer: JepaTrainer, batches: Any) -> None:
         torch.cuda.synchronize()
 
 
-def _bytes_of_one_batch(trainer: JepaTrainer, batches: Any) -> int:
-    """Bytes that one forward pass keeps for its backward pass, and as much again for the largest of them at work."""
+def _bytes_of_one_batch(trainer: JepaTrainer, batches: Any, family: Family) -> tuple[int, int]:
+    """Bytes that one forward pass keeps for its backward pass, and as much again for the largest of them at work; and
+    the tokens of the batch.
+    """
     sizes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -179,10 +211,11 @@ def _bytes_of_one_batch(trainer: JepaTrainer, batches: Any) -> int:
         return tensor
 
     inputs, holes = trainer.get_batch_samples(batches, 1, trainer.args.device)
+    tokens = int(family.count_tokens(inputs[0]))
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = trainer.compute_loss(trainer.model.train(), inputs[0], num_items_in_batch=holes)
     kept = [size for pointer, size in sizes.items() if pointer not in weights]
     loss.backward()
     trainer.model.zero_grad()
-    return sum(kept) + 2 * max(kept, default=0)
+    return sum(kept) + 2 * max(kept, default=0), tokens

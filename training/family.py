@@ -22,13 +22,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configuration_jepa import JepaConfig
 from eval.advice.facts import make_facts
 from eval.advice.run_log import RunFacts
-from eval.rules import Verdict, passes_over_data, readable_ratio
+from eval.rules import Range, Verdict, passes_over_data, readable_ratio, rows_to_draw, text_size_range
 from training.common.errors import InputError
 from training.data.families import FAMILIES, FamilyData
 from training.data.prepared import Prepared
 from training.data.sources.locate import SourceInfo, describe_source
 from training.optim.credit import CreditRules
 from training.optim.optimizers import ONE_PART, Grouping, MuonWithAdamW, grouped_adamw
+from training.run.examples import count_examples
 from training.run.run import Run
 from training.settings.common import OptimizerSettings
 
@@ -206,6 +207,14 @@ class Family:
         passes = readable_ratio(passes_over_data(steps, rows_per_step, len(prepared.train)))
         seen = f"every {unit.removesuffix('s')} is seen so often{how}"
         return f"passes      {passes} ({seen}): {steps:,} steps of {rows_per_step:,} {unit}"
+
+    def suits(self, prepared: Prepared) -> Range:
+        """Parameters that suit the data."""
+        return text_size_range(count_examples(prepared))
+
+    def rows_wanted(self, run: Run, prepared: Prepared) -> float:
+        """Rows that a run should draw in all."""
+        return rows_to_draw(len(prepared.train))
 
     def judge(self, run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
         """Size (trainable parameters) and steps against the data."""

@@ -2,6 +2,7 @@
 
     python -m eval.demo outputs/quickstart outputs/dialogue_jepa-quickstart
     python -m eval.demo user/sotu-text-jepa --port 8080
+    python -m eval.demo outputs/video --clips PATH/TO/gifs
     python -m eval.demo user/sotu-text-jepa --space PATH/TO/space
 
 With `--space` no page is opened: a folder is written that can be pushed as a Space of the Hub. Needs the extra `demo`.
@@ -30,7 +31,7 @@ def _show(arguments: argparse.Namespace) -> None:
         written = write_space(arguments.space, arguments.checkpoints)
         print(f"written: {written}; push it as it is, or try it: cd {written} && python app.py")
         return
-    _serve(make_page(arguments.checkpoints, arguments.device), arguments)
+    _serve(make_page(arguments.checkpoints, arguments.device, arguments.clips), arguments)
 
 
 def _serve(page: Any, arguments: argparse.Namespace) -> None:
@@ -52,6 +53,7 @@ def _serve(page: Any, arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser("eval.demo", __doc__)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folder of a model, or its repository id")
+    parser.add_argument("--clips", help="a folder of GIFs, a .npy, or digits that video models are shown with")
     parser.add_argument("--port", type=int, default=PORT, help=f"to listen at (default: {PORT})")
     parser.add_argument("--host", default="127.0.0.1", help="to listen at; 0.0.0.0 for every address of this machine")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers (default: no)")

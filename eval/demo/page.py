@@ -11,7 +11,6 @@ from eval.decoding.decoding import Decoding
 from eval.demo.tabs import ChatTab, Continued, FillTab, GenerateTab, Tab, VideoTab
 from eval.predict_video import FIGURES
 from modeling_jepa.frame_decoding import MODES as FRAME_MODES
-from training.data.video_jepa.prepared import HELD_OUT_CLIPS
 
 # One model answers one question at a time, in whatever tab it was asked.
 _ALONE: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1}
@@ -93,7 +92,7 @@ def _chat(tab: ChatTab) -> None:
 
 def _video(tab: VideoTab) -> None:
     with gr.Row():
-        number = gr.Number(0, label=f"Test clip, 0 to {HELD_OUT_CLIPS - 1:,}", precision=0)
+        number = gr.Number(0, label=f"Test clip, 0 to {tab.count - 1:,}", precision=0)
         mode = gr.Radio(FRAME_MODES, value="expectation", label="Frames")
         seed = gr.Number(0, label="Seed of sampled frames", precision=0)
     button, note = gr.Button("Predict", variant="primary"), _note()

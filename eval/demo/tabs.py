@@ -156,27 +156,38 @@ class ChatTab:
 
 
 class VideoTab:
-    """Predict the second half of a held-out clip: truth, prediction, difference."""
+    """Predict the second half of a held-out clip: truth, prediction, difference.
+
+    Args:
+        clips: digits or clips in the place of the run's own; see `eval.score --clips`.
+
+    Attributes:
+        count: of the held-out clips.
+    """
 
     title = "Predicted video"
 
-    def __init__(self, folder: str, device: str | None) -> None:
+    def __init__(self, folder: str, device: str | None, clips: str | None = None) -> None:
         self.model = open_model(folder, AutoModel, device)
         length, size = self.model.config.max_position_embeddings, self.model.config.frame_size
         self.note = ""
         try:
-            self.clips, _ = make_clips(data_settings(ScoreRequest(folder)), "test", length, size)
-        except InputError:  # a run's own digits are rarely on the machine that shows its model
+            self.clips, _ = make_clips(data_settings(ScoreRequest(folder, digits=clips)), "test", length, size)
+        except InputError:
+            if clips is not None:
+                raise
+            # a run's own data is rarely on the machine that shows its model
             settings = data_settings(ScoreRequest(folder, digits=BUILTIN))
             self.clips, _ = make_clips(settings, "test", length, size)
-            self.note = f"note: the digits it was trained on are not here, these are {BUILTIN}"
+            self.note = f"note: the digits or clips it was trained on are not here, these are {BUILTIN}"
+        self.count = self.clips.count or HELD_OUT_CLIPS
         self.pictures = tempfile.TemporaryDirectory(prefix="demo-")
 
     @_saying_what_is_wrong(lambda note, *_: Predicted(note=note))
     def ask(self, number: int, mode: str = "expectation", seed: int = 0) -> Predicted:
         """The test clip of that number, as the model predicts it after its first half."""
-        if not 0 <= int(number) < HELD_OUT_CLIPS:
-            raise InputError(f"clip: got {number}; use 0 to {HELD_OUT_CLIPS - 1:,}")
+        if not 0 <= int(number) < self.count:
+            raise InputError(f"clip: got {number}; use 0 to {self.count - 1:,}")
         frames = self.clips.frames(range(int(number), int(number) + 1))
         shown = predict_clips(self.model, frames, mode, seed=int(seed))
         stem = Path(self.pictures.name) / f"clip-{int(number)}-{mode}-{int(seed)}"
@@ -194,14 +205,18 @@ _TABS: dict[str, type[Tab]] = {
 }
 
 
-def open_tab(checkpoint: str, device: str | None = None) -> Tab:
+def open_tab(checkpoint: str, device: str | None = None, clips: str | None = None) -> Tab:
     """The tab of a checkpoint's family; causal models of the library can be continued too.
 
+    Args:
+        clips: of a video model, see `VideoTab`.
+
     Raises:
-        InputError: no checkpoint there, one that is damaged, or one of no such family.
+        InputError: no checkpoint there, one that is damaged, or one of no such family; clips that cannot be read.
     """
     folder = _local(checkpoint)
-    return _TABS.get(family_of(folder), GenerateTab)(folder, device)
+    kind = _TABS.get(family_of(folder), GenerateTab)
+    return VideoTab(folder, device, clips) if kind is VideoTab else kind(folder, device)
 
 
 def travelling(model: Any) -> Decoding:

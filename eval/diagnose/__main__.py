@@ -2,6 +2,7 @@
 
     python -m eval.diagnose outputs/staged-3 --data builtin:sotu --json report.json --html report.html
     python -m eval.diagnose openai-community/gpt2 --only leak parity
+    python -m eval.diagnose outputs/video --clips PATH/TO/gifs
 
 The folder of a run brings its log and its text along. Exit codes: 0 nothing is wrong, 1 something is, 2 it could not
 be examined.
@@ -139,8 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a model or of a run, or a repository id")
     parser.add_argument("--data", metavar="SOURCE", help="builtin:NAME, a file, a folder with train.* and valid.*, or "
-                        "hub:ID; of a video model digits, as --digits of training (default: the run's own, else "
-                        "built-in ones)")  # fmt: skip
+                        "hub:ID; of a video model digits or clips (default: the run's own, else built-in "
+                        "ones)")  # fmt: skip
+    parser.add_argument("--clips", "--digits", dest="data", metavar="SOURCE", help="the same, as training names them")
     parser.add_argument("--text_column", metavar="NAME", help="column of the source that holds the text")
     parser.add_argument(
         "--run", metavar="FOLDER", help="its training run, ours or the Trainer's (default: MODEL, where it is one)"

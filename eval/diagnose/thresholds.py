@@ -214,8 +214,8 @@ BFLOAT16_LOSS = 0.02
 COPIED_BYTES = 2 * 2**30
 
 # --- data (X9) ---
-# Unknown tokens: word vocabularies of a few thousand have 2 to 8 %; a tokenizer of other text has most.
-UNKNOWN_NOTE, UNKNOWN_FAIL, TOKENS_PER_WORD = 0.1, 0.3, 4.0
+# Of unknown tokens a check says as much as training, which warns and refuses by the shares of training.data.unknown.
+TOKENS_PER_WORD = 4.0
 TEXTS_TO_TOKENIZE, CHARACTERS_TO_TOKENIZE = 2_000, 2_000
 # Shorter rows repeat in every corpus, by nature. Of longer ones web corpora repeat 3 to 14 % (Lee et al., 2022,
 # arXiv:2107.06499, table 2: near-duplicates), curated ones under 1 %.
@@ -236,7 +236,6 @@ BATCHES_TO_LOOK_AT, FEWEST_LABELS = 8, 50
 # Figures that should be equal differ by float rounding only: a loss moves by less than this share of itself.
 LOSS_ROUNDING = 1e-4
 MORE_PADDING = 8
-UNKNOWN_TARGETS = 0.1
 # Video: share of the frames' energy that coding takes away. Learnt codes lose 4 to 11 %, sixteen greys under 1 %; what
 # loses half of it shows no digit any more.
 CODING_LOSES, CODING_LOSES_ALL = 0.2, 0.5

@@ -21,7 +21,7 @@ from training.data.families import FAMILIES
 from training.data.settings import GeneratorDataSettings, SourceSettings, VideoDataSettings
 from training.data.sources.locate import scoring_split
 from training.data.sources.rows import RowReport
-from training.data.video_jepa.own_clips import KINDS as CLIP_KINDS
+from training.data.video_jepa.own_clips import with_source
 
 CLASSIFIER = "text_classifier"
 _OF_THE_SOURCE = ("split", "text_column", "streaming", "max_rows", "max_bad_share", "allow_unknown")
@@ -135,20 +135,11 @@ def _video_settings(request: ScoreRequest, section: dict[str, Any]) -> VideoData
         raise InputError(f"data: got {request.data!r} and digits {request.digits!r}; give --digits alone")
     digits = request.digits if request.digits is not None else request.data
     if digits is None and not section:
-        raise InputError(f"{request.checkpoint} does not say what it was trained on: give digits with --digits")
+        raise InputError(f"{request.checkpoint} does not say what it was trained on: give --digits or --clips")
     settings = VideoDataSettings(**section)
-    if digits is not None and is_clips(digits):
-        settings = dataclasses.replace(settings, clips=digits, rotation=0.0)
-    elif digits is not None:
-        settings = dataclasses.replace(settings, digits=digits, clips=None)
+    settings = settings if digits is None else with_source(settings, digits)
     settings.validate()
     return settings
-
-
-def is_clips(source: str) -> bool:
-    """Whether a source is clips, and no digits: a file of a kind that holds some, or a folder with a GIF."""
-    path = Path(source).expanduser()
-    return path.suffix in CLIP_KINDS or (path.is_dir() and next(path.rglob("*.gif"), None) is not None)
 
 
 def _settings_class(family: str) -> type[SourceSettings] | type[VideoDataSettings]:

@@ -25,12 +25,14 @@ from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, 
 from eval.diagnose.opening import make_subject
 from eval.diagnose.subject.onlooker import training_batches, training_loss
 from modeling_jepa import TextJepaForMaskedLM
+from training.common.errors import InputError
 from training.data.collators import TextCollator
 from training.data.sampling import PassDataset
 from training.data.settings import DataSettings, MaskingSettings
 from training.data.text_jepa.masking import TextMasker
 from training.data.text_overlap import Words, repeated, standing_in
 from training.data.tokenization import TokenIds, build_tokenizer, encode_rows
+from training.data.unknown import check_unknown
 from training.run.state import RunState
 from training.trainer.trainer import JepaTrainer, TrainingParts
 
@@ -161,12 +163,24 @@ def test_the_sets_of_a_trainer_are_compared_too(gpt2, tokenizer, tmp_path):
     ("texts", "verdict"),
     [
         (TEXTS, "pass"),
-        ([text.replace("e", "é") for text in TEXTS], "fail"),
+        ([text.replace("e", "é").replace("a", "á") for text in TEXTS], "fail"),
         ([text + " zebras" for text in TEXTS], "pass"),
     ],
 )
 def test_a_tokenizer_of_other_text_is_named(gpt2, tokenizer, texts, verdict):
     assert data.tokens(subject_of(gpt2, tokenizer, texts)).verdict == verdict
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.08, "pass"), (0.2, "note"), (0.45, "note"), (0.6, "fail")])
+def test_unknown_tokens_are_noted_and_failed_where_training_warns_and_refuses(gpt2, tokenizer, share, verdict):
+    known, unknown = TEXTS[0].split()[:1], ["zzzz"]
+    texts = [" ".join(known * round(100 * (1 - share)) + unknown * round(100 * share))] * 4
+    assert data.tokens(subject_of(gpt2, tokenizer, texts)).verdict == verdict
+    if verdict == "fail":
+        with pytest.raises(InputError, match="60% of the tokens"):
+            check_unknown(share, "the text", allowed=False)
+    else:
+        check_unknown(share, "the text", allowed=False)
 
 
 def test_a_tokenizer_that_drops_all_of_the_text_is_named(gpt2, tokenizer):

@@ -5,8 +5,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
@@ -127,6 +129,33 @@ def test_clips_that_cannot_be_used_are_one_clear_line(model, data, said):
         make_subject(model, None, data=data)
     assert str(raised.value).startswith(said)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["npy", "gifs"])
+def test_a_users_own_clips_are_what_is_looked_at(model, tmp_path, capsys, kind):
+    model.save_pretrained(tmp_path / "model")
+    given = (clips("train", 30, model.config)[:, :, 0] * 255).round().byte().numpy()
+    if kind == "npy":
+        np.save(tmp_path / "mine.npy", given)
+    else:
+        for number, clip in enumerate(given):
+            frames = [Image.fromarray(frame) for frame in clip]
+            frames[0].save(tmp_path / f"{number}.gif", save_all=True, append_images=frames[1:])
+    source = tmp_path / "mine.npy" if kind == "npy" else tmp_path
+    flags = ["--clips", str(source), "--only", "data", "leak", "parity", "--json", str(tmp_path / "r.json")]
+    assert main([str(tmp_path / "model"), "--device", "cpu", *flags]) == 0, capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["data"] == f"the clips of {source}"
+    overlap = next(one for one in report["findings"] if one["check"] == "data.overlap")
+    assert overlap["evidence"]["clips_train"] + overlap["evidence"]["clips_test"] < 30
+    assert overlap["evidence"]["test_in_training"] == 0
+
+
+def test_of_few_clips_those_of_valid_are_looked_at_too(model, tmp_path):
+    np.save(tmp_path / "mine.npy", (clips("train", 9, model.config)[:, :, 0] * 255).byte().numpy())
+    subject = make_subject(model, None, data=str(tmp_path / "mine.npy"))
+    assert len(subject.sample.frames) == 2
+    assert not torch.equal(*subject.sample.frames)
 
 
 def test_flags_of_text_are_refused(model, tmp_path, capsys):

@@ -5,6 +5,7 @@ Run in a process of its own, it loads them through the real client, and prints w
     python data_sets.py SOURCE...            rows of train, valid and test; first row of each
     python data_sets.py --dialogues SOURCE...
     python data_sets.py --stream SOURCE...
+    python data_sets.py --notes SOURCE...    what is said of the columns
 """
 
 import io
@@ -148,7 +149,21 @@ def streamed(source: str) -> dict[str, Any]:
     return {**whole, "from the tenth on": texts(first.rows(position))}
 
 
-WAYS: dict[str, Callable[[str], Any]] = {"--rows": rows, "--dialogues": dialogues, "--stream": streamed}
+def notes(source: str) -> list[str]:
+    """What is said of the column that is read: of the data set as a whole, and streamed."""
+    from training.data.settings import DataSettings
+    from training.data.sources.locate import load_rows
+
+    found = (load_rows(DataSettings(data=source, streaming=way), "train") for way in (False, True))
+    return [note for rows in found for note in rows.report.notes if "reads the column" in note]
+
+
+WAYS: dict[str, Callable[[str], Any]] = {
+    "--rows": rows,
+    "--dialogues": dialogues,
+    "--stream": streamed,
+    "--notes": notes,
+}
 
 if __name__ == "__main__":
     way, loaded = "--rows", {}

@@ -23,6 +23,7 @@ def loaded(tmp_path_factory, repository) -> dict:
     """What one process with an empty cache got: way and source -> split -> rows."""
     folder = tmp_path_factory.mktemp("hub-data")
     asked = ["--rows", *(f"hub:{name}" for name in SHORTCUTS), *OWN, "--dialogues", *TALKING, "--stream", *STREAMED]
+    asked += ["--notes", "hub:user/own"]
     with running(folder / "hub") as hub:
         put_data_sets(hub.store)
         environment = {**os.environ, **hub.environment(folder / "cache", token=None)}
@@ -103,3 +104,10 @@ def test_every_shortcut_has_a_data_set_here(loaded):
     assert {f"--rows hub:{name}" for name in SHORTCUTS} <= set(loaded)
     failed = {source: came for source, came in loaded.items() if isinstance(came, str)}
     assert set(failed) == {"--rows hub:user/none", "--rows hub:user/own:untidy"}, failed
+
+
+def test_the_column_that_is_guessed_is_said_of_a_download_and_of_a_stream(loaded):
+    assert loaded["--notes hub:user/own"] == [
+        "train: reads the column 'words' of words, n",
+        "train shard 0: reads the column 'words' of words, n",
+    ]

@@ -1,5 +1,6 @@
 """A source that is not the recipe's: its own phrases, and what its card says beside the figures."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -62,3 +63,16 @@ def test_the_card_says_what_is_unknown_and_what_was_seen_beside_the_figures(repo
     assert overlap.endswith("learnt by heart.")
     assert data_notes(None, SimpleNamespace(reports=reports)) == []
     assert "{{ data_notes }}" in (repository / "model_cards" / "template.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_what_was_guessed_stands_in_run_json_of_files_and_of_streams(tmp_path, train_tiny, streaming):
+    rows = [{"n": n, "body": f"the {word} of number {n} was here"} for n in range(120) for word in ("cat", "dog")]
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "train-0.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = tmp_path / "logs" if streaming == "true" else tmp_path / "logs" / "train-0.jsonl"
+    flags = ["--data", str(source), "--streaming", streaming, "--max_steps", "1", "--final_score", "false"]
+    assert train_tiny(tmp_path / "run", *flags) == 0
+    read = json.loads((tmp_path / "run" / "run.json").read_text())["data_read"]
+    assert read[-1] == "train-0.jsonl: reads the column 'body' of n, body"
+    assert not any(str(tmp_path) in line for line in read)

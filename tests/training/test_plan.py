@@ -4,8 +4,10 @@ import random
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configuration_jepa import TextJepaConfig
@@ -13,17 +15,20 @@ from eval.rules import (
     ROWS_PER_EXAMPLE,
     SHAPES,
     judge_text_size,
-    rows_per_example,
+    rows_to_draw,
     suggest_shape,
-    suggest_steps,
-    suggest_vocabulary_and_batch,
+    suggest_vocabulary,
     text_size_range,
 )
 from modeling_jepa import TextJepaForMaskedLM
-from training.estimate import count_parameters
-from training.plan import main, suggestion_lines
+from training.common.errors import InputError
+from training.estimate import RunEstimate, count_parameters
+from training.families import load_family
+from training.plan import main, plan, suggest
 from training.run.arguments import parse_arguments
+from training.run.run import Run
 from training.runtime.memory import is_out_of_memory
+from training.trainer.build import prepare_data
 
 
 @pytest.fixture
@@ -52,26 +57,28 @@ def number(text: str, pattern: str) -> float:
 )
 def test_suggestions_for_phrases_of_8_words_keep_to_the_ladder(phrase_count: int, low: int, high: int) -> None:
     examples = 8 * phrase_count
-    vocabulary, batch = suggest_vocabulary_and_batch(examples)
+    vocabulary = suggest_vocabulary(examples)
 
     def parameters(shape: object) -> int:
         return 12 * shape.num_hidden_layers * shape.hidden_size**2 + vocabulary * shape.hidden_size
 
-    shape = suggest_shape(examples, parameters)
-    assert (text_size_range(examples).low, text_size_range(examples).high) == (low, high)
+    sizes = text_size_range(examples)
+    shape = suggest_shape(sizes, parameters)
+    assert (sizes.low, sizes.high) == (low, high)
     assert low <= parameters(shape) <= high
     assert judge_text_size(parameters(shape), examples).level == "ok"
     for holes in (1.0, 2.4):
-        steps = suggest_steps(examples, batch, holes)
-        assert ROWS_PER_EXAMPLE[0] <= rows_per_example(steps, batch, examples) <= ROWS_PER_EXAMPLE[1]
+        assert ROWS_PER_EXAMPLE[0] <= rows_to_draw(examples, holes) / examples <= ROWS_PER_EXAMPLE[1]
 
 
 def test_the_smallest_suggestion_is_the_one_million_model() -> None:
     with_vocabulary = TextJepaConfig(vocab_size=4000, hidden_size=128, num_hidden_layers=2, num_attention_heads=4)
     parameters = count_parameters(TextJepaForMaskedLM(with_vocabulary))[0]
-    assert (
-        suggest_shape(24_000, lambda shape: parameters if shape.hidden_size == 128 else 10 * parameters) == SHAPES[1]
-    )
+
+    def parameters_of(shape: object) -> int:
+        return parameters if shape.hidden_size == 128 else 10 * parameters
+
+    assert suggest_shape(text_size_range(24_000), parameters_of) == SHAPES[1]
     assert 900_000 < parameters < 1_000_000
 
 
@@ -208,9 +215,129 @@ def test_another_runtime_error_is_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-def test_the_flags_that_are_printed_name_the_column_and_are_quoted(tmp_path):
-    run = parse_arguments(
-        ["--data", str(tmp_path / "my file.csv"), "--text_column", "Customer Message"], needs_recipe=False
+QUICKSTARTS = "training/recipes/{}/quickstart.yaml"
+SMALL = ["--device", "cpu", "--hidden_size", "16", "--num_hidden_layers", "1", "--num_attention_heads", "2"]
+
+
+def write_source(family: str, folder: Path) -> list[str]:
+    """Data of one's own for a family, and the flags that read it."""
+    if family == "video_jepa":
+        clips = np.random.default_rng(0).integers(0, 255, (12, 8, 16, 16), dtype=np.uint8)
+        np.save(folder / "my clips.npy", clips)
+        sizes = [
+            "--frame_size",
+            "16",
+            "--patch_size",
+            "8",
+            "--frame_codes",
+            "grey",
+            "--code_size",
+            "1",
+            "--max_position_embeddings",
+            "8",
+        ]
+        return ["--clips", str(folder / "my clips.npy"), *sizes, "--code_levels", "8"]
+    rows = [f"the {n % 7} red dogs see the {n % 13} cats of number {n}" for n in range(300)]
+    path = folder / "my file.csv"
+    path.write_text("Customer Message,Agent Reply\n" + "".join(f"{row},so {row}\n" for row in rows))
+    if family == "dialogue_jepa":
+        return ["--data", str(path), "--prompt_column", "Customer Message", "--reply_column", "Agent Reply"]
+    named = ["--documents", "rows"] if family == "staged_generator" else []
+    return ["--data", str(path), "--text_column", "Customer Message", *named]
+
+
+@pytest.mark.parametrize("family", ["text_jepa", "staged_generator", "dialogue_jepa", "video_jepa"])
+def test_the_command_of_a_plan_within_minutes_runs_as_it_is(
+    family: str, repository: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr("training.estimate._ENOUGH_SECONDS", 0.0)
+    argv = [*write_source(family, tmp_path), "--max_vocab", "300"][: None if family != "video_jepa" else -2]
+    assert main([*argv, *SMALL, "--minutes", "0.5"]) == 0
+    shown = capsys.readouterr().out
+    command = shlex.split(re.search("command +(.*)", shown)[1])
+    assert command[:3] == ["python", "training/train.py", QUICKSTARTS.format(family)]
+    run = parse_arguments(command[2:])
+    assert run.family == family
+    assert command[3 : 3 + len(argv)] == argv
+    assert run.training.max_steps == number(shown, r"here: ([\d,]+) steps")
+    assert run.model["hidden_size"] == 16
+
+
+class Clock:
+    """A second for each look at it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+
+def estimate_of(steps: int, milliseconds: float, rows_scored: Callable[[int], int] = lambda steps: 0) -> RunEstimate:
+    sizes = {"trainable": 1_000, "parameters": 1_000, "memory_bytes": 1, "fixed_bytes": 1, "batch_bytes": 1}
+    return RunEstimate(
+        **sizes,
+        libraries_bytes=0,
+        steps=steps,
+        rows_per_step=8,
+        tokens_per_step=100,
+        seconds_per_step=milliseconds / 1000,
+        seconds_per_row=0.5,
+        rows_scored=rows_scored,
     )
-    line = suggestion_lines(run)[1].removeprefix("as flags")
-    assert shlex.split(line)[:4] == ["--data", str(tmp_path / "my file.csv"), "--text_column", "Customer Message"]
+
+
+def test_steps_within_a_time_leave_some_of_it_for_the_scores() -> None:
+    assert estimate_of(9, 100).steps_within(60, 10_000) == 600
+    assert estimate_of(9, 100).steps_within(60, 40) == 40
+    assert estimate_of(9, 100, lambda steps: 10 * (1 + steps // 100)).steps_within(60, 10_000) == 399
+    assert estimate_of(9, 100, lambda steps: 200).steps_within(60, 10_000) == 0
+
+
+def test_a_shorter_time_takes_a_smaller_model_and_fewer_steps(
+    phrases: Callable[[int], Path], repository: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(repository)
+    run = parse_arguments([QUICKSTARTS.format("text_jepa"), "--data", str(phrases(400)), "--device", "cpu"])
+    family = load_family(run.family)
+    prepared = prepare_data(run, family)
+
+    def suggested(seconds: float | None, trainable: int = 10_000) -> tuple[int, int]:
+        def slower_by_size(run: Run) -> RunEstimate:  # 10 ms for each unit of the width
+            slow = estimate_of(run.training.max_steps, 10 * run.model["hidden_size"])
+            return replace(slow, trainable=trainable)
+
+        found, estimate = suggest(run, family, prepared, set(), seconds, slower_by_size)
+        assert found.training.max_steps == estimate.steps
+        return found.model["hidden_size"], found.training.max_steps
+
+    wanted = suggested(None)
+    assert wanted == (192, 222)
+    assert suggested(3600) == wanted
+    assert suggested(324) == (128, 222)  # and 192 wide 168 steps
+    assert suggested(54) == (64, 84)
+    assert suggested(54, trainable=10) == (192, 28)  # which see 20 tokens for each parameter
+    with pytest.raises(InputError, match="one step and its scores take"):
+        suggested(0.5)
+
+
+def test_the_time_of_a_step_is_that_of_the_clock(tiny_recipe: Path) -> None:
+    run = parse_arguments([str(tiny_recipe), "--device", "cpu", "--max_steps", "120"])
+    line = next(line for line in plan(run, clock=Clock()) if line.startswith("time"))
+    assert number(line, r"120 steps of ([\d,]+) ms") == 818  # 11 steps until 8 seconds are over at the 9th look
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--minutes", "0"], "minutes: got 0.0; use a number above 0"),
+        (["--minutes", "nan"], "minutes: got nan; use a number above 0"),
+        (["--minutes", "soon"], "invalid float value: 'soon'"),
+        (["--family", "bert"], "choose from"),
+    ],
+)
+def test_a_time_that_is_none_is_one_clear_error(flags: list[str], said: str, capsys) -> None:
+    assert main(["--data", "builtin:sotu", *flags]) == 2
+    assert said in capsys.readouterr().err

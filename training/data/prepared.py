@@ -208,7 +208,7 @@ class Preparation(ABC, Generic[Loaded]):
         return AutoTokenizer.from_pretrained(cached(key, make)[0])
 
     def _say_what_was_prepared(self, train: EncodedSplit, valid: EncodedSplit) -> None:
-        """What the user should know of the rows: one line where they were prepared before."""
+        """What the user should know of the rows; their counts are one line where they were prepared before."""
         shares = (
             f"{unknown_share(part.report['tokens']):.1%} of {part.report['rows']['split']}" for part in (train, valid)
         )
@@ -220,12 +220,12 @@ class Preparation(ABC, Generic[Loaded]):
             for split in (train, valid):
                 if split.report["rows"]["bad"]:
                     logger.info("%s", RowReport(**split.report["rows"]).summary())
-            return
-        for split in (train, valid):
-            logger.info("%s", RowReport(**split.report["rows"]).summary())
-            counts = (f"{name} {count:,}" for name, count in split.report["tokens"].items())
-            logger.info("as token ids: %s", ", ".join(counts))
-        logger.info("%s", unknown)
+        else:
+            for split in (train, valid):
+                logger.info("%s", RowReport(**split.report["rows"]).summary())
+                counts = (f"{name} {count:,}" for name, count in split.report["tokens"].items())
+                logger.info("as token ids: %s", ", ".join(counts))
+            logger.info("%s", unknown)
         for note in train.report["rows"]["notes"]:
             logger.info("%s", note)
 

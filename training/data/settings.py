@@ -272,8 +272,8 @@ class VideoDataSettings:
     )
     clips: str | None = option(
         None,
-        "clips of your own in place of made ones: a folder of GIFs, or a .npy or .npz of (N, T, H, W) or "
-        "(N, T, H, W, 3), bytes or floats",
+        "clips of your own in place of made ones: a .npy or .npz of (N, T, H, W) or (N, T, H, W, 3), bytes or floats, "
+        "or a folder of GIFs or of arrays, where one may be one clip",
     )
     num_digits: int = option(2, "digits in each clip", at_least(1))
     num_clips: int = option(

@@ -12,7 +12,7 @@ from eval.loading import open_model, open_tokenizer
 from eval.metrics.ngrams import Unigram
 from eval.metrics.representation import mean_pairwise_cosine
 from eval.replies.index import ReplyIndex
-from eval.rules import Verdict, judge_steps, judge_text_size, passes_over_data, readable
+from eval.rules import Range, Verdict, judge_steps, judge_text_size, passes_over_data, readable, text_size_range
 from eval.scorers.dialogue import MAX_PAIRS, answer_pairs, figures, latent_ranks, read_pairs
 from modeling_jepa import DialogueJepaForConditionalGeneration
 from training.common.layout import TEMPLATES, TRANSCRIPT_FILE
@@ -138,6 +138,10 @@ class DialogueJepa(Family):
             f"{pairs:,} pairs, replies of {tokens / pairs:.1f} tokens: {readable(pairs)} effective examples "
             f"(pairs), {len(prepared.tokenizer):,} tokens in the vocabulary"
         )
+
+    def suits(self, prepared: Prepared) -> Range:
+        """By the pairs."""
+        return text_size_range(len(prepared.train))
 
     def judge(self, run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
         """Both against the pairs."""

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from configuration_jepa import StagedGeneratorConfig
 from eval.generate import sample_line, training_words
-from eval.rules import Verdict, judge_generator_size, readable
+from eval.rules import PASSES_OF_A_CORPUS, Range, Verdict, judge_generator_size, readable, token_size_range
 from eval.scorers.causal import held_out_figures
 from eval.scorers.text_jepa import MAX_ROWS
 from modeling_jepa import StagedGeneratorForCausalLM
@@ -114,6 +114,14 @@ class StagedGenerator(Family):
         """With the tokens of a step."""
         tokens = readable(rows_per_step * mean_length(prepared))
         return f"{super().passes_line(run, prepared, rows_per_step)}, {tokens} tokens"
+
+    def suits(self, prepared: Prepared) -> Range:
+        """By the tokens."""
+        return token_size_range(count_examples(prepared))
+
+    def rows_wanted(self, run: Run, prepared: Prepared) -> float:
+        """Some passes: further ones teach little."""
+        return PASSES_OF_A_CORPUS * len(prepared.train)
 
     def judge(self, run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
         """The size alone: a corpus is seldom seen twice."""

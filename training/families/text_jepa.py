@@ -14,6 +14,7 @@ from eval.rules import (
     judge_text_size,
     readable,
     rows_per_example,
+    rows_to_draw,
 )
 from eval.scorers.text_jepa import MAX_ROWS, score_rows
 from modeling_jepa import TextJepaForMaskedLM
@@ -118,6 +119,10 @@ class TextJepa(Family):
         """With the number of holes."""
         how = f", each time with {_holes(run, prepared):.1f} holes"
         return super().passes_line(run, prepared, rows_per_step, how)
+
+    def rows_wanted(self, run: Run, prepared: Prepared) -> float:
+        """By the effective examples."""
+        return rows_to_draw(count_examples(prepared), _holes(run, prepared))
 
     def judge(self, run: Run, prepared: Prepared, trainable: int, rows_per_step: int) -> list[Verdict]:
         """Both against the effective examples."""

@@ -15,7 +15,7 @@ from eval.metrics.video import squared_error
 from eval.plots.clips import save_animation, save_still
 from eval.plots.frame_curves import plot_frames
 from eval.predict_video import predict_clips
-from eval.rules import Verdict, judge_video_size, readable
+from eval.rules import Range, Verdict, judge_video_size, readable, video_size_range
 from eval.scorers.video import decoder, halves
 from modeling_jepa import VideoJepaForFramePrediction
 from training.common.layout import CLIPS_FILE, FRAMES_FILE, STILL_FILE, TEMPLATES
@@ -110,6 +110,10 @@ class VideoJepa(Family):
             f"{len(prepared.train):,} clips of {prepared.max_length} frames of {size} x {size} pixels: "
             f"{readable(_video_tokens(prepared))} tokens, {len(prepared.tokenizer):,} codes"
         )
+
+    def suits(self, prepared: PreparedClips) -> Range:
+        """By the tokens of all clips."""
+        return video_size_range(_video_tokens(prepared))
 
     def judge(self, run: Run, prepared: PreparedClips, trainable: int, rows_per_step: int) -> list[Verdict]:
         """The size alone: clips are made anew."""

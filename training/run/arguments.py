@@ -14,18 +14,15 @@ from typing import Any, NoReturn
 import yaml
 
 from training.common.errors import InputError
-from training.run.run import NO_RECIPE, Run, _has_stages, _validate
+from training.run.run import Run, _has_stages, _validate
 from training.settings.recipes import DEFAULT_FAMILY, SETTINGS_SECTIONS, config_class_of, family_names, recipe_of
 from training.settings.schema import SECTIONS, Key, keys_of_config, keys_of_settings, shortened, suggestion, type_name
 
 
 def parse_arguments(
-    argv: list[str],
-    needs_recipe: bool = True,
-    program: str = "training/train.py",
-    purpose: str = "Train a model from a recipe.",
+    argv: list[str], program: str = "training/train.py", purpose: str = "Train a model from a recipe."
 ) -> Run:
-    """`argv` (without the program's name) -> `Run`; without a recipe, of defaults and flags alone.
+    """`argv` (without the program's name) -> `Run`.
 
     Args:
         program, purpose: what `--help` begins with.
@@ -35,7 +32,7 @@ def parse_arguments(
             a recipe that is missing or no recipe.
         SystemExit: with code 0, after `--help`.
     """
-    recipe_path = _find_recipe(argv)
+    recipe_path = find_recipe(argv)
     recipe = read_recipe(recipe_path) if recipe_path else {"family": DEFAULT_FAMILY}
     keys = keys_of_family(recipe["family"])
     if {"-h", "--help"} & set(argv):
@@ -44,15 +41,15 @@ def parse_arguments(
             {name: replace(key, default=own.get(name, key.default)) for name, key in keys.items()}, program, purpose
         ).parse_known_args(argv)
     flags = _parse_flags(argv, recipe["family"], program, purpose)
-    if recipe_path is None and needs_recipe:
+    if recipe_path is None:
         raise InputError(f"recipe: none given; use {program} RECIPE.yaml (see training/recipes/), or --help")
     universal = {name: flags.pop(name) for name in list(flags) if name not in keys}
-    own = _values_of_recipe(recipe, keys, recipe_path) if recipe_path else {}
+    own = _values_of_recipe(recipe, keys, recipe_path)
     values = {**own, **flags}
     if "data" in own and values["data"] != own["data"] and "sample_phrases" not in flags:
         universal["own_source"], values["sample_phrases"] = True, []
     recipe_of(recipe["family"]).training.refuse_given(values)
-    return _make_run(recipe["family"], recipe_path or NO_RECIPE, values, universal, keys)
+    return _make_run(recipe["family"], recipe_path, values, universal, keys)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -91,7 +88,7 @@ def keys_of_family(family: str) -> dict[str, Key]:
     return {key.name: key for key in keys}
 
 
-def _find_recipe(argv: list[str]) -> Path | None:
+def find_recipe(argv: list[str]) -> Path | None:
     """The recipe, which tells the family and with it the flags. After flags it is looked for among those of every
     family; one of them that takes a list, or a switch, may have taken it for its own.
     """
@@ -156,10 +153,10 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Parser(argparse.ArgumentParser):
+class StrictParser(argparse.ArgumentParser):
     """Raises `InputError` where argparse would print its usage and exit."""
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> NoReturn:  # noqa: D102
         raise InputError(message)
 
 
@@ -186,12 +183,12 @@ def _keys_of(families: tuple[str, ...]) -> dict[str, Key]:
 
 
 @cache
-def _parser_of(families: tuple[str, ...], program: str, purpose: str) -> _Parser:
+def _parser_of(families: tuple[str, ...], program: str, purpose: str) -> StrictParser:
     return _make_parser(_keys_of(families), program, purpose)
 
 
-def _make_parser(keys: dict[str, Key], program: str, purpose: str) -> _Parser:
-    parser = _Parser(
+def _make_parser(keys: dict[str, Key], program: str, purpose: str) -> StrictParser:
+    parser = StrictParser(
         prog=program,
         description=f"{purpose} Every key of a recipe is also a flag, and a flag wins.",
         argument_default=argparse.SUPPRESS,

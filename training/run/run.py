@@ -17,9 +17,6 @@ from training.settings.schema import shortened
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-NO_RECIPE = Path("plan.yaml")  # what a run without one is called
-
-
 @dataclass(frozen=True)
 class Run:
     """Everything a run was asked to do. `model` and `loss` hold only what was set; the configuration has the rest.

@@ -14,13 +14,14 @@ from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.sample import spread_over
 from eval.diagnose.subject.subject import Subject
 from training.data.text_overlap import Words, repeated, standing_in
+from training.data.unknown import UNKNOWN_NOTE, UNKNOWN_REFUSED, unknown_id
 
 _HELD_OUT = ("valid", "test")
 
 
 @check(
     "data.tokens",
-    f"under {limits.UNKNOWN_NOTE:.0%} unknown tokens, and at most {limits.TOKENS_PER_WORD:g} tokens for a word",
+    f"under {UNKNOWN_NOTE:.0%} unknown tokens, and at most {limits.TOKENS_PER_WORD:g} tokens for a word",
     needs="texts",
 )
 def tokens(subject: Subject, rule: Rule) -> Finding:
@@ -33,10 +34,8 @@ def tokens(subject: Subject, rule: Rule) -> Finding:
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     count = sum(map(len, encoded))
     words = sum(len(text.split()) for text in texts)
-    unknown = sum(row.count(tokenizer.unk_token_id) for row in encoded) if tokenizer.unk_token_id is not None else 0
-    # GPT-2's unknown token is its end token, which a text may hold; then nothing is unknown to it.
-    unknown = 0 if tokenizer.unk_token_id == tokenizer.eos_token_id else unknown
-    share = unknown / count if count else 0.0
+    unknown = unknown_id(tokenizer)
+    share = sum(row.count(unknown) for row in encoded) / count if count else 0.0
     evidence = {
         "texts": {part: len(found) for part, found in subject.parts.items()},
         "tokens_looked_at": count,
@@ -50,9 +49,9 @@ def tokens(subject: Subject, rule: Rule) -> Finding:
             "token does, and was made for other text",
             "take the tokenizer that the model was trained with, or train one on this text",
         )
-    if share > limits.UNKNOWN_NOTE:
+    if share > UNKNOWN_NOTE:
         return rule.found(
-            FAIL if share > limits.UNKNOWN_FAIL else NOTE,
+            FAIL if share > UNKNOWN_REFUSED else NOTE,
             evidence,
             f"{share:.0%} of the tokens are unknown to the tokenizer: it was made for other text (language, letter "
             "case, marks), or its vocabulary is too small",

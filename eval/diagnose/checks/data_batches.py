@@ -15,6 +15,7 @@ from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.onlooker import Inputs, training_batches, training_loss
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import IGNORED, Subject
+from training.data.unknown import UNKNOWN_NOTE, unknown_id
 
 _COUNTED_CAUSE = "padding is counted in the loss: its labels are not -100, or the loss does not leave them out"
 _COUNTED_REMEDY = (
@@ -65,7 +66,7 @@ def visible_positions(subject: Subject, rule: Rule) -> Finding:
 
 @check(
     "data.special_targets",
-    f"no label is the padding or mask token, and under {limits.UNKNOWN_TARGETS:.0%} are the unknown one",
+    f"no label is the padding or mask token, and under {UNKNOWN_NOTE:.0%} are the unknown one",
     needs="trainer",
 )
 def special_targets(subject: Subject, rule: Rule) -> Finding:
@@ -74,14 +75,12 @@ def special_targets(subject: Subject, rule: Rule) -> Finding:
     tokenizer = subject.tokenizer
     labels = torch.cat([_targets(batch) for batch in training_batches(subject.trainer, limits.BATCHES_TO_LOOK_AT)])
     total = max(len(labels), 1)
-    ids = {} if tokenizer is None else {"mask": tokenizer.mask_token_id, "unknown": tokenizer.unk_token_id}
+    ids = {} if tokenizer is None else {"mask": tokenizer.mask_token_id, "unknown": unknown_id(tokenizer)}
     if tokenizer is not None and tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.unk_token_id):
         ids["padding"] = tokenizer.pad_token_id
-    if tokenizer is not None and tokenizer.unk_token_id == tokenizer.eos_token_id:
-        ids.pop("unknown")
     shares = {name: int((labels == token).sum()) / total for name, token in ids.items() if token is not None}
     evidence = {"labels": len(labels), **{f"{name}_share": share for name, share in shares.items()}}
-    allowed = {"mask": 0.0, "padding": 0.0, "unknown": limits.UNKNOWN_TARGETS}
+    allowed = {"mask": 0.0, "padding": 0.0, "unknown": UNKNOWN_NOTE}
     wrong = [f"{share:.0%} {name}" for name, share in shares.items() if share > allowed[name]]
     if not wrong:
         return rule.passed(evidence)

@@ -55,22 +55,25 @@ def codes(subject: VideoSubject, rule: Rule) -> Finding:
 
 
 @check(
-    "data.overlap", f"under {limits.OVERLAP_NOTE:.0%} of the held-out digits are digits of training", kinds=(VIDEO,)
+    "data.overlap",
+    f"under {limits.OVERLAP_NOTE:.0%} of the held-out digits, or clips, are those of training",
+    kinds=(VIDEO,),
 )
 def overlap(subject: VideoSubject, rule: Rule) -> Finding | list[Finding]:
-    """Held-out digits among those of training."""
+    """Held-out digits, or clips, among those of training."""
     makers = subject.sample.makers
     if not makers:
         return []
     parts = {split: {picture.tobytes() for picture in maker.pictures} for split, maker in makers.items()}
     shares = {split: len(parts[split] & parts["train"]) / len(parts[split]) for split in ("valid", "test")}
-    evidence: dict[str, Any] = {f"digits_{split}": len(found) for split, found in parts.items()}
+    what = "digits" if makers["train"].count is None else "clips"
+    evidence: dict[str, Any] = {f"{what}_{split}": len(found) for split, found in parts.items()}
     evidence |= {f"{split}_in_training": share for split, share in shares.items()}
     if max(shares.values()) < limits.OVERLAP_NOTE:
         return rule.passed(evidence)
     verdict = FAIL if max(shares.values()) >= limits.OVERLAP_FAIL else NOTE
-    cause = "digits of the held-out clips are digits of the training clips: their score tells what was learnt by heart"
-    return rule.found(verdict, evidence, cause, "split the digits before clips are made of them")
+    cause = f"held-out {what} are {what} of training too: their score tells what was learnt by heart"
+    return rule.found(verdict, evidence, cause, f"split the {what} before anything is made of them")
 
 
 @check("data.visible_positions", "no label stands where the model sees the code", kinds=(VIDEO,), needs="trainer")

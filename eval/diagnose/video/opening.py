@@ -1,6 +1,6 @@
 """From a video model and what a user names to what is examined: which clips, and what it was trained for."""
 
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from eval.diagnose.video.subject import MOST_FRAMES, MOST_ROWS, OBJECTIVES, VIDE
 from training.common.errors import InputError
 from training.data.families import FAMILIES
 from training.data.settings import VideoDataSettings
+from training.data.video_jepa.clips import ClipMaker
 from training.data.video_jepa.digits import BUILTIN, SPLITS, load_digits
+from training.data.video_jepa.own_clips import with_source
 from training.data.video_jepa.prepared import make_clips
 
 NUM_CLIPS = 24
@@ -31,8 +33,9 @@ def make_video_subject(
     """What is examined.
 
     Args:
-        data: frames `(B, T, 1, S, S)` from 0 to 1, or a source of digits (`builtin:digits`, `PATH/TO/mnist`,
-            `hub:mnist`); None takes the run's own, and without a run the built-in ones.
+        data: frames `(B, T, 1, S, S)` from 0 to 1, clips (a folder of GIFs, a `.npy` or `.npz`), or a source of digits
+            (`builtin:digits`, `PATH/TO/mnist`, `hub:mnist`); None takes the run's own, and without a run the
+            built-in ones.
 
     Raises:
         InputError: other data; digits that cannot be read; a frame size for which no clips can be made.
@@ -64,31 +67,45 @@ def _find_clips(model: PreTrainedModel, data: Any, record: TrainingRecord | None
         return Clips(frames, _coded(model, frames), objective), "clips that were handed over"
     if data is not None and not isinstance(data, str):
         raise InputError(
-            f"data: got {type(data).__name__}; a video model needs frames (clips, frames, 1, S, S) from 0 to 1, or a "
-            f"source of digits such as {BUILTIN}"
+            f"data: got {type(data).__name__}; a video model needs frames (clips, frames, 1, S, S) from 0 to 1, a "
+            f"folder of GIFs, a .npy, or a source of digits such as {BUILTIN}"
         )
     own = recipe.get("data")
     settings = FAMILIES[model.config.model_type].data_settings(**own) if own else VideoDataSettings()
-    if data is not None:
-        settings.digits = data
-    where = f"clips of {settings.digits}"
+    settings = settings if data is None else with_source(settings, data)
+    where = _named(settings)
     if data is None and own and record is not None:
         settings, where = _still_there(settings, f"{where}, the run's own ({record.folder})")
     elif data is None:
         where += ", as no data was given"
     length, size = model.config.max_position_embeddings, model.config.frame_size
     makers = {split: make_clips(settings, split, length, size)[0] for split in SPLITS}
-    frames = makers["test"].frames(range(NUM_CLIPS))
-    num_clips = settings.num_clips if own else None
+    frames = _held_out(makers)
+    num_clips = (makers["train"].count or settings.num_clips) if own else None
     return Clips(frames, _coded(model, frames), objective, makers, num_clips), where
 
 
+def _held_out(makers: dict[str, ClipMaker]) -> Tensor:
+    """Test clips; where there are few, those of valid too."""
+    test, valid = makers["test"], makers["valid"]
+    frames = test.frames(range(min(NUM_CLIPS, test.count or NUM_CLIPS)))
+    more = min(NUM_CLIPS - len(frames), valid.count or 0)
+    return torch.cat([frames, valid.frames(range(more))]) if more else frames
+
+
+def _named(settings: VideoDataSettings) -> str:
+    return f"clips of {settings.data}" if settings.clips is None else f"the clips of {settings.clips}"
+
+
 def _still_there(settings: VideoDataSettings, where: str) -> tuple[VideoDataSettings, str]:
-    """The run's settings, with the built-in digits where its own are gone."""
+    """The run's settings, with the built-in digits where its own source is gone."""
     try:
-        load_digits(settings.digits, "test")
+        if settings.clips is None:
+            load_digits(settings.digits, "test")
+        elif not Path(settings.clips).expanduser().exists():
+            raise InputError(f"clips: {settings.clips} does not exist")
     except InputError as error:
-        return replace(settings, digits=BUILTIN), f"clips of {BUILTIN}, as those of the run are gone ({error})"
+        return with_source(settings, BUILTIN), f"clips of {BUILTIN}, as those of the run are gone ({error})"
     return settings, where
 
 

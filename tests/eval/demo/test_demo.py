@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -104,6 +105,18 @@ def test_digits_that_are_not_here_are_replaced_and_said(video: VideoTab, tmp_pat
     run["recipe"]["data"]["digits"] = str(tmp_path / "gone")
     (folder / "run.json").write_text(json.dumps(run))
     assert "these are builtin:digits" in open_tab(str(folder)).ask(0).note
+
+
+def test_clips_of_ones_own_are_shown_those_held_out_alone(video: VideoTab, tmp_path: Path) -> None:
+    clips = np.random.default_rng(0).integers(0, 255, (9, 8, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "mine.npy", clips)
+    folder = str(tiny_video_checkpoint(tmp_path / "run"))
+    tab = open_tab(folder, clips=str(tmp_path / "mine.npy"))
+    assert tab.count == 1
+    assert tab.ask(0).figures != video.ask(0).figures
+    assert tab.ask(1).note == "error: clip: got 1; use 0 to 0"
+    with pytest.raises(InputError, match=r"clips: .*gone.npy does not exist"):
+        open_tab(folder, clips=str(tmp_path / "gone.npy"))
 
 
 def test_bad_input_is_one_line_and_leaves_the_conversation(

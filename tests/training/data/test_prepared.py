@@ -43,7 +43,8 @@ def test_a_second_time_nothing_is_made_and_a_line_says_so(source, monkeypatch, c
     monkeypatch.setattr(rows, "load_rows", lambda *_: pytest.fail("rows were read again"))
     with caplog.at_level(logging.INFO, logger="training.data"):
         second = prepare(settings(source), 16)
-    before, unknown, overlap = caplog.messages
+    before, unknown, held_out, overlap = caplog.messages
+    assert "are held out" in held_out
     assert "prepared before" in before
     assert unknown == "tokens unknown to the tokenizer: 0.0% of train, 0.0% of valid"
     assert overlap.startswith("valid: ")

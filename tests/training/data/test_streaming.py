@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 
 from training.common.errors import InputError
 from training.data.collators import TextCollator
-from training.data.settings import DataSettings
+from training.data.settings import DataSettings, GeneratorDataSettings
 from training.data.sources import shards as shards_module
 from training.data.sources.locate import load_rows
 from training.data.sources.readers import open_file
 from training.data.sources.shards import find_shards
+from training.data.staged_generator.documents import load_documents
 from training.data.streaming import Cursor, LikeLengths, StreamCollator, TextStream, take_cursor
 from training.data.text_jepa.rows import RowPreparation
 
@@ -475,3 +476,23 @@ def test_a_hub_data_set_out_of_reach_is_one_line():
     with pytest.raises(InputError, match="hub:stanfordnlp/imdb:plain_text could not be loaded") as caught:
         load_rows(settings("hub:imdb"), "train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train-0.jsonl", "train-0.parquet"])
+def test_the_column_that_is_guessed_is_said_of_a_stream_as_of_a_file(tmp_path, name):
+    lines = lines_of(60)
+    (tmp_path / "as").mkdir()
+    path = tmp_path / "as" / name
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"n": [1] * 60, "body": lines}), path)
+    else:
+        path.write_text("".join(json.dumps({"n": 1, "body": line}) + "\n" for line in lines))
+    notes = [load_rows(DataSettings(data=str(where), streaming=way), "train").report.notes for where, way in
+             ((path, False), (path.parent, True))]  # fmt: skip
+    assert notes[0][-1] == notes[1][-1] == f"{name}: reads the column 'body' of n, body"
+
+
+def test_what_a_document_of_a_stream_is_is_said(tmp_path):
+    write_shard(tmp_path / "train-0.txt", lines_of(60))
+    found = load_documents(GeneratorDataSettings(data=str(tmp_path), streaming=True), "train")
+    assert found.report.notes[-1] == "a document is a row"

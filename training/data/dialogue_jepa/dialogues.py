@@ -126,13 +126,20 @@ def _turns_of(
     used is counted.
     """
     is_cut = opened.is_cut(part)
+    with_assistant = without = 0
     for row, turns, roles in _read(part.read(), settings, opened.report, part.where):
         if not is_cut or belongs_to(_with_group(row, turns), opened.source, opened.split):
             opened.report.kept += 1
+            with_assistant, without = with_assistant + (ASSISTANT in roles), without + (ASSISTANT not in roles)
             yield (
                 turns,
                 tuple(place for place in range(1, len(turns)) if ASSISTANT not in roles or roles[place] == ASSISTANT),
             )
+    if with_assistant:
+        others = f"; {without:,} dialogues name no assistant: there each turn after the first" if without else ""
+        opened.report.notes.append(f"a reply is each turn of the assistant{others}")
+    elif without:
+        opened.report.notes.append("a reply is each turn after the first")
 
 
 def _read(

@@ -15,9 +15,8 @@ import pyarrow as pa
 
 from training.common.errors import InputError
 from training.data.settings import Asked, Labelled
-from training.data.sources.rows import RawRow
+from training.data.sources.rows import MAX_ROW_CHARACTERS, NOT_UTF8, TOO_LONG, RawRow
 
-MAX_ROW_CHARACTERS = 1_000_000
 PAIR = ("prompt", "reply")
 # Other names that data sets give to the two sides, and to a list of turns.
 _PAIRS = (
@@ -30,7 +29,9 @@ _TURN_KEYS = (
     *(("role", "content"), ("from", "value"), ("role", "text"), ("speaker", "text"), ("speaker", "utterance")),
     *(("user", "text"), ("author", "text"), ("author", "content"), ("role", "value")),
 )
-_NO_TEXT = re.compile(r"(?:.*[_ .-])?(?:id|uuid|guid|url|hash|path|date|time|timestamp|lang|language|label)", re.I)
+_NO_TEXT = re.compile(
+    r"(?:.*[_ .-])?(?:id|uuid|guid|url|hash|path|date|time|timestamp|lang|language|labels?|tags?|keywords?)", re.I
+)
 _SHOWN = 40
 CHATML = "<|im_start|>"
 NO_SEPARATOR = "no TAB or ||| between prompt and reply"
@@ -92,7 +93,7 @@ def choose_columns(
         return (choose_column(columns, asked, where, sample),)
     found = [pair for pair in _PAIRS if all(columns.get(name) == "text" for name in pair)]
     lists = [name for name in _TURNS if columns.get(name) == "texts"]
-    lists = lists or [name for name, kind in columns.items() if kind == "texts"]
+    lists = lists or [name for name, kind in columns.items() if kind == "texts" and not _NO_TEXT.fullmatch(name)]
     if found[:1] == [PAIR] or (found and not lists):
         return found[0]
     if lists and (len(lists) == 1 or lists[0] in _TURNS):
@@ -203,11 +204,11 @@ def turns_of(value: Any) -> list[tuple[str, str]] | None:
 
 def _fault(text: str) -> str | None:
     if len(text) > MAX_ROW_CHARACTERS:
-        return f"longer than {MAX_ROW_CHARACTERS:,} characters: {len(text):,}"
+        return f"{TOO_LONG}: {len(text):,}"
     if "\0" in text:
         return "NUL byte"
     if not text.isascii() and _SURROGATE.search(text):
-        return "not valid UTF-8"
+        return NOT_UTF8
     return None
 
 

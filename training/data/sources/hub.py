@@ -167,6 +167,12 @@ class HubReader(Shard):
                 yield row, row.place
             position += len(table)
 
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """See `Shard`. Of lines that are joined to dialogues, their texts."""
+        table = next(self.tables(), None)
+        kinds = {} if table is None else arrow_kinds(table.schema)
+        return (self._columns(kinds)[0], list(kinds)) if kinds else ((), [])
+
     def _columns(self, kinds: dict[str, str]) -> tuple[tuple[str, ...], str | None]:
         """The text columns, and the one by which rows stay together in a split by hash. Raises InputError."""
         shortcut = self.address.shortcut if self.address is not None else None

@@ -252,7 +252,10 @@ def _stream_source(settings: SourceSettings) -> Source:
     sample = settings.stream_sample  # of a stream, a part is a bounded number of its rows
     parts = {
         split: Part(
-            f"{settings.data} [{split}]", partial(sample_rows, shards, sample), partial(fingerprint_of, shards)
+            f"{settings.data} [{split}]",
+            partial(sample_rows, shards, sample),
+            partial(fingerprint_of, shards),
+            shards[0].note,
         )
         for split, shards in found.items()
     }
@@ -262,7 +265,7 @@ def _stream_source(settings: SourceSettings) -> Source:
 def _folder_source(folder: Path, settings: SourceSettings) -> Source:
     saved = saved_splits(folder, settings)
     if saved is not None:
-        parts = {split: Part(one.where, one.read, one.fingerprint) for split, one in saved.items()}
+        parts = {split: Part(one.where, one.read, one.fingerprint, one.note) for split, one in saved.items()}
         return Source(str(folder), parts, is_whole=False)
     files = {split: path for split in SPLITS if (path := _file_of(folder, split)) is not None}
     if settings.split is not None:
@@ -371,7 +374,9 @@ def _hub_source(settings: SourceSettings) -> Source:
     address = HubAddress.parse(settings.data, settings.split)
     names = {"train": address.split} if address.split else address.split_names()
     splits = {split: whole_split(address, name, settings) for split, name in names.items()}
-    parts = {split: Part(reader.where, reader.read, reader.fingerprint) for split, reader in splits.items()}
+    parts = {
+        split: Part(reader.where, reader.read, reader.fingerprint, reader.note) for split, reader in splits.items()
+    }
     return Source(f"hub:{address.hub_id}", parts, is_whole=False)
 
 

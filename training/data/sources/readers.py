@@ -33,7 +33,6 @@ from training.common.errors import InputError
 from training.data.settings import Asked, SourceSettings, asking_flag
 from training.data.sources.columns import (
     CHATML,
-    MAX_ROW_CHARACTERS,
     PAIR,
     arrow_kinds,
     choose_columns,
@@ -47,10 +46,11 @@ from training.data.sources.columns import (
     rows_of_arrow,
     turns_of,
 )
-from training.data.sources.rows import RawRow
+from training.data.sources.rows import NOT_UTF8, REMEDIES, TOO_LONG, RawRow
 
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError, RuntimeError, HfHubHTTPError)
 _BOM = b"\xef\xbb\xbf"
+LONGEST_LINE = 64 * 2**20  # bytes; of records that hold more than their text
 _SAMPLE = 200
 _BATCH = 1000
 _ENDS = 65_536
@@ -61,6 +61,8 @@ _USUAL_NAMES = frozenset(
     "text texts label labels sentence sentence1 sentence2 id idx index title body content document review comment "
     "question answer prompt reply response utterance category class target source score".split()
 )
+
+_MARK_OF = {NOT_UTF8: "\udcff", TOO_LONG: "\udcfe"}
 
 Piece = TypeVar("Piece", pa.RecordBatch, pa.Table)
 
@@ -117,6 +119,24 @@ class Shard(ABC):
     def fingerprint(self) -> str:
         """Changes with the content, as far as a glance shows it."""
 
+    def columns(self) -> tuple[tuple[str, ...], list[str]]:
+        """The columns that are read, and all that there are; none of a text file."""
+        return (), []
+
+    def note(self) -> str | None:
+        """What the user should know of it, such as which columns are read; None also where it cannot be read."""
+        try:
+            return self._note()
+        except _BROKEN:  # who reads it says where
+            return None
+
+    def _note(self) -> str | None:
+        columns, others = self.columns()
+        if not columns or len(others) <= len(columns):
+            return None
+        read = " and ".join(map(repr, columns))
+        return f"{self.name}: reads the column{'s' * (len(columns) > 1)} {read} of {', '.join(others)}"
+
 
 @dataclass(frozen=True)
 class LineReader(Shard):
@@ -124,14 +144,14 @@ class LineReader(Shard):
 
     Attributes:
         sides: see `SourceSettings.line_sides`.
-        longest_line: bytes; a longer one is a row with a problem, of which no more is held. -1 for no limit.
+        longest_line: bytes; a longer one is a row with a problem, of which no more is held.
     """
 
     name: str
     path: Path
     text_column: Asked
     sides: str
-    longest_line: int = -1
+    longest_line: int = LONGEST_LINE
     is_streamable: ClassVar[bool] = True
     unit = "line"
 
@@ -153,18 +173,6 @@ class LineReader(Shard):
                 file.seek(begin)
                 digest.update(file.read(_ENDS))
         return f"{size} {digest.hexdigest()}"
-
-    def note(self) -> str | None:
-        """What the user should know of the file: which columns are read, where it has others."""
-        columns, others = self.columns()
-        if not columns or len(others) <= len(columns):
-            return None
-        read = " and ".join(map(repr, columns))
-        return f"{self.where}: reads the column{'s' * (len(columns) > 1)} {read} of {', '.join(others)}"
-
-    def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """The columns that are read, and all that there are; none of a text file."""
-        return (), []
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
         if self.sides == "pair" and next(self._lines(), ("",))[0].startswith(CHATML):
@@ -208,7 +216,7 @@ class LineReader(Shard):
                 position += len(raw)
                 if len(raw) == self.longest_line and not raw.endswith(b"\n"):
                     position += _rest_of_line(file, self.longest_line)
-                    yield "", f"longer than {MAX_ROW_CHARACTERS:,} characters", line, position
+                    yield "", TOO_LONG, line, position
                 else:
                     yield *_decoded(raw, line), line, position
 
@@ -231,7 +239,7 @@ class JsonReader(LineReader):
         return row_of
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         parsed = (json_object(text) for text, problem, *_ in self._lines() if problem is None and text.strip())
         sample = [flat(record) for record in islice((rec for rec, problem in parsed if problem is None), _SAMPLE)]
         if not sample:
@@ -242,7 +250,9 @@ class JsonReader(LineReader):
 
 
 class JsonFileReader(JsonReader):
-    """A json file: an array of objects, an object that holds one, or objects one a line. Read whole."""
+    """A json file: an array of objects, an object that holds one (where dialogues are read, no array of turns), or
+    objects one a line. Read whole.
+    """
 
     is_streamable = False
 
@@ -259,7 +269,7 @@ class JsonFileReader(JsonReader):
             arrays = [
                 value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)
             ]
-            found = arrays[0] if len(arrays) == 1 and turns_of(arrays[0]) is None else [found]
+            found = arrays[0] if len(arrays) == 1 and not (self.sides == "pair" and turns_of(arrays[0])) else [found]
         for number, record in enumerate(found if isinstance(found, list) else [found], start=1):
             yield json.dumps(record, ensure_ascii=False), None, number, number
 
@@ -269,21 +279,21 @@ class TableReader(LineReader):
 
     is_streamable = False
 
-    def note(self) -> str | None:
+    def _note(self) -> str | None:
         """On the separator, the columns, and the first line of a csv file with one column."""
         if self._kind != ".csv":
             return None
         cells = self._first_record()
         if len(cells) > 1:
-            said = super().note() or f"{self.path}: a table"
+            said = super()._note() or f"{self.name}: a table"
             return said if self._delimiter == "," else f"{said} (separated by {self._delimiter!r}, which was sniffed)"
         if self.text_column is not None:
             return None
         if len(cells) != 1 or cells[0].lower() in _USUAL_NAMES:
             return None
         if _is_phrase(cells[0]):
-            return f"{self.path} has no column names: its first line is read as a phrase"
-        return f"{self.path} has one column, named {cells[0]!r} by its first line, which is no row"
+            return f"{self.name} has no column names: its first line is read as a phrase"
+        return f"{self.name} has one column, named {cells[0]!r} by its first line, which is no row"
 
     def _rows(self, position: int, line: int) -> Iterator[tuple[RawRow, int]]:
         has_pair = self.sides == "pair" and set(PAIR) <= set(self._first_record())
@@ -295,9 +305,11 @@ class TableReader(LineReader):
 
     def _table_rows(self) -> Iterator[RawRow]:
         csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a fault without a line
-        lines = (text if problem is None else "\udcff" for text, problem, *_ in self._lines())
+        # The csv library reads on over a line that cannot be used, of which a mark is left.
+        lines = (text if problem is None else _MARK_OF[problem] for text, problem, *_ in self._lines())
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=self._delimiter, strict=True)
         _, header, problem = next(_records(reader))
+        self._refuse_first_line()
         if problem is not None:
             raise InputError(f"data: {self.path} line 1: {problem}; repair the quoting of the column names")
         if len(header) == 1 and self.text_column is None and _is_phrase(header[0]):
@@ -307,6 +319,7 @@ class TableReader(LineReader):
             columns = self._columns(header, self._sample(header))
             indices = [header.index(column) for column in columns]
         for place, record, problem in _records(reader):
+            problem = problem or next((said for said, mark in _MARK_OF.items() if mark in record), None)
             if problem is not None:
                 yield RawRow((), place, problem)
             elif record:
@@ -314,7 +327,7 @@ class TableReader(LineReader):
                 yield row_of_values(values, place, columns)
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         header = self._first_record()
         return self._columns(header, self._sample(header)), header
 
@@ -349,11 +362,19 @@ class TableReader(LineReader):
 
     def _first_record(self) -> list[str]:
         """The cells of the first line; none where it cannot be read as a table."""
-        line = next((text for text, *_ in self._lines()), "")
+        line = self._refuse_first_line()
         try:
             return next(csv.reader([line], delimiter=self._delimiter), [])
         except csv.Error:
             return []
+
+    def _refuse_first_line(self) -> str:
+        """The first line. Raises InputError where it cannot be used, so that no column has a name."""
+        line, problem, *_ = next(self._lines(), ("", None))
+        if problem is not None:
+            said = f"{self.path} line 1, which names the columns, is {problem}"
+            raise InputError(f"data: {said}; {REMEDIES.get(problem, self.remedy)}")
+        return line
 
     def _refuse_names(self) -> None:
         """Raise InputError where the first line of a tsv file looks like column names: which one holds the text?"""
@@ -375,7 +396,7 @@ class ParquetReader(LineReader):
         return position / max(1, pq.read_metadata(self.path).num_rows)
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         with self._open() as file:
             return self._chosen(file.schema_arrow, next(file.iter_batches(1), None))
 
@@ -407,7 +428,7 @@ class ArrowReader(ParquetReader):
     is_streamable = False
 
     def columns(self) -> tuple[tuple[str, ...], list[str]]:
-        """See `LineReader`."""
+        """See `Shard`."""
         with self._open() as reader:
             return self._chosen(reader.schema, None)
 
@@ -465,7 +486,7 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def open_file(
-    path: Path, settings: SourceSettings, name: str = "", longest_line: int = -1, extra: tuple[str, ...] = ()
+    path: Path, settings: SourceSettings, name: str = "", longest_line: int = LONGEST_LINE, extra: tuple[str, ...] = ()
 ) -> LineReader:
     """The reader of a file.
 
@@ -577,7 +598,7 @@ def _decoded(raw: bytes, number: int) -> tuple[str, str | None]:
     try:
         return (raw.removeprefix(_BOM) if number == 1 else raw).decode("utf-8").rstrip("\r\n"), None
     except UnicodeDecodeError:
-        return "", "not valid UTF-8"
+        return "", NOT_UTF8
 
 
 def _rest_of_line(file: BinaryIO, at_once: int) -> int:

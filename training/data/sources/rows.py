@@ -13,7 +13,14 @@ from training.data.sources.sentences import split_sentences
 
 EXAMPLES_KEPT = 5
 LONG_ROW, _PIECE = 20_000, 1_000  # characters
-_NOT_UTF8 = "not valid UTF-8"
+NOT_UTF8 = "not valid UTF-8"
+MAX_ROW_CHARACTERS = 1_000_000
+TOO_LONG = f"longer than {MAX_ROW_CHARACTERS:,} characters"
+# What to do about rows that cannot be used for such a reason.
+REMEDIES = {
+    NOT_UTF8: "of Latin-1 text: iconv -f LATIN1 -t UTF-8 FILE > NEW (of Windows text -f CP1252)",
+    TOO_LONG: "cut a text that long into lines: fold -s -w 10000 FILE > NEW",
+}
 # Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no space between words.
 WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _HEADING = re.compile(r"=+ .* =+")
@@ -184,7 +191,7 @@ def count_bad(row: RawRow, report: RowReport, where: str) -> None:
 def check_bad_share(report: RowReport, settings: SourceSettings, where: str) -> None:
     """Raise InputError where more than `max_bad_share` of the rows are bad."""
     if report.num_bad > settings.max_bad_share * report.read:
-        hint = "; of Latin-1 text: iconv -f LATIN1 -t UTF-8 FILE > NEW" if report.bad.get(_NOT_UTF8) else ""
+        hint = next((f"; {said}" for reason, said in REMEDIES.items() if reason in report.bad), "")
         raise InputError(
             f"data: {report.num_bad:,} of {report.read:,} rows of {where} cannot be used (allowed: max_bad_share "
             f"{settings.max_bad_share:g}); {report.bad_examples[0]}; repair the file or raise max_bad_share{hint}"

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from training.common.errors import InputError
 from training.data.settings import SourceSettings
-from training.data.sources.columns import MAX_ROW_CHARACTERS
 from training.data.sources.hub import HubAddress, stream_shards
 from training.data.sources.readers import STREAMABLE, Shard, open_file
-from training.data.sources.rows import RawRow
+from training.data.sources.rows import MAX_ROW_CHARACTERS, RawRow
 
 _SPLIT_OF_NAME = re.compile(r"(train|valid|validation|test)([-_.].*)?")
 _LONGEST_LINE = 4 * MAX_ROW_CHARACTERS + 1024  # bytes

@@ -89,7 +89,8 @@ def load_documents(settings: GeneratorDataSettings, split: str) -> Documents:
     texts = [text for part in opened.parts for text in _texts_of(opened, part, documents)]
     if settings.documents == "auto":
         what = "a file" if is_one_text else "a row" if documents == "rows" else "each text of the source"
-        opened.report.notes.append(f"a document is {what} (--documents says otherwise)")
+        otherwise = "" if settings.streaming else " (--documents says otherwise)"
+        opened.report.notes.append(f"a document is {what}{otherwise}")
     if len(texts) == 1 and split == "train":
         opened.report.notes.append("warning: the training part is one single document")
     texts = [texts[index] for index in subset(texts, settings.max_rows, opened.report)]

@@ -5,6 +5,7 @@ Whole clips are held out: no two parts have frames of the same file, or of the s
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageSequence
 
 from training.common.errors import InputError
 from training.data.cache import digest
+from training.data.settings import VideoDataSettings
 from training.data.video_jepa.clips import Augmentation, ClipMaker
 from training.data.video_jepa.digits import SPLITS
 
@@ -21,11 +23,25 @@ _SHARE = 0.05
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow has them
 
 
+def is_clips(source: str) -> bool:
+    """Whether a source is clips, and no digits: a file of a kind that holds some, or a folder with one."""
+    path = Path(source).expanduser()
+    return path.suffix in KINDS or (path.is_dir() and bool(_files_of(path)))
+
+
+def with_source(settings: VideoDataSettings, source: str) -> VideoDataSettings:
+    """The settings with other clips, or other digits, as `is_clips` tells."""
+    if is_clips(source):
+        return replace(settings, clips=source, rotation=0.0)
+    return replace(settings, digits=source, clips=None)
+
+
 class OwnClips(ClipMaker):
     """Clips of one split out of given ones; made like a `ClipMaker`, whose clips are rendered.
 
     Attributes:
         count: of the split's clips; a longer one of them gives several, which overlap by half.
+        pictures: these clips, `(count, length, S, S)`, uint8: what no two parts share.
 
     Args:
         clips: of all splits, see `read_clips`.
@@ -47,13 +63,13 @@ class OwnClips(ClipMaker):
             raise InputError(f"clips: got {len(clips)}; give 3 or more, so that whole ones can be held out")
         chosen = _side(clips, split)
         step = max(1, length // 2)
-        self._windows = np.concatenate(
+        self.pictures = np.concatenate(
             [
                 np.stack([clip[begin : begin + length] for begin in range(0, len(clip) - length + 1, step)])
                 for clip in chosen
             ]
         )
-        self.count = len(self._windows)
+        self.count = len(self.pictures)
         self.split, self.seed, self.length = SPLITS.index(split), seed, length
         self.frame_size = clips[0].shape[-1]
         self.augmentation = augmentation or Augmentation()
@@ -61,35 +77,34 @@ class OwnClips(ClipMaker):
     @property
     def fingerprint(self) -> str:
         """Changes with the clips."""
-        return digest("own clips", hashlib.sha256(self._windows).hexdigest(), self.seed, vars(self.augmentation))
+        return digest("own clips", hashlib.sha256(self.pictures).hexdigest(), self.seed, vars(self.augmentation))
 
     def render(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """`(clips, length, S, S)`, uint8; beyond the last clip they begin anew."""
         index = np.asarray(indices, dtype=np.int64)
-        return self._varied(self._windows[index % self.count].copy(), torch.as_tensor(index))
+        return self._varied(self.pictures[index % self.count].copy(), torch.as_tensor(index))
 
 
 def read_clips(path: Path, size: int) -> tuple[list[np.ndarray], list[str]]:
     """All clips, each `(frames, size, size)` uint8, grey; and what was changed, one line each.
 
     Args:
-        path: a GIF, a folder of GIFs, or a `.npy` or `.npz` of `(N, T, H, W)` or `(N, T, H, W, 3)`: bytes, or floats
-            from 0 to 1 or to 255.
+        path: a GIF, a `.npy` or `.npz` of `(N, T, H, W)` or `(N, T, H, W, 3)`, bytes or floats from 0 to 1 or to 255,
+            or a folder of such files, where an array may also be one clip: `(T, H, W)` or `(T, H, W, 3)`.
 
     Raises:
         InputError: nothing of that kind; one frame alone; several sizes; values out of range; an array of objects.
     """
     if not path.exists():
         raise InputError(f"clips: {path} does not exist; give a folder of GIFs, or a {', '.join(KINDS)} file")
-    if path.is_dir() or path.suffix == ".gif":
-        files = sorted(path.rglob("*.gif")) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"clips: {path} holds no .gif; give a folder of GIFs, or a .npy or .npz file")
-        clips = [_read_gif(file) for file in files]
-    elif path.suffix in (".npy", ".npz"):
-        clips = list(_read_array(path))
-    else:
+    files = _files_of(path) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"clips: {path} holds no {', '.join(KINDS)}; give a folder or a file of such")
+    if files[0].suffix not in KINDS:
         raise InputError(f"clips: {path} is no {', '.join(KINDS)}; unpack it, or give a folder of GIFs")
+    clips: list[np.ndarray] = []
+    for file in files:
+        clips.extend([_read_gif(file)] if file.suffix == ".gif" else _read_array(file, may_be_one=path.is_dir()))
     sizes = {clip.shape[1:3] for clip in clips}
     if len(sizes) > 1:
         (one, other), *_ = [sorted(sizes)[:2]]
@@ -106,6 +121,10 @@ def read_clips(path: Path, size: int) -> tuple[list[np.ndarray], list[str]]:
     return clips, notes
 
 
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in KINDS and file.is_file())
+
+
 def _read_gif(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as picture:
@@ -119,7 +138,7 @@ def _read_gif(file: Path) -> np.ndarray:
     return clip[..., 0] if is_grey else clip
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _read_array(path: Path, may_be_one: bool) -> np.ndarray:
     try:
         found = np.load(path, allow_pickle=False)
         if not isinstance(found, np.ndarray):
@@ -129,6 +148,8 @@ def _read_array(path: Path) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         said = str(error).splitlines()[0]
         raise InputError(f"clips: {path} is no array of numbers ({said}); save (N, T, H, W) bytes or floats") from None
+    if may_be_one and (found.ndim == 3 or (found.ndim == 4 and found.shape[-1] in (1, 3))):
+        found = found[None]
     if found.ndim not in (4, 5) or (found.ndim == 5 and found.shape[-1] not in (1, 3)) or 0 in found.shape:
         raise InputError(f"clips: {path} has the shape {found.shape}; use (N, T, H, W) or (N, T, H, W, 3)")
     if found.shape[1] < 2:

@@ -63,7 +63,8 @@ def test_prompt_and_reply_columns_are_named_or_known_by_usual_names(tmp_path):
     ]
     found = load(tmp_path / "a.jsonl", [{"id": "x", "instruction": "Add 1 and 1.", "output": "2"}])
     assert found.turns == [["Add 1 and 1.", "2"]]
-    assert "reads the columns 'instruction' and 'output'" in found.report.notes[-1]
+    assert "reads the columns 'instruction' and 'output'" in found.report.notes[-2]
+    assert found.report.notes[-1] == "a reply is each turn after the first"
     with pytest.raises(InputError, match=r"prompt_column: .* has no text column 'Customer'; it has id"):
         load(tmp_path / "a.csv", prompt_column="Customer", reply_column="Agent Reply")
     with pytest.raises(InputError, match="reply_column: is missing"):
@@ -79,3 +80,10 @@ def test_a_log_in_which_one_role_speaks_alone_is_named(tmp_path):
     records = [{"messages": messages(("user", "Hi."), ("user", f"Hello {number}?"))} for number in range(5)]
     with pytest.raises(InputError, match="a dialogue in which one role alone speaks"):
         load(tmp_path / "a.jsonl", records, max_bad_share=1.0)
+
+
+def test_a_list_of_tags_is_no_dialogue(tmp_path):
+    rows = [{"title": f"how does {n} work?", "tags": ["a", "b"], "body": f"like {n}"} for n in range(40)]
+    (tmp_path / "a.json").write_text(json.dumps({"items": rows, "has_more": False}))
+    with pytest.raises(InputError, match=r"no column that is surely a dialogue.*tags \(texts"):
+        load_dialogues(DialogueDataSettings(data=str(tmp_path / "a.json")), "train")

@@ -171,3 +171,25 @@ def test_text_of_another_encoding_is_named_with_the_way_to_convert_it(tmp_path, 
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(InputError, match=remedy):
         texts(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])
+def test_a_file_that_is_no_gzip_is_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no gzip at all")
+    with pytest.raises(InputError, match=r"after line 0: Not a gzipped file"):
+        rows_of(tmp_path / name)
+
+
+def test_column_names_in_a_windows_encoding_are_told_how_to_convert_them(tmp_path):
+    (tmp_path / "a.csv").write_bytes("Nr;Straße;Anfrage\n1;Weg;Können Sie\n".encode("cp1252"))
+    for flags in ({}, {"text_column": "Anfrage"}):
+        with pytest.raises(
+            InputError, match=r"a.csv line 1, which names the columns, is not valid UTF-8; .* -f CP1252"
+        ):
+            rows_of(tmp_path / "a.csv", **flags)
+
+
+def test_the_messages_of_an_exported_channel_are_rows(tmp_path):
+    messages = [{"id": str(n), "content": f"message {n}", "author": {"id": "7", "name": "ann"}} for n in range(5)]
+    (tmp_path / "a.json").write_text(json.dumps({"guild": {"id": "1", "name": "g"}, "messages": messages}))
+    assert texts(tmp_path / "a.json", text_column="content") == [f"message {n}" for n in range(5)]

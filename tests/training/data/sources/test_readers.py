@@ -7,6 +7,7 @@ import pytest
 from training.common.errors import InputError
 from training.data.settings import DataSettings
 from training.data.sources.locate import load_rows
+from training.data.sources.readers import open_file
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ def test_the_literal_unk_becomes_the_unknown_token(load):
         ("a.jsonl", jsonl({"text": "fine"}, {"text": ["a", 1]}), "column 'text' holds int, not text", 2),
         ("a.jsonl", b'{"text": "fine"}\n{"text": "\\ud800"}', "not valid UTF-8", 2),
         ("a.csv", "n,text\n1,fine\n2\n", "column 'text' is missing or null", 3),
+        ("a.csv", b"n,text\n1,fine\n2,caf\xe9\n", "not valid UTF-8", 3),
     ],
 )
 def test_a_bad_row_is_counted_and_named_with_its_line(load, name, content, reason, line):
@@ -76,6 +78,28 @@ def test_a_bad_row_is_counted_and_named_with_its_line(load, name, content, reaso
     assert texts(rows)[0] == "fine"
     assert rows.report.bad == {reason: 1}
     assert f"{name} line {line}: {reason}" in rows.report.bad_examples[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "fine\n{long}\nfine too\n"),
+        ("a.jsonl", '{{"text": "fine"}}\n{{"text": "{long}"}}\n{{"text": "fine too"}}\n'),
+        ("a.csv", "n,text\n1,fine\n2,{long}\n3,fine too\n"),
+    ],
+)
+def test_of_a_line_beyond_the_limit_no_more_is_held_and_the_next_is_read(tmp_path, name, content):
+    (tmp_path / name).write_text(content.format(long="word " * 20_000))
+    reader = open_file(tmp_path / name, DataSettings(data="memory"), longest_line=4096)
+    assert max(len(text) for text, *_ in reader._lines()) < 4096
+    rows = list(reader.read())
+    assert [row.texts for row in rows if row.problem is None] == [("fine",), ("fine too",)]
+    assert [row.problem for row in rows if row.problem is not None] == ["longer than 1,000,000 characters"]
+
+
+def test_a_book_on_one_line_beyond_the_limit_is_told_how_to_cut_it(load):
+    with pytest.raises(InputError, match=r"longer than 1,000,000 characters.*fold -s -w 10000"):
+        load("a.txt", "word " * 200_001, max_bad_share=0.01)
 
 
 def test_too_many_bad_rows_stop_with_file_line_and_remedy(load):

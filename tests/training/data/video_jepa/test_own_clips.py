@@ -5,7 +5,7 @@ from PIL import Image
 from configuration_jepa import VideoJepaConfig
 from training.common.errors import InputError
 from training.data.settings import VideoDataSettings
-from training.data.video_jepa.own_clips import OwnClips, read_clips
+from training.data.video_jepa.own_clips import OwnClips, is_clips, read_clips
 from training.data.video_jepa.prepared import prepare_clips
 
 CLIPS = np.random.default_rng(0).integers(0, 255, (12, 6, 16, 16), np.uint8)
@@ -49,6 +49,16 @@ def test_a_folder_of_animations_is_read_a_file_a_clip(tmp_path):
     assert [clip.shape for clip in clips] == [(5, 16, 16)] * 4
     assert notes == []
     assert [int(clip[0, 0, 12]) for clip in clips] == [0, 40, 80, 120]
+
+
+def test_a_folder_of_arrays_is_read_one_clip_or_several_a_file(tmp_path):
+    colours = np.repeat(CLIPS[..., None], 3, axis=-1)
+    for name, array in {"a": colours[0], "b": CLIPS[1], "c": CLIPS[2:5], "d": colours[5:7]}.items():
+        saved(tmp_path / f"{name}.npy", array)
+    clips, notes = read_clips(tmp_path, 16)
+    assert np.array_equal(np.stack(clips), CLIPS[:7])
+    assert notes == ["colours are read as greys"]
+    assert is_clips(str(tmp_path))
 
 
 def test_no_two_parts_have_frames_of_the_same_clip(tmp_path):
