@@ -28,6 +28,7 @@ VOCABULARY, TOKENS_PER_PAIR, POWER = 8192, 16, 0.01
 TRAINED, ASKED = (64, 128, 256), (256, 512, 1024, 2048)
 TOKENS, ASKED_ROWS = 4096, 64  # of a batch; of each length
 WIDTH = {"hidden_size": 64, "embedding_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+LONGEST = str(8 * TRAINED[-1])
 GATE_RATE = 8  # as in the recipes
 _SHUT = "shut"
 DENSE, WINDOW, ROUTED, WINDOW_ROUTED = "dense", "window of 32", "dense and far edges", "window of 32 and far edges"
@@ -147,7 +148,7 @@ class AssociativeRecall(Benchmark):
         failed, results, chosen = False, {}, {}
         for name in options.arms:
             tried = {rate: cells(name, rate, range(1)) for rate in options.rates}
-            failed |= not options.table and any(run_cells(one, options.workers).failed for one in tried.values())
+            failed |= not options.table and any(run_cells(one, options.workers, progress=True).failed for one in tried.values())
             scores = {
                 rate: found[0]["metrics"][str(TRAINED[-1])]
                 for rate, one in tried.items()
@@ -163,9 +164,8 @@ class AssociativeRecall(Benchmark):
             name: over_seeds([one["metrics"] for one in found], list(map(str, ASKED)))
             for name, found in results.items()
         }
-        longest = str(8 * TRAINED[-1])
         held = {
-            f"{name}: {REQUIRED:.0%} at 8 times the trained length": figures[name][longest]["mean"] >= REQUIRED
+            f"{name}: {REQUIRED:.0%} at 8 times the trained length": figures[name][LONGEST]["mean"] >= REQUIRED
             for name in (ROUTED, WINDOW_ROUTED)
             if name in figures
         }
