@@ -514,3 +514,18 @@ def test_settings_of_generation_without_a_meaning_are_refused_by_name(setting: d
         model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, **setting)
     with pytest.raises(ValueError, match="generate_batch"):
         model.generate_batch([[5, 6, 7]])
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_any_batch_and_lengths_of_an_exported_model_with_a_pretrained_decoder(variant: str) -> None:
+    model = dialogue(variant)
+    model.config.use_cache = False
+
+    def given(rows: int, length: int, reply: int) -> dict[str, torch.Tensor]:
+        inputs = pairs(rows, length, reply)
+        return {**asked(inputs), "decoder_input_ids": inputs["labels"].clamp_min(0)}
+
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    inputs, others = given(2, 9, 6), given(3, 7, 5)
+    program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, sizes)).module()
+    torch.testing.assert_close(program(**others)[0], model(**others)[0], atol=1e-5, rtol=0)

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from configuration_jepa import StagedGeneratorConfig
 from tests.families import FAMILIES, Family, row_of, tiny_tokenizer
+from tests.modeling_jepa.tiny_generators import open_gates
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
@@ -275,6 +276,7 @@ def test_a_name_that_is_no_field_is_refused_when_it_is_set(family: Family) -> No
 
 def test_any_batch_and_length_of_an_exported_model(family: Family) -> None:
     model = family.model(**({"target_table": "ema"} if family.name == "text_jepa" else {}))
+    open_gates(model)
     model.config.use_cache = False
     inputs = family.inputs(model.config)
     sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
@@ -340,6 +342,7 @@ def test_resized_embeddings_keep_old_answers(family: Family, tmp_path) -> None:
 
 def test_compiled_forward_equals_the_plain_one(family: Family) -> None:
     model = family.model()
+    open_gates(model)
     inputs = family.inputs(model.config)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     kept = inputs[family.answered].bool()

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from tests.families import DIALOGUE_JEPA, ROUTED_GENERATOR, TEXT_JEPA, Family
 from tests.modeling_jepa.test_video_jepa import clips, video
+from tests.modeling_jepa.tiny_generators import open_gates
 
 pytestmark = pytest.mark.slow  # half a minute of tracing for each
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -26,6 +27,7 @@ CHANGES = {
 @pytest.mark.parametrize("family", [ROUTED_GENERATOR, TEXT_JEPA, DIALOGUE_JEPA], ids=lambda family: family.name)
 def test_a_model_in_onnx_says_the_same_for_any_batch_and_length(family: Family, tmp_path: Path) -> None:
     model = family.model(num_hidden_layers=1, **CHANGES[family.name])
+    open_gates(model)
     model.config.use_cache = False
     inputs = family.inputs(model.config)
     inputs["attention_mask"][0, :2] = 0
