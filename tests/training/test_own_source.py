@@ -71,7 +71,7 @@ def test_what_was_guessed_stands_in_run_json_of_files_and_of_streams(tmp_path, t
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "train-0.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = tmp_path / "logs" if streaming == "true" else tmp_path / "logs" / "train-0.jsonl"
-    flags = ["--data", str(source), "--streaming", streaming, "--max_steps", "1", "--final_score", "false"]
+    flags = ["--data", str(source), "--streaming", streaming, "--max_steps", "4", "--final_score", "false"]
     assert train_tiny(tmp_path / "run", *flags) == 0
     read = json.loads((tmp_path / "run" / "run.json").read_text())["data_read"]
     assert read[-1] == "train-0.jsonl: reads the column 'body' of n, body"

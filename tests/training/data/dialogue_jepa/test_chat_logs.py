@@ -76,8 +76,9 @@ def test_an_id_is_never_taken_for_a_dialogue(tmp_path):
         load(tmp_path / "a.jsonl", [{"id": "s0", "n": 1}])
 
 
-def test_a_log_in_which_one_role_speaks_alone_is_named(tmp_path):
-    records = [{"messages": messages(("user", "Hi."), ("user", f"Hello {number}?"))} for number in range(5)]
+@pytest.mark.parametrize("first", ["user", "assistant"])
+def test_a_log_in_which_one_role_speaks_alone_or_nobody_answers_is_named(tmp_path, first):
+    records = [{"messages": messages((first, "Hi."), ("user", f"Hello {number}?"))} for number in range(5)]
     with pytest.raises(InputError, match="a dialogue in which one role alone speaks"):
         load(tmp_path / "a.jsonl", records, max_bad_share=1.0)
 

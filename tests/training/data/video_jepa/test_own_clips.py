@@ -62,8 +62,9 @@ def test_a_folder_of_arrays_is_read_one_clip_or_several_a_file(tmp_path):
 
 
 def test_no_two_parts_have_frames_of_the_same_clip(tmp_path):
-    settings = VideoDataSettings(clips=str(saved(tmp_path / "a.npy", CLIPS)), code_levels=[4, 4])
-    config = VideoJepaConfig(frame_size=16, patch_size=8, max_position_embeddings=4)
+    settings = VideoDataSettings(clips=str(saved(tmp_path / "a.npy", CLIPS)), code_levels=[16])
+    sizes = {"frame_size": 16, "patch_size": 8, "code_size": 1, "max_position_embeddings": 4}
+    config = VideoJepaConfig(vocab_size=16, frame_codes="grey", **sizes)
     ready = prepare_clips(settings, config)
     frames = {name: {f.tobytes() for clip in getattr(ready, name)[:]["frames"] for f in np.asarray(clip)}
               for name in ("train", "valid", "test")}  # fmt: skip
