@@ -148,7 +148,8 @@ class AssociativeRecall(Benchmark):
         failed, results, chosen = False, {}, {}
         for name in options.arms:
             tried = {rate: cells(name, rate, range(1)) for rate in options.rates}
-            failed |= not options.table and any(run_cells(one, options.workers, progress=True).failed for one in tried.values())
+            for one in [] if options.table else tried.values():
+                failed |= bool(run_cells(one, options.workers, progress=True).failed)
             scores = {
                 rate: found[0]["metrics"][str(TRAINED[-1])]
                 for rate, one in tried.items()

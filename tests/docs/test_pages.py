@@ -85,6 +85,12 @@ def test_the_snippet_runs(snippet, folder, request, tmp_path):
         run(small(command) if snippet.mark == "run small" else command, folder)
 
 
+def of_extras() -> set[str]:
+    """What the optional parts of the package bring, by the names of their modules where these are those of projects."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].values()
+    return {re.match(r"[\w-]+", each)[0].replace("-", "_") for extra in extras for each in extra}
+
+
 @pytest.mark.parametrize("snippet", marked("check"))
 def test_what_the_snippet_names_can_be_given(snippet, repository, monkeypatch):
     monkeypatch.chdir(repository)
@@ -92,7 +98,8 @@ def test_what_the_snippet_names_can_be_given(snippet, repository, monkeypatch):
         for node in ast.walk(ast.parse(snippet.code)):
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert [module for module in modules if importlib.util.find_spec(module) is None] == []
+            missing = [module for module in modules if importlib.util.find_spec(module) is None]
+            assert set(missing) <= of_extras(), "neither installed nor brought by an extra"
     for command in commands(snippet) if snippet.language == "bash" else []:
         if command.startswith("make "):
             subprocess.run(["make", "-n", *command.split()[1:]], check=True, capture_output=True)
