@@ -86,7 +86,7 @@ def test_the_snippet_runs(snippet, folder, request, tmp_path):
 
 
 def of_extras() -> set[str]:
-    """What the optional parts of the package bring, by the names of their modules where these are those of projects."""
+    """Modules that the optional parts of the package bring, where they are called as their projects."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].values()
     return {re.match(r"[\w-]+", each)[0].replace("-", "_") for extra in extras for each in extra}
 
