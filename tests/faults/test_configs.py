@@ -22,7 +22,12 @@ from training.settings.common import TRACKERS
 from training.settings.recipes import family_names
 from training.settings.schema import SECTIONS, Key
 
-KEYS = {(family, key.name): key for family in family_names() for key in keys_of_family(family).values()}
+# What families share word for word is tried with the first of them.
+KEYS: dict[tuple[str, str], Key] = {}
+for _family in family_names():
+    for _key in keys_of_family(_family).values():
+        if _key not in KEYS.values():
+            KEYS[_family, _key.name] = _key
 CONFIGS = (TextJepaConfig, StagedGeneratorConfig, DialogueJepaConfig, VideoJepaConfig)
 
 # What each number may be: lowest, highest (None: no limit, for whole ones below 2 ** 32), and whether those may.
@@ -97,13 +102,14 @@ CHOICES = (
     ),
     *("sides", "pre_tokenizer", "long_rows", "masking", "on_non_finite", "report_to", "best_metric"),
     *("semantic_blocks", "documents", "optimizer", "credit", "credit_measure", "credit_control", "decay_source"),
-    *("context_access", "decoder_latent", "ranking_target", "frame_codes", "objective"),
+    *("context_access", "decoder_latent", "ranking_target", "frame_codes", "objective", "problem_type"),
 )
 FREE = (
     "data",
     "digits",
     "split",
     "text_column",
+    "label_column",
     "prompt_column",
     "reply_column",
     "clips",
