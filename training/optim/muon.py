@@ -1,4 +1,4 @@
-"""Muon where bfloat16 is emulated."""
+"""Muon for matrices of one shape together, also where bfloat16 is emulated."""
 
 from typing import Any
 
@@ -9,8 +9,9 @@ from torch.optim import Muon
 from training.runtime import precision
 
 
-class PortableMuon(Muon):
-    """The library's Muon, which orthogonalises in bfloat16 on any device; here in float32 on a CPU without it.
+class BatchedMuon(Muon):
+    """The library's Muon, which orthogonalises matrix by matrix in bfloat16; here those of one shape at once, and in
+    float32 on a CPU without bfloat16.
 
     Args:
         params: matrices, or groups of them.
@@ -23,9 +24,6 @@ class PortableMuon(Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step."""
-        elsewhere = any(p.device.type != "cpu" for group in self.param_groups for p in group["params"])
-        if elsewhere or precision.cpu_has_bfloat16():
-            return super().step(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -33,35 +31,40 @@ class PortableMuon(Muon):
         for group in self.param_groups:
             known: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             self._init_group(group, *known)
-            for parameter, gradient, buffer in zip(*known, strict=True):
-                _update(parameter, gradient, buffer, group)
+            alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
+            for found in zip(*known, strict=True):
+                alike.setdefault((found[0].shape, found[0].device, found[0].dtype), []).append(found)
+            for members in alike.values():
+                _update(*map(list, zip(*members, strict=True)), group)
         return loss
 
 
-def _update(parameter: Tensor, gradient: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
-    """As the library does it, but for the precision."""
+def _update(parameters: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], group: dict[str, Any]) -> None:
+    """As the library does it, for parameters of one shape."""
     momentum, rate = group["momentum"], float(group["lr"])
-    buffer.lerp_(gradient, 1 - momentum)
-    direction = orthogonalised(
-        gradient.lerp(buffer, momentum), group["ns_coefficients"], group["ns_steps"], group["eps"]
-    )
-    parameter.mul_(1 - rate * group["weight_decay"])
-    parameter.add_(direction, alpha=-rate * (0.2 * max(parameter.shape) ** 0.5))
+    torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+    updates = torch.stack(torch._foreach_lerp(gradients, buffers, momentum))
+    directions = orthogonalised(updates, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+    scale = 0.2 * max(updates.shape[1:]) ** 0.5
+    torch._foreach_add_(parameters, list(directions.to(updates.dtype)), alpha=-rate * scale)
 
 
-def orthogonalised(update: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7) -> Tensor:
-    """Newton-Schulz iteration (Jordan et al., 2024) in float32.
+def orthogonalised(updates: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7) -> Tensor:
+    """Newton-Schulz iteration (Jordan et al., 2024) in bfloat16, or float32 where a CPU would emulate that.
 
     Args:
-        update: `(M, N)`.
+        updates: `(K, M, N)`, each matrix by itself.
         coefficients: of the quintic.
         steps: iterations.
         eps: least norm that is divided by.
     """
     a, b, c = coefficients
-    wide = update.float() if update.shape[0] <= update.shape[1] else update.float().T
-    wide = wide / wide.norm().clamp(min=eps)
+    is_tall = updates.shape[1] > updates.shape[2]
+    dtype = torch.bfloat16 if updates.device.type != "cpu" or precision.cpu_has_bfloat16() else torch.float32
+    wide = (updates.mT if is_tall else updates).to(dtype)
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide if update.shape[0] <= update.shape[1] else wide.T
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.mT if is_tall else wide

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from training.optim.credit import part_of
-from training.optim.muon import PortableMuon
+from training.optim.muon import BatchedMuon
 from training.settings.common import TrainingSettings
 
 _ADAM_EPS = 1e-8
@@ -54,7 +54,7 @@ class MuonWithAdamW(Optimizer):
     def __init__(self, model: nn.Module, settings: Any, grouping: Grouping = ONE_PART) -> None:
         groups = _groups(model, settings, grouping, with_muon=True)
         # The library's optimizers take the very dictionaries, so that a scheduler and credit change them for both.
-        self._muon = PortableMuon(
+        self._muon = BatchedMuon(
             [group for group in groups if group["muon"]],
             lr=settings.learning_rate,
             momentum=settings.muon_momentum,

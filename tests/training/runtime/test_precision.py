@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.optim import Muon
 
-from training.optim.muon import PortableMuon, orthogonalised
+from training.optim.muon import BatchedMuon, orthogonalised
 from training.run.arguments import parse_arguments
 from training.runtime import precision
 from training.runtime.precision import cpu_has_bfloat16, precision_of
 from training.trainer.build import training_arguments
 
-SHAPES = [(6, 20), (20, 6), (9, 9)]
+SHAPES = [(6, 20), (20, 6), (9, 9), (20, 6), (6, 20), (20, 6)]  # those of one shape are taken together
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -41,26 +41,26 @@ LIBRARYS = {"adjust_lr_fn": "match_rms_adamw"}
 
 
 def test_without_bfloat16_muon_is_the_librarys_but_for_its_roundings(without, monkeypatch) -> None:
-    ours, rounded = after_steps(PortableMuon), after_steps(Muon, **LIBRARYS)
+    ours, rounded = after_steps(BatchedMuon), after_steps(Muon, **LIBRARYS)
     assert not any(torch.equal(mine, theirs) for mine, theirs in zip(ours, rounded, strict=True))
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
     for mine, theirs in zip(ours, after_steps(Muon, **LIBRARYS), strict=True):
-        assert torch.equal(mine, theirs)
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
 def test_with_bfloat16_muon_is_the_librarys(monkeypatch) -> None:
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
-    for mine, theirs in zip(after_steps(PortableMuon), after_steps(Muon, **LIBRARYS), strict=True):
-        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(after_steps(BatchedMuon), after_steps(Muon, **LIBRARYS), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=0)  # roundings of bfloat16
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[:3])
 def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     update = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalised(update, COEFFICIENTS, 5))
+    values = torch.linalg.svdvals(orthogonalised(update[None], COEFFICIENTS, 5))
     assert values.min() > 0.3
     assert values.max() < 1.3
-    assert orthogonalised(torch.zeros(shape), COEFFICIENTS, 5).abs().max() == 0
+    assert orthogonalised(torch.zeros(1, *shape), COEFFICIENTS, 5).abs().max() == 0
 
 
 @pytest.mark.parametrize(
