@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # Extras apart from `dev`: what they bring clashes with what is pinned, or is large.
-APART = {"demo", "lm-eval", "slow"}
+APART = {"demo", "lm-eval", "onnx", "slow"}
 OWN = {"configuration_jepa", "modeling_jepa", "training", "eval", "tests"}
 
 
