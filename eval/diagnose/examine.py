@@ -24,6 +24,7 @@ GROUPS = (
     "size",
     "gradient",
     "distribution",
+    "repair",
     "collapse",
     "ranking",
     "parity",

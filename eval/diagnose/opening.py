@@ -59,6 +59,7 @@ _SUFFIXES = {
     "MTModel": "seq2seq",
 }
 _PERMUTED = ("xlnet",)
+_SAMPLED = "a built-in sample"
 _DIGITS = re.compile(r"\d+")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 Texts = Sequence[str] | Mapping[str, Sequence[str]] | str
@@ -144,6 +145,7 @@ def make_subject(
         record=record,
         trainer=trainer,
         is_opened=name is not None or Path(model.config._name_or_path or " ").exists(),
+        built_in_text=where.startswith(_SAMPLED),
     )
     _cut_down(subject)
     return subject
@@ -169,7 +171,7 @@ def kind_of_config(config: PreTrainedConfig, name: str) -> str:
 
 
 def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    """The kind of a model by what it can do: two sides, continuing, filling a mask token.
+    """The kind of a model: its class's and configuration's first; where these leave it open, by what it does.
 
     Raises:
         InputError: it has no input table, fills masks and has no mask token, or refuses a row of tokens.
@@ -183,7 +185,7 @@ def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
             f"{type(model).__name__} reads tokens in permuted orders and predicts none from those before it alone: "
             "the doctor examines causal, masked and sequence-to-sequence language models"
         )
-    # Some classes are both, as XLM's: what such a model does tells.
+    # Some classes are both, as XLM's, and a young encoder may look at nothing yet: there what it does tells.
     name, known = type(model).__name__, MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(model.config.model_type)
     fills_masks = name.endswith("ForMaskedLM") or name == known
     if model.can_generate() and not fills_masks:
@@ -193,7 +195,8 @@ def kind_of_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
             lacks = "there is no tokenizer" if tokenizer is None else "its tokenizer has no mask token"
             raise InputError(f"{name} fills masks, and {lacks}; give one that has it (--tokenizer)")
         return "causal"
-    return "masked" if _looks_ahead(model) else "causal"
+    sure = name.endswith("ForMaskedLM") and not getattr(model.config, "is_decoder", False)
+    return "masked" if _looks_ahead(model) or sure else "causal"
 
 
 def missing_tensors(info: Mapping[str, Any]) -> list[Finding]:
@@ -280,7 +283,7 @@ def _find_texts(
         if known:
             return known, f"the run's own text ({record.folder})"
     own = BUILT_IN_DIALOGUES if kind == "dialogue" else BUILT_IN
-    return {"all": _read_source(own, kind, None)["test"]}, f"a built-in sample ({own}), as no data was given"
+    return {"all": _read_source(own, kind, None)["test"]}, f"{_SAMPLED} ({own}), as no data was given"
 
 
 def _read_source(data: str, kind: str, text_column: str | None) -> dict[str, list[str]]:

@@ -123,6 +123,10 @@ FLAT_ENTROPY = 0.95
 UNIGRAM_SHARE = 0.5
 # Steps below which every model knows token frequencies only: masked ones stay there for some hundred.
 YOUNG_STEPS = 1000
+# A repair lowers the loss by this share and these paired standard errors (some forty are tried), and predicts more
+# tokens right beyond chance: an overfitted or badly calibrated model gains loss, and no right token, when a layer is
+# left out.
+REPAIRED, REPAIRED_ERRORS, REPAIRED_RIGHT_ERRORS = 0.02, 6.0, 2.0
 # Positions below which nothing can be said.
 FEWEST_POSITIONS = 50
 # Expected calibration error. Tiny GPT-2, Llama, GPT-NeoX and BLOOM models have 0.05 to 0.08 on held-out text like

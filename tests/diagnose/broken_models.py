@@ -118,6 +118,32 @@ def mixes_rows(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def hears_the_row_before(model: PreTrainedModel) -> PreTrainedModel:
+    """A state is carried from one row of the batch to the next; the first row is right."""
+
+    def carried(right: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+        found = right(hidden)
+        return found + 0.5 * torch.cat([torch.zeros_like(found[:1]), found[:-1]])
+
+    replace_part(_last_norm(model), carried)
+    return model
+
+
+def sees_the_last_token(model: PreTrainedModel) -> PreTrainedModel:
+    """Every position also sees the end of the row."""
+    return masked_by(model, lambda query, key: (key <= query) | (key == key.shape[-1] - 1))
+
+
+def sees_three_ahead(model: PreTrainedModel) -> PreTrainedModel:
+    """Every position also sees one place further on."""
+    return masked_by(model, lambda query, key: (key <= query) | (key == query + 3))
+
+
+def wraps_around(model: PreTrainedModel) -> PreTrainedModel:
+    """The first position sees the one before it: the last one, by a negative index."""
+    return masked_by(model, lambda query, key: (key <= query) | ((query == 0) & (key == key.shape[-1] - 1)))
+
+
 # ---- positions, randomness ----
 
 

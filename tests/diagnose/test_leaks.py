@@ -96,10 +96,10 @@ def test_a_missing_causal_mask_is_found_and_told_by_its_reach(architecture: str)
     assert evidence["teacher_forced_nats"] != pytest.approx(evidence["prefix_only_nats"], abs=1e-4)
 
 
-def test_an_edge_to_the_next_token_reaches_one_further_in_every_layer() -> None:
+def test_an_edge_to_the_next_token_is_told_by_the_first_layer_that_has_it() -> None:
     found = finding(look_at("neox", broken.sees_next), "leak.future_tokens")
     assert found.verdict == "fail"
-    assert (found.evidence["leak_begins_at_distance"], found.evidence["leak_ends_at_distance"]) == (1, 2)
+    assert (found.evidence["leak_begins_at_distance"], found.evidence["leak_ends_at_distance"]) == (1, 1)
 
 
 def test_an_edge_of_the_graph_to_the_next_token_is_found() -> None:
@@ -143,8 +143,26 @@ def test_positions_that_begin_anew_after_a_cache_are_found() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "bert"])
-def test_rows_that_see_each_other_are_found_and_not_called_anything_else(architecture: str) -> None:
-    assert look_at(architecture, broken.mixes_rows).fails() == {"leak.batch_mates"}
+@pytest.mark.parametrize("change", [broken.mixes_rows, broken.hears_the_row_before])
+def test_rows_that_see_each_other_are_found_and_not_called_anything_else(architecture: str, change) -> None:
+    assert look_at(architecture, change).fails() == {"leak.batch_mates"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (broken.sees_everything, "there is no causal mask"),
+        (broken.sees_next, "off by one"),
+        (broken.sees_three_ahead, "3 places ahead"),
+        (broken.sees_the_last_token, "last token of the row"),
+        (broken.wraps_around, "wraps around"),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_pattern_of_a_leak_tells_its_cause(architecture: str, change, said: str) -> None:
+    found = finding(look_at(architecture, change), "leak.future_tokens")
+    assert found.verdict == "fail"
+    assert said in found.cause
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "neox"])

@@ -300,3 +300,9 @@ def test_logits_that_are_not_finite_are_said_once() -> None:
     report = look_at("gpt2", broken.holds_a_nan)
     assert report.fails() == set()
     assert sum("finite_logits" in one.evidence for one in report.findings) == 1
+
+
+def test_a_model_that_fills_masks_and_sees_one_side_only_is_found() -> None:
+    assert look_at("bert", lambda model: broken.masked_by(model, lambda query, key: key <= query)).fails() == {
+        "parity.kind"
+    }

@@ -23,11 +23,6 @@ ANY_DISTRIBUTION = tuple(
 )
 
 
-def sees_three_ahead(model: PreTrainedModel) -> PreTrainedModel:
-    """One edge into the future, and not to the nearest token."""
-    return models.masked_by(model, lambda query, key: (key <= query) | (key == query + 3))
-
-
 def has_no_slopes(model: PreTrainedModel) -> PreTrainedModel:
     """The biases by distance are zero."""
     base = type(model.transformer)
@@ -191,7 +186,13 @@ def _constant_predictor(how: str, seed: int) -> Case:
 
 
 UNSEEN = (
-    Fault("sees the token three ahead", ("leak.future_tokens",), ("llama", "neox"), built_wrong(sees_three_ahead), 31),
+    Fault(
+        "sees the token three ahead",
+        ("leak.future_tokens",),
+        ("llama", "neox"),
+        built_wrong(models.sees_three_ahead),
+        31,
+    ),
     Fault("ALiBi without slopes", ("leak.position_ignored",), ("bloom",), built_wrong(has_no_slopes), 32),
     Fault(
         "a state-space layer that looks ahead",

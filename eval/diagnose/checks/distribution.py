@@ -51,7 +51,7 @@ def judge_shape(subject: Subject, rule: Rule, said: Said, early: tuple[str, ...]
 
 
 def name_of(seen: Predictions, is_untouched: bool | None) -> str:
-    """healthy, untrained, saturated, unigram_only, flat or too_few.
+    """healthy, worse_than_guessing, untrained, saturated, unigram_only, flat or too_few.
 
     Args:
         is_untouched: whether the weights are those that a model begins with; None where they do not tell.
@@ -63,7 +63,9 @@ def name_of(seen: Predictions, is_untouched: bool | None) -> str:
     if _is_informed(seen) and not on_one_token:
         if seen.best_temperature > limit.LOGITS_TOO_LARGE:
             return "saturated"
-        return "flat" if seen.best_temperature < limit.LOGITS_TOO_SMALL else "healthy"
+        if seen.best_temperature < limit.LOGITS_TOO_SMALL:
+            return "flat"
+        return "worse_than_guessing" if seen.loss > seen.unigram else "healthy"
     if is_untouched or (is_untouched is None and seen.loss > seen.ln_v):
         return "untrained"
     if on_one_token:
@@ -113,11 +115,14 @@ def _shape(subject: Subject, seen: Predictions, rule: Rule, said: Said, early: t
     steps = None if subject.record is None else subject.record.steps
     if name in early and steps is not None and steps < limit.YOUNG_STEPS:
         return named.noted({**evidence, "steps": steps}, *said["young"])
-    if subject.kind == "seq2seq" and not _is_informed(seen) and name != "untrained":
+    strange = name == "worse_than_guessing" or not _is_informed(seen)
+    if subject.kind == "seq2seq" and strange and name != "untrained":
         return named.noted(evidence, *said["another_task"])
     if "random_ids" in said and subject.tokenizer is None and name in ("flat", "unigram_only"):
         return rule.noted(evidence, *said["random_ids"])
     exploded = name == "flat" and seen.entropy < limit.FLAT_ENTROPY * seen.ln_v and "exploded" in said
+    if subject.built_in_text and (exploded or name == "worse_than_guessing"):
+        return named.noted(evidence, *said["foreign"])
     return named.failed(evidence, *said["exploded" if exploded else name])
 
 
@@ -191,6 +196,16 @@ _SAID: Said = {
         "the model knows how frequent tokens are and nothing else: what it reads does not reach its prediction, or it "
         "was not trained for long",
         "train on if the loss is still falling; else look at gradient.flow and collapse.representation",
+    ),
+    "worse_than_guessing": (
+        "the model reads its context and is still worse than a guess by how frequent tokens are: something in it or "
+        "before it is not as it was in training (weights, configuration, tokenizer, precision)",
+        "see the group repair, which tries single changes; compare config.json and the tokenizer with those of the "
+        "training, and open an earlier checkpoint",
+    ),
+    "foreign": (
+        "the built-in sample means little to the model: it was trained on text of another kind, or it is broken",
+        "give text of its own kind with --data; what is a note here is a fail there",
     ),
     "young": (
         "the model knows how frequent tokens are and nothing else, as every model does in its first hundreds of steps",

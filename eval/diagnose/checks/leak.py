@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LogitsProcessorList
 
+from eval.diagnose import thresholds
 from eval.diagnose.checks.check import check
 from eval.diagnose.checks.leak_invariance import batch_mates, padding, position_ignored
 from eval.diagnose.probes.exact import (
@@ -50,11 +51,12 @@ def future_tokens(subject: Subject, rule: Rule) -> Finding:
     evidence = {**bar.evidence(moved), **_losses(subject), "length": length}
     if moved <= bar.tolerance:
         return rule.passed(evidence)
-    distances = _distances(subject, row, bar)
+    edges = _edges(subject, row, bar)
+    distances = sorted({place - position for place, position in edges})
     reach = {"leak_begins_at_distance": min(distances), "leak_ends_at_distance": max(distances)} if distances else {}
     return rule.failed(
         {**evidence, **reach, "distances": len(distances)},
-        _cause(distances, length),
+        _cause(edges, distances, length),
         "give every attention the causal mask (position i sees j <= i), with a cache and without, and compute nothing "
         "over whole rows; then train again: what was learned from a leak is of no use where there is no next token",
     )
@@ -81,16 +83,27 @@ def _moved_by_later(subject: Subject, row: Batch, cuts: list[int], singly: bool)
     return float(changes(subject, same, with_tokens(same, other), singly).masked_fill(later, 0.0).max())
 
 
-def _distances(subject: Subject, row: Batch, bar: Yardstick) -> list[int]:
-    """How far ahead single tokens are seen: every distance at which one of a few moves a logit."""
+def _edges(subject: Subject, row: Batch, bar: Yardstick) -> list[tuple[int, int]]:
+    """(place, position before it that its token moves), for some places, where anything moves first: in the output of
+    the first layer that leaks, since the layers after it spread what leaked; else in the logits.
+    """
     length = row.input_ids.shape[1]
-    places = sorted({length // 2, length - 3, length - 2, length - 1})
+    places = sorted({length // 4, length // 2, length - 3, length - 2, length - 1})
     same = repeated(row, len(places))
     changed = torch.eye(length, dtype=torch.bool)[places].to(row.input_ids.device)
-    other = torch.where(changed, subject.other_tokens(same.input_ids, seed=1), same.input_ids)
-    moved = changes(subject, same, with_tokens(same, other), singly=True) > bar.tolerance
-    distance = torch.tensor(places)[:, None] - _places(row)[None]
-    return sorted(set(distance[moved & (distance > 0)].tolist()))
+    other = with_tokens(same, torch.where(changed, subject.other_tokens(same.input_ids, seed=1), same.input_ids))
+    before = _places(row)[None] < torch.tensor(places)[:, None]
+
+    def edges(moved: Tensor) -> list[tuple[int, int]]:
+        return [(places[at], position) for at, position in (moved & before).nonzero().tolist()]
+
+    states = zip(*[subject.hidden_states(batch) or () for batch in (same, other)], strict=True)
+    for first, second in list(states)[1:]:
+        tolerance = thresholds.SAME_LOGITS * float(first.float().std())
+        found = edges(((first - second).abs().amax(-1) > tolerance).cpu())
+        if found:
+            return found
+    return edges(changes(subject, same, other, singly=True) > bar.tolerance)
 
 
 def _losses(subject: Subject) -> dict[str, float]:
@@ -115,17 +128,28 @@ def _places(row: Batch) -> Tensor:
     return torch.arange(row.input_ids.shape[1])
 
 
-def _cause(distances: list[int], length: int) -> str:
-    if not distances:
+def _cause(edges: list[tuple[int, int]], distances: list[int], length: int) -> str:
+    """What the pattern of the edges tells."""
+    places, positions = {place for place, _ in edges}, {position for _, position in edges}
+    if not edges:
         return "something is computed over the whole row (a mean, a norm, who attends to whom), later tokens included"
     if distances == [1]:
         return "every position also sees the very next token, its own answer: a causal mask that is off by one"
-    if len(distances) > length // 2:
-        return "there is no causal mask: every position sees the whole row, its own answer included"
-    if distances == list(range(1, len(distances) + 1)):
+    if places == {length - 1} and len(positions) > 1:
+        return "every position also sees the last token of the row: a summary of the row, or a mask for its end"
+    if positions == {0}:
+        return "the first position sees the end of the row: an index of -1, or a roll, that wraps around"
+    if len(distances) == 1:
+        return f"every position also sees the token {distances[0]} places ahead: an edge, a shift or a convolution"
+    if distances == list(range(1, len(distances) + 1)) and len(distances) <= length // 2:
         return (
             f"positions see 1 to {len(distances)} tokens ahead, their own answer among them: a causal mask that is "
-            "off by one or a few, once in every layer"
+            "off by a few, or a convolution that is not padded on the left alone"
+        )
+    if len(distances) > length // 2:
+        return (
+            "every position sees the whole row, its own answer included: there is no causal mask, or a mean or norm "
+            "is taken over the row"
         )
     return f"positions see tokens {min(distances)} to {max(distances)} places ahead: an edge of the attention leads on"
 

@@ -34,12 +34,12 @@ _ORDERS = 4
 
 @check("leak.batch_mates", f"other rows move no logit of a row beyond rounding, {EXACT}", kinds=ANY)
 def batch_mates(subject: Subject, rule: Rule) -> Finding:
-    """A row says the same whoever stands beside it."""
+    """Every row says the same whoever stands before or after it."""
     batch = subject.batch(_MATES, subject.fitting_length(_LENGTH, rows=2 * _MATES))
     batch = batch if len(batch.input_ids) > 1 else repeated(batch, 2)
     bar = yardstick(subject, batch)
-    alone = clean(subject.logits(batch.take([0])))
-    by_presence = float((clean(subject.logits(batch))[0] - alone[0]).abs().max())
+    alone = torch.cat([clean(subject.logits(row)) for row in batch.split(1)])
+    by_presence = float((clean(subject.logits(batch)) - alone).abs().max())
     by_content = _moved_by_mates(subject, batch)
     evidence = {**bar.evidence(max(by_content, by_presence)), "others": by_content, "alone": by_presence}
     if by_content <= bar.tolerance and by_presence <= bar.between_shapes:
@@ -134,9 +134,13 @@ def position_ignored(subject: Subject, rule: Rule) -> Finding:
 
 
 def _moved_by_mates(subject: Subject, batch: Batch) -> float:
-    """Largest change of a logit of the first row when all others are."""
-    others = joined([batch.take([0]), subject.changed(batch).take(slice(1, None))])
-    return float(changes(subject, batch, others)[0].max())
+    """Largest change of a logit of any row when all others are changed."""
+    changed = subject.changed(batch)
+    found = []
+    for row in range(len(batch.input_ids)):
+        others = joined([(batch if at == row else changed).take([at]) for at in range(len(batch.input_ids))])
+        found.append(changes(subject, batch, others)[row].max())
+    return float(torch.stack(found).max())
 
 
 # ---- padding ----

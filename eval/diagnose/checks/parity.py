@@ -75,6 +75,30 @@ def length(subject: Subject, rule: Rule) -> Finding:
     )
 
 
+@check("parity.kind", "a model that fills masks reads the tokens on both sides of a hole", kinds=("masked",))
+def kind(subject: Subject, rule: Rule) -> Finding:
+    """What the class is for, and what the model does, agree."""
+    row = subject.batch(1, subject.fitting_length(_LENGTH))
+    place = row.input_ids.shape[1] // 2
+    row.input_ids[:, place] = subject.sample.mask_id
+    bar = yardstick(subject, row)
+    places = torch.arange(row.input_ids.shape[1], device=row.input_ids.device)
+    other = subject.other_tokens(row.input_ids)
+    moved = {
+        name: float(changes(subject, row, with_tokens(row, torch.where(side, other, row.input_ids)))[0, place])
+        for name, side in (("earlier_tokens", places < place), ("later_tokens", places > place))
+    }
+    evidence = {"moved_by": moved, "tolerance": bar.tolerance, "class": type(subject.model).__name__}
+    if moved["later_tokens"] > bar.tolerance or moved["earlier_tokens"] <= thresholds.READS * bar.spread:
+        return rule.passed(evidence)
+    return rule.failed(
+        evidence,
+        f"{type(subject.model).__name__} fills masks, and nothing after a hole reaches it: its attention is causal "
+        "(is_decoder=True, or a causal mask of its own), as of a model that continues text",
+        "set is_decoder=False and train on, or open it with the class of a causal model",
+    )
+
+
 @check(
     "parity.dtype",
     f"the loss in bfloat16 differs by at most {thresholds.BFLOAT16_LOSS:.0%} from that in float32",
@@ -234,4 +258,4 @@ def _special_ids(subject: Subject) -> dict[str, int]:
     return {key: value for key, value in said.items() if key.endswith("_token_id") and isinstance(value, int)}
 
 
-CHECKS = (train_eval, length, reload, dtype, tokenizer_size, offset, own_loss)
+CHECKS = (kind, train_eval, length, reload, dtype, tokenizer_size, offset, own_loss)

@@ -65,6 +65,7 @@ class Subject:
         figures: series for the plots, put here by the checks.
         notes: what was cut down.
         is_opened: whether it was opened by its name, so that a command can open it again.
+        built_in_text: whether nobody said what text it knows, so that the built-in sample may be foreign to it.
         kept: what one check found that another needs too.
     """
 
@@ -81,6 +82,7 @@ class Subject:
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_opened: bool = False
+    built_in_text: bool = False
     kept: dict[str, Any] = field(default_factory=dict)
     update_steps: int = thresholds.UPDATE_STEPS  # on one batch, after which its loss is below the start
     started: float = field(default_factory=time.monotonic)

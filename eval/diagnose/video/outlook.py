@@ -18,7 +18,7 @@ CLIPS = 8
 @check("distribution.shape", RIGHT, kinds=(VIDEO,))
 def shape(subject: VideoSubject, rule: Rule) -> list[Finding]:
     """One finding named after what the predictions are like, and one of their calibration."""
-    return judge_shape(subject, rule, _SAID, early=("unigram_only", "flat"))
+    return judge_shape(subject, rule, _SAID, early=("unigram_only", "flat", "worse_than_guessing"))
 
 
 @check(
@@ -111,6 +111,11 @@ _SAID: Said = {
         "the model knows how frequent codes are (black nearly everywhere) and nothing else: what it is shown does not "
         "reach its prediction, or it was not trained for long",
         "train on if the loss is still falling; else look at gradient.flow and collapse.predictions",
+    ),
+    "worse_than_guessing": (
+        "the model reads what it is shown and is still worse than a guess by how frequent codes are: its codes or its "
+        "weights are not as they were in training",
+        "look at parity.code_table and at the loss of the run; open an earlier checkpoint",
     ),
     "young": (
         "the model knows at most how frequent codes are, as every model does in its first hundreds of steps",
