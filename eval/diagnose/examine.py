@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from eval.diagnose.checks.check import Check
+from eval.diagnose.report.causes import causes_first
 from eval.diagnose.report.report import Finding, Report, Rule, as_list, said_by
 from eval.diagnose.subject.families import own_checks
 from eval.diagnose.subject.subject import Subject, TooLargeError
@@ -71,7 +72,7 @@ def examine(
     return Report(
         model=subject.name,
         kind=subject.kind,
-        findings=[one if one.again else replace(one, again=_again(subject, one.group)) for one in findings],
+        findings=causes_first([replace(one, again=one.again or _again(subject, one.group)) for one in findings]),
         parameters=subject.parameters,
         data=subject.data,
         notes=subject.notes,

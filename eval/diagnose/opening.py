@@ -1,12 +1,16 @@
 """From what a user names to what is examined: which model, of which kind, with which text."""
 
+import copy
 import importlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.utils import CONFIG_NAME
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -71,10 +75,13 @@ def open_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, list[Finding]]:
     """A model in evaluation mode, its tokenizer if it has one, and what was wrong with its tensors.
 
+    The folder of an adapter opens over its base, merged.
+
     Raises:
         InputError: no model there, one of an unsupported kind, a damaged file, a tokenizer for a video model.
     """
-    where, target = checked_name(name), choose_device(device)
+    base = _base_of_adapter(name)
+    where, target = checked_name(base or name), choose_device(device)
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         traits = traits_of(config.model_type)
@@ -86,12 +93,14 @@ def open_checkpoint(
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,
         )
+        model = model if base is None else _merged(PeftModel.from_pretrained(model, name))
     except (InputError, MemoryError):
         raise
     except Exception as error:  # a configuration may be wrong in any way, and model code of others may raise anything
         raise InputError(f"{name} cannot be opened as a language model: {_one_line(error)}") from error
     if not traits.subject:
-        opened = _open_tokenizer(tokenizer or where, tokenizer is not None, trust_remote_code)
+        own = name if any((Path(name) / file).exists() for file in _TOKENIZER_FILES) else where
+        opened = _open_tokenizer(tokenizer or own, tokenizer is not None, trust_remote_code)
     elif tokenizer is not None:
         raise InputError(f"tokenizer: got {tokenizer}; a {traits.kind} model has none, leave it out")
     else:
@@ -110,7 +119,7 @@ def make_subject(
     name: str | None = None,
     text_column: str | None = None,
 ) -> Subject:
-    """What `diagnose` examines, and its arguments.
+    """What `diagnose` examines, and its arguments. An adapted model of `peft` is examined with its adapter merged.
 
     Args:
         text_column: of a source.
@@ -118,6 +127,8 @@ def make_subject(
     Raises:
         InputError: a source or folder that cannot be read, or a model that gives no logits over a vocabulary.
     """
+    if isinstance(model, PeftModel):
+        model = _merged(copy.deepcopy(model))
     record = None if run is None else read_record(run)
     traits = traits_of(model.config.model_type)
     if traits.subject:
@@ -231,6 +242,25 @@ def unused_layers(model: PreTrainedModel, info: Mapping[str, Any]) -> list[Findi
             "set the number of layers in config.json to that of the file, or take the config that it was saved with",
         )
     ]
+
+
+def _merged(model: PeftModel) -> PreTrainedModel:
+    """The base with its adapter in its weights, all of them trainable."""
+    return model.merge_and_unload().requires_grad_(True).eval()
+
+
+def _base_of_adapter(name: str) -> str | None:
+    """The model that an adapter's folder is for; None for another folder. Raises InputError where it does not say."""
+    config = Path(name) / CONFIG_NAME
+    if not config.is_file() or (Path(name) / "config.json").is_file():
+        return None
+    try:
+        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{config} cannot be read: {error}") from error
+    if not base:
+        raise InputError(f"{config} does not name its base_model_name_or_path; merge the adapter, or put it there")
+    return str(base)
 
 
 def _open_tokenizer(name: str, required: bool, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:

@@ -279,3 +279,12 @@ ABOVE_LN_V, HARDLY_FALLEN = 1.05, 0.9
 LOSS_BEFORE_ZERO = 0.1
 # Held-out loss over that of guessing by frequency: the best language models known leave a sixth of it on any text.
 TOO_GOOD = 0.05
+# A peak rate below this trains nothing from random weights; fine-tuning of large models begins above 1e-6.
+SMALL_RATE = 1e-5
+# Held-out loss over its best: runs that are stopped late lie within a tenth; half of it more is another model.
+OVERFITTED_NOTE, OVERFITTED_FAIL = 1.1, 1.5
+MANY_EPOCHS = 20
+# A rise that lasts for two rows, in nats and of the fall so far. Noise of a row is a tenth of that.
+JUMPED, JUMPED_OF_FALL = 0.5, 0.25
+# The log's loss over the model's own on its text: training text costs less than held-out text, not more.
+MULTIPLE_OF_OWN = 1.5

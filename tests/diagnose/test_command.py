@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
+from eval.diagnose import diagnose
 from eval.diagnose.__main__ import main, newest_model
 from eval.diagnose.checks.check import Check
+from eval.diagnose.opening import open_checkpoint
 from eval.diagnose.probes.anatomy import learning_batch, trained_copy
 from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding
 from eval.diagnose.subject.sample import turned
@@ -93,7 +96,7 @@ def test_json_holds_the_agreed_keys_the_worst_first_and_never_nan(
     report = json.loads(target.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert (report["model"], report["verdict"], report["kind"]) == (str(checkpoint), "fail", "causal")
     assert [finding["verdict"] for finding in report["findings"]] == ["fail", "note", "pass"]
-    keys = {"check", "verdict", "evidence", "threshold", "cause", "remedy", "again"}
+    keys = {"check", "verdict", "evidence", "threshold", "cause", "remedy", "again", "because"}
     assert all(set(finding) == keys for finding in report["findings"])
     assert report["findings"][0]["evidence"] == {"rank": 7, "nan": None}
 
@@ -303,3 +306,39 @@ def test_every_check_stands_once_under_its_name_and_in_its_group() -> None:
         twice = {name for name in names if names.count(name) > 1}
         assert twice <= {("collapse", "predictor_idle")}  # of a text model, and of a dialogue model
         assert len(names) > 20
+
+
+@pytest.fixture
+def adapter(checkpoint: Path, tmp_path: Path) -> Path:
+    """The folder of a LoRA adapter over the tiny GPT-2."""
+    model = get_peft_model(
+        GPT2LMHeadModel.from_pretrained(checkpoint),
+        LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", init_lora_weights=False),
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_the_folder_of_an_adapter_opens_over_its_base(adapter: Path, checkpoint: Path, text: str, capsys) -> None:
+    assert main([str(adapter), "--only", "leak", "parity", "--data", text]) == 0
+    assert "parity.reload" in capsys.readouterr().out
+    model, tokenizer, _ = open_checkpoint(str(adapter), device="cpu")
+    base = GPT2LMHeadModel.from_pretrained(checkpoint)
+    ids = torch.arange(8)[None]
+    assert tokenizer is not None
+    assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits)
+
+
+def test_an_adapted_model_is_examined_with_its_adapter_and_left_as_it_was(adapter: Path, checkpoint: Path) -> None:
+    model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(checkpoint), adapter)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = diagnose(model, AutoTokenizer.from_pretrained(checkpoint), TEXTS, only=("leak", "parity", "gradient"))
+    assert report.fails() == set()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_adapter_that_names_no_base_is_refused(adapter: Path, capsys) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": None}))
+    assert main([str(adapter)]) == 2
+    assert "base_model_name_or_path" in capsys.readouterr().err

@@ -7,6 +7,7 @@ that training itself asks (`eval.advice.patterns`).
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from eval.advice import run_log
@@ -16,6 +17,7 @@ from eval.advice.record import TrainingRecord, is_finite
 from eval.advice.run_log import Advice, RunFacts, RunLog
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
+from eval.diagnose.probes.predictions import look_at_predictions
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.subject import Subject
 
@@ -104,6 +106,13 @@ def loss(subject: Subject, rule: Rule) -> Finding | list[Finding]:
         "rows": len(losses),
     }
     _, entropies = _cross_entropy(subject, record)
+    if (scaled := _scaled(subject, record, lately, ln_v)) is not None:
+        return rule.named("training.loss_scale").failed(
+            {**figures, "own_loss": scaled},
+            f"the log has {lately / scaled:.2g} times the loss that the model has on its text: it is a sum, or was "
+            "not divided by the steps of accumulation, and gradients are as many times too large",
+            "divide the loss by the number of predicted tokens of the whole step (num_items_in_batch under a Trainer)",
+        )
     risen = min(losses[-2:]) > limit.DIVERGED * lowest and lately - lowest > limit.DIVERGED_OF_FIRST * losses[0]
     if risen or (entropies and _worse_than_nothing(entropies, ln_v) and len(losses) >= limit.FEWEST_ROWS):
         return rule.named("training.diverged").failed(
@@ -147,6 +156,26 @@ def too_good(subject: Subject, rule: Rule) -> Finding | list[Finding]:
 
 
 @check(
+    "training.course",
+    f"a rate that ends its warm-up and is above {limit.SMALL_RATE:g}, held-out loss within "
+    f"{limit.OVERFITTED_NOTE - 1:.0%} of its best, and no sudden rise",
+    needs="record",
+)
+def course(subject: Subject, rule: Rule) -> list[Finding]:
+    """How rate, training loss and held-out loss went on together."""
+    record = _record(subject)
+    steps, losses = record.values("loss")
+    if len(losses) < limit.FEWEST_ROWS or record.learning_rate == 0:
+        return []
+    found = [
+        *_rate_found(rule, subject, record, losses),
+        *_overfitting(rule, record, losses),
+        *_jump(rule, steps, losses),
+    ]
+    return found or [rule.passed({"rows": len(losses), "steps": record.steps})]
+
+
+@check(
     "training.advice",
     "none of the patterns of a run that goes wrong (eval/advice/run_log.py)",
     kinds=ANY,
@@ -167,6 +196,87 @@ def advice(subject: Subject, rule: Rule) -> list[Finding]:
 
 
 # ---- what the log says ----
+
+
+def _rate_found(rule: Rule, subject: Subject, record: TrainingRecord, losses: Sequence[float]) -> list[Finding]:
+    """A rate that still rises at the end, or that was never large enough."""
+    _, rates = record.values("learning_rate")
+    figures = {"rates": [rates[0], rates[len(rates) // 2], rates[-1]] if rates else [], "steps": record.steps}
+    rising = all(later >= earlier for earlier, later in pairwise(rates))
+    if len(rates) >= limit.FEWEST_ROWS and rising and rates[-1] > 1.2 * rates[len(rates) // 2]:
+        return [
+            rule.named("training.still_warming_up").failed(
+                figures,
+                "the learning rate was still rising when the run ended: its warm-up is longer than the run",
+                "set warmup_steps to some percent of the steps, or train on",
+            )
+        ]
+    entropies = _cross_entropy(subject, record)[1]
+    from_nothing = bool(entropies) and entropies[0] > limit.FROM_NOTHING * math.log(subject.vocab_size)
+    if rates and not record.uses_muon and 0 < max(rates) < limit.SMALL_RATE and from_nothing:
+        return [
+            rule.named("training.rate_too_small").failed(
+                {**figures, "first": losses[0], "lately": _lately(losses)},
+                f"a peak rate of {max(rates):g} moves weights that begin at random next to nothing",
+                "train from nothing with 3e-4 to 3e-3 (AdamW); such a rate is for fine-tuning large models",
+            )
+        ]
+    return []
+
+
+def _overfitting(rule: Rule, record: TrainingRecord, losses: Sequence[float]) -> list[Finding]:
+    """Held-out loss that rises while training loss falls."""
+    rows = [(row["step"], row["eval_loss"]) for row in record.rows if is_finite(row.get("eval_loss"))]
+    if record.ours or len(rows) < 2:  # our runs keep their best model, and have advice of their own
+        return []
+    (best_step, best), (last_step, last) = min(rows, key=lambda pair: pair[1]), rows[-1]
+    epochs = max((row["epoch"] for row in record.rows if is_finite(row.get("epoch"))), default=0)
+    figures = {"best_held_out": best, "at_step": best_step, "last_held_out": last, "last_step": last_step}
+    figures |= {"training_lately": _lately(losses), "epochs": epochs}
+    if last <= limit.OVERFITTED_NOTE * best or _lately(losses) >= best:
+        return []
+    many = epochs > limit.MANY_EPOCHS
+    rows_seen = f"few rows, which it saw {epochs:.0f} times," if many else "rows"
+    return [
+        rule.named("training.same_rows" if many else "training.overfitting").found(
+            FAIL if last > limit.OVERFITTED_FAIL * best else NOTE,
+            figures,
+            f"held-out loss was best at step {best_step} and has risen since, while the training loss fell: the model "
+            f"learns its {rows_seen} by heart",
+            f"take the checkpoint of step {best_step} (load_best_model_at_end); use more text, a smaller model, "
+            "dropout or weight decay, and stop earlier",
+        )
+    ]
+
+
+def _jump(rule: Rule, steps: Sequence[int], losses: Sequence[float]) -> list[Finding]:
+    """A sudden rise that lasts for rows: what was learnt, or the optimizer's state, was lost."""
+    for at in range(2, len(losses) - 1):
+        before, after = max(losses[max(0, at - 3) : at]), min(losses[at : at + 2])
+        if after - before > max(limit.JUMPED, limit.JUMPED_OF_FALL * (losses[0] - min(losses[:at]))):
+            return [
+                rule.named("training.jump").failed(
+                    {
+                        "step": steps[at],
+                        "loss_before": losses[at - 1],
+                        "loss_after": losses[at],
+                        "lowest": min(losses),
+                    },
+                    f"the loss jumped at step {steps[at]}: a resume that did not bring back weights, optimizer, "
+                    "schedule or data order, or a batch that broke the weights",
+                    "resume from the whole checkpoint (resume_from_checkpoint=PATH, not only the weights); compare "
+                    "the learning rate before and after; else clip gradients at 1",
+                )
+            ]
+    return []
+
+
+def _scaled(subject: Subject, record: TrainingRecord, lately: float, ln_v: float) -> float | None:
+    """The model's own loss, where the log has a multiple of it that is above what knowing nothing costs."""
+    if record.ours or lately <= limit.ABOVE_LN_V * ln_v or subject.kind not in ("causal", "masked"):
+        return None
+    seen = look_at_predictions(subject)
+    return seen.loss if seen is not None and lately > limit.MULTIPLE_OF_OWN * seen.loss else None
 
 
 def _broken(row: Row, before: Sequence[Row]) -> Row | None:
@@ -265,4 +375,4 @@ def _record(subject: Subject) -> TrainingRecord:
     return subject.record
 
 
-CHECKS = (non_finite, learning_rate, loss, too_good, advice)
+CHECKS = (non_finite, learning_rate, loss, course, too_good, advice)

@@ -4,7 +4,7 @@ from html import escape
 
 from eval.diagnose.report.pictures import Picture, pictures
 from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding, Report
-from eval.diagnose.report.text import counts, evidence_text, facts, gathered, shown
+from eval.diagnose.report.text import MOST_FIGURES, counts, evidence_text, facts, follows_text, gathered, shown
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #57606a;
@@ -39,8 +39,8 @@ def report_html(report: Report) -> str:
     """The whole page. Everything that came from outside is escaped."""
     sections = [
         _heading(report),
-        _section("What is wrong", "\n".join(map(_finding, report.of(FAIL)))),
-        _section("What may be wrong", "\n".join(map(_finding, report.of(NOTE)))),
+        _section("What is wrong", _findings(report, FAIL)),
+        _section("What may be wrong", _findings(report, NOTE)),
         _section("Plots", _plots(pictures(report.figures))),
         _section("What is right", _passes(report.of(PASS))),
         _details(report),
@@ -65,11 +65,16 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
 
 
-def _finding(finding: Finding) -> str:
+def _findings(report: Report, verdict: str) -> str:
+    return "\n".join(_finding(one, follows_text(report.consequences(one))) for one in report.causes(verdict))
+
+
+def _finding(finding: Finding, follows: str) -> str:
     rows = {
         "cause": escape(finding.cause),
         "what to do": escape(finding.remedy),
-        "evidence": escape(evidence_text(finding.evidence)),
+        "evidence": escape(evidence_text(finding.evidence, MOST_FIGURES)),
+        "follows": escape(follows),
         "right is": escape(finding.threshold),
         "see again": f"<code>{escape(finding.again)}</code>" if finding.again else "",
     }

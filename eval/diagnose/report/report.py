@@ -20,6 +20,7 @@ class Finding:
         cause: the likely cause; empty for a pass.
         remedy: what to do; empty for a pass.
         again: the command that shows it again.
+        because: the failed finding that explains this one; empty where none does.
     """
 
     check: str
@@ -29,6 +30,7 @@ class Finding:
     cause: str = ""
     remedy: str = ""
     again: str = ""
+    because: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -80,7 +82,7 @@ class Rule:
 
 @dataclass
 class Report:
-    """All findings of one look, the worst first.
+    """All findings of one look, causes before what follows from them.
 
     Attributes:
         model: its name.
@@ -115,8 +117,16 @@ class Report:
         return 1 if self.verdict == FAIL else 0
 
     def of(self, verdict: str) -> list[Finding]:
-        """The findings of one verdict, in the order of the groups."""
+        """The findings of one verdict, causes first."""
         return [finding for finding in self.findings if finding.verdict == verdict]
+
+    def causes(self, verdict: str) -> list[Finding]:
+        """Those of them that no other finding explains."""
+        return [finding for finding in self.of(verdict) if not finding.because]
+
+    def consequences(self, cause: Finding) -> list[Finding]:
+        """What a finding explains."""
+        return [finding for finding in self.findings if finding.because == cause.check]
 
     def fails(self) -> set[str]:
         """Names of what must be wrong."""

@@ -1,4 +1,4 @@
-"""A report as text: the verdict, what must be wrong, what may be, and one line of what is right."""
+"""A report as text: the verdict, what must be wrong, cause first, what may be, and one line of what is right."""
 
 import re
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding, Report
 
 STYLES = {FAIL: "bold red", NOTE: "bold yellow", PASS: "bold green"}
 _DIGITS = 4
+MOST_FIGURES = 5
 _LONGEST_LIST = 8
 
 
@@ -20,8 +21,8 @@ def report_text(report: Report) -> RenderableType:
     """The whole report for a terminal. `Text` throughout: a token such as [bold] is no markup."""
     parts: list[RenderableType] = [_headline(report)]
     for verdict in (FAIL, NOTE):
-        for finding in report.of(verdict):
-            parts += [Text(), _finding(finding)]
+        for finding in report.causes(verdict):
+            parts += [Text(), _finding(finding, report.consequences(finding))]
     right = ", ".join(finding.check for finding in report.of(PASS))
     if right:
         parts += [Text(), Text.assemble(("pass ", STYLES[PASS]), right)]
@@ -40,9 +41,21 @@ def gathered(notes: Sequence[str]) -> list[str]:
     return [f"{text}: {', '.join(names)}" if names else text for text, names in by_text.items()]
 
 
-def evidence_text(evidence: dict[str, Any]) -> str:
-    """Figures in words: `loss 5.21, ln v 8.32, offsets 1: 9.1, 2: 0.4`."""
-    return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in evidence.items()) or "none"
+def evidence_text(evidence: dict[str, Any], most: int | None = None) -> str:
+    """Figures in words: `loss 5.21, ln v 8.32, offsets 1: 9.1, 2: 0.4`.
+
+    Args:
+        most: figures; the others stand in the JSON.
+    """
+    some = list(evidence.items())[:most]
+    told = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in some) or "none"
+    left = len(evidence) - len(some)
+    return f"{told}; {left} more in the JSON" if left else told
+
+
+def follows_text(consequences: Sequence[Finding]) -> str:
+    """What a finding explains, in one line."""
+    return ", ".join(f"{finding.check} ({finding.verdict})" for finding in consequences)
 
 
 def shown(value: Any) -> str:
@@ -89,15 +102,16 @@ def _headline(report: Report) -> Text:
     )
 
 
-def _finding(finding: Finding) -> RenderableType:
+def _finding(finding: Finding, consequences: Sequence[Finding]) -> RenderableType:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column(overflow="fold")
     lines = {
-        "evidence": evidence_text(finding.evidence),
-        "right is": finding.threshold,
         "cause": finding.cause,
+        "evidence": evidence_text(finding.evidence, MOST_FIGURES),
+        "right is": finding.threshold,
         "what to do": finding.remedy,
+        "follows": follows_text(consequences),
         "see again": finding.again,
     }
     for label, text in lines.items():
