@@ -3,9 +3,11 @@
     python -m eval.diagnose outputs/staged-3 --data builtin:sotu --json report.json --html report.html
     python -m eval.diagnose openai-community/gpt2 --only leak parity
     python -m eval.diagnose outputs/video --clips PATH/TO/gifs
+    python -m eval.diagnose outputs/second --against outputs/first
 
-The folder of a run brings its log and its text along. Exit codes: 0 nothing is wrong, 1 something is, 2 it could not
-be examined.
+With `--against` two runs are compared: what differs in them, and where their curves part. The folder of a run brings
+its log and its text along. Exit codes: 0 nothing is wrong, or differs; 1 something is, or does; 2 it could not be
+examined.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import torch
 from rich.console import Console
 
 from eval.advice.record import is_run
+from eval.diagnose.against import compare, print_comparison
 from eval.diagnose.examine import GROUPS, Progress, choose_groups, examine
 from eval.diagnose.opening import make_subject, open_checkpoint
 from eval.diagnose.report.html import report_html
@@ -40,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         arguments = _parser().parse_args(argv)
+        if arguments.against is not None:
+            return _compare(arguments)
         report = _examine(arguments)
         if arguments.json is not None:
             write_json(plain(report.to_dict()), arguments.json)
@@ -53,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print_report(report)
     return report.exit_code
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Two runs beside each other; 0 where nothing that they keep differs, 1 where something does."""
+    compared = compare(arguments.model, arguments.against)
+    if arguments.json is not None:
+        write_json(plain(compared.to_dict()), arguments.json)
+    print_comparison(compared)
+    return int(bool(compared.differences))
 
 
 def newest_model(name: str) -> str:
@@ -147,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run", metavar="FOLDER", help="its training run, ours or the Trainer's (default: MODEL, where it is one)"
     )
+    parser.add_argument("--against", metavar="RUN", help="another run: say what differs from MODEL's, and where their "
+                        "curves part")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
     parser.add_argument("--html", metavar="FILE", help="also write it as a page with plots, which opens from the disk")
     shown = ", ".join(GROUPS)
