@@ -127,6 +127,10 @@ YOUNG_STEPS = 1000
 # tokens right beyond chance: an overfitted or badly calibrated model gains loss, and no right token, when a layer is
 # left out.
 REPAIRED, REPAIRED_ERRORS, REPAIRED_RIGHT_ERRORS = 0.02, 6.0, 2.0
+# Nats of a token that stands in the input: healthy masked models, which are asked for some of them, have 0.3 to 4.
+SHOWN_TOKEN = 0.1
+# Mass on ids that are no token: a trained model has under a thousandth, softmax over a padded table at the start all.
+UNUSED_MASS_NOTE, UNUSED_MASS_FAIL = 0.01, 0.1
 # Positions below which nothing can be said.
 FEWEST_POSITIONS = 50
 # Expected calibration error. Tiny GPT-2, Llama, GPT-NeoX and BLOOM models have 0.05 to 0.08 on held-out text like
@@ -288,3 +292,6 @@ MANY_EPOCHS = 20
 JUMPED, JUMPED_OF_FALL = 0.5, 0.25
 # The log's loss over the model's own on its text: training text costs less than held-out text, not more.
 MULTIPLE_OF_OWN = 1.5
+# Share of a step's time that waits for data: loaders in memory take a hundredth.
+WAITING_NOTE, WAITING_FAIL = 0.2, 0.5
+BATCHES_TO_TIME, SECONDS_TO_TIME = 6, 6.0

@@ -1,4 +1,5 @@
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ from transformers import (
 from configuration_jepa import TextJepaConfig
 from eval.diagnose.checks import data
 from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, visible_positions
+from eval.diagnose.checks.training_time import step_time
 from eval.diagnose.opening import make_subject
 from eval.diagnose.subject.onlooker import training_batches, training_loss
 from modeling_jepa import TextJepaForMaskedLM
@@ -357,3 +359,16 @@ def test_a_collator_with_its_own_random_numbers_goes_on_as_if_nothing_had_been(g
     training_batches(trainer_of(gpt2, tokenizer, tmp_path, collator), 2)
     assert torch.equal(collator.generator.get_state(), before.state)
     assert collator.calls == before.calls
+
+
+def test_a_loader_that_is_slower_than_the_model_is_named(gpt2, tokenizer, tmp_path):
+    def slow(rows):
+        time.sleep(0.4)
+        return right(tokenizer)(rows)
+
+    found = step_time(subject_of(gpt2, tokenizer, trainer=trainer_of(gpt2, tokenizer, tmp_path, slow)))
+    assert (found.verdict, found.check) == ("fail", "training.time")
+    assert found.evidence["seconds_waiting_a_step"] > 0.4
+    # On a loaded machine the model slows down as well: what is right stays right.
+    found = step_time(subject_of(gpt2, tokenizer, trainer=trainer_of(gpt2, tokenizer, tmp_path, right(tokenizer))))
+    assert found.verdict != "fail"

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from eval.diagnose.checks.distribution import calibration_error, name_of, shape
+from eval.diagnose.checks.distribution import calibration_error, copies, name_of, shape
+from eval.diagnose.checks.parity import unused_ids
 from eval.diagnose.opening import make_subject
 from eval.diagnose.probes.predictions import look_at_predictions
+from eval.diagnose.report.report import as_list
 from eval.diagnose.subject.subject import Subject
 from tests.diagnose.tiny_subjects import MAKERS, record, trained, untrained
 
@@ -134,3 +136,40 @@ def test_series_for_the_plots_are_kept():
         series = subject.figures[name]
         assert len(series["edges"]) == len(series["counts"]) + 1
         assert sum(series["counts"]) == look_at_predictions(subject).count
+
+
+def test_a_model_that_is_worse_than_guessing_by_frequency_fails_and_on_the_built_in_sample_gets_a_note():
+    subject = trained("llama")
+    layers = subject.model.model.layers
+    for layer in layers:
+        layer.mlp.down_proj.weight.data *= -1.0
+    seen = look_at_predictions(subject)
+    while seen.loss < seen.unigram:  # turned until it is worse than a guess, and still reads its context
+        subject.model.lm_head.weight.data *= 1.3
+        seen = look_at_predictions(subject)
+    assert name_of(seen, is_untouched=False) == "worse_than_guessing"
+    assert checks(subject) == ["distribution.worse_than_guessing"]
+    subject.built_in_text = True
+    assert (shape(subject)[0].check, shape(subject)[0].verdict) == ("distribution.worse_than_guessing", "note")
+    assert "--data" in shape(subject)[0].remedy
+
+
+def test_a_masked_model_that_only_copies_is_named():
+    subject = untrained("bert")
+    batch = subject.batch(16, 32)
+    optimizer = torch.optim.AdamW(subject.model.parameters(), lr=5e-3)
+    for _ in range(150):
+        loss = subject.own_loss(subject.model, {**subject.inputs(batch), "labels": batch.input_ids})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (copies(subject).check, copies(subject).verdict) == ("distribution.copies", "fail")
+    assert copies(trained("bert")).verdict == "pass"
+
+
+def test_ids_without_a_token_that_are_predicted_are_named():
+    subject = trained("gpt2")
+    assert as_list(unused_ids(subject)) == []
+    subject.model.resize_token_embeddings(80, mean_resizing=False)
+    own_table(subject)[60:] *= 100
+    assert unused_ids(subject).verdict == "fail"

@@ -26,6 +26,32 @@ _CALIBRATION = Rule("distribution.calibration", f"an expected calibration error 
 Said = dict[str, tuple[str, str]]  # what predictions are like -> cause and remedy
 
 
+@check(
+    "distribution.copies",
+    f"a masked model that gives shown tokens for less than {limit.SHOWN_TOKEN:g} nats knows more than frequencies "
+    "where they are hidden",
+    kinds=("masked",),
+)
+def copies(subject: Subject, rule: Rule) -> Finding | list[Finding]:
+    """Whether a masked model only learnt to say what stands before its eyes."""
+    hidden = look_at_predictions(subject, 0.5)
+    if hidden is None or hidden.count < limit.FEWEST_POSITIONS:
+        return []
+    batch = subject.batch(4, subject.limits.length)
+    with torch.no_grad():
+        logits = subject.logits(batch)
+    shown = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.input_ids.flatten()))
+    evidence = {"loss_where_shown": shown, "loss_where_hidden": hidden.loss, "unigram_loss": hidden.unigram}
+    if shown > limit.SHOWN_TOKEN or hidden.loss < hidden.unigram:
+        return rule.passed(evidence)
+    return rule.failed(
+        evidence,
+        "the model says back the tokens that it is shown and knows nothing of hidden ones: in training nothing was "
+        "hidden (labels = input_ids), or the mask token never stood in the input",
+        "hide tokens and count the loss there alone (DataCollatorForLanguageModeling), and train again",
+    )
+
+
 @check("distribution.shape", RIGHT)
 def shape(subject: Subject, rule: Rule) -> list[Finding]:
     """One finding named after what the predictions are like, and one of their calibration."""
@@ -223,4 +249,4 @@ _SAID: Said = {
     "too_few": ("too few positions to tell", "give more text with --data"),
 }
 
-CHECKS = (shape,)
+CHECKS = (copies, shape)

@@ -12,6 +12,7 @@ from eval.diagnose import thresholds
 from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.checks.parity_offset import offset, own_loss
 from eval.diagnose.checks.parity_reload import fits_twice, reload
+from eval.diagnose.probes.anatomy import untouched
 from eval.diagnose.probes.exact import (
     EXACT,
     NotFiniteError,
@@ -23,7 +24,7 @@ from eval.diagnose.probes.exact import (
     with_tokens,
     yardstick,
 )
-from eval.diagnose.report.report import PASS, Finding, Rule
+from eval.diagnose.report.report import FAIL, NOTE, PASS, Finding, Rule
 from eval.diagnose.subject.sample import Batch
 from eval.diagnose.subject.subject import Subject
 
@@ -167,6 +168,36 @@ def tokenizer_size(subject: Subject, rule: Rule) -> Finding:
     )
 
 
+@check(
+    "parity.unused_ids",
+    f"ids without a token get less than {thresholds.UNUSED_MASS_NOTE:.0%} of what is predicted",
+    needs="tokenizer",
+)
+def unused_ids(subject: Subject, rule: Rule) -> Finding | list[Finding]:
+    """Whether rows of the table that no token has are predicted: new rows of a table that was made larger."""
+    assert subject.tokenizer is not None
+    known = torch.tensor(sorted(set(subject.tokenizer.get_vocab().values())), device=subject.device)
+    logits, _ = subject.predictions(subject.batch(_ROWS, _LENGTH))
+    unused = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    unused[known[known < len(unused)]] = False
+    if not unused.any():
+        return []
+    if not clean(logits).isfinite().all():
+        raise NotFiniteError
+    mass = float(logits.softmax(-1)[:, unused].sum(-1).mean())
+    evidence = {"ids_without_a_token": int(unused.sum()), "mass": mass, "of_all_ids": len(unused)}
+    if mass < thresholds.UNUSED_MASS_NOTE or untouched(subject) is not False:
+        return rule.passed(evidence)
+    return rule.found(
+        FAIL if mass > thresholds.UNUSED_MASS_FAIL else NOTE,
+        evidence,
+        f"{mass:.0%} of what is predicted falls on ids that no token has: rows that were added to the table and not "
+        "trained, or the tokenizer is smaller than that of the training",
+        "set the new rows to the mean of the old ones and their biases to the lowest (mean_resizing=True), or cut the "
+        "table to the tokenizer with resize_token_embeddings(len(tokenizer))",
+    )
+
+
 # ---- training and evaluation mode ----
 
 
@@ -258,4 +289,4 @@ def _special_ids(subject: Subject) -> dict[str, int]:
     return {key: value for key, value in said.items() if key.endswith("_token_id") and isinstance(value, int)}
 
 
-CHECKS = (kind, train_eval, length, reload, dtype, tokenizer_size, offset, own_loss)
+CHECKS = (kind, train_eval, length, reload, dtype, tokenizer_size, unused_ids, offset, own_loss)

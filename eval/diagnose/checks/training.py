@@ -17,6 +17,7 @@ from eval.advice.record import TrainingRecord, is_finite
 from eval.advice.run_log import Advice, RunFacts, RunLog
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
+from eval.diagnose.checks.training_time import step_time
 from eval.diagnose.probes.predictions import look_at_predictions
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
 from eval.diagnose.subject.subject import Subject
@@ -375,4 +376,4 @@ def _record(subject: Subject) -> TrainingRecord:
     return subject.record
 
 
-CHECKS = (non_finite, learning_rate, loss, course, too_good, advice)
+CHECKS = (non_finite, learning_rate, loss, course, too_good, advice, step_time)

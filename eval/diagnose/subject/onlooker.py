@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -35,12 +36,20 @@ def training_batches(trainer: Trainer, count: int) -> list[Inputs]:
     Masks that a Trainer makes itself, in `get_batch_samples`, are made.
     """
     with unchanged(trainer):
-        loader = trainer.get_train_dataloader()
-        # Around it Accelerate keeps count of the pass at work, which is not this one.
-        inner = loader.base_dataloader if isinstance(loader, DataLoaderStateMixin) else loader
-        trainer.state.max_steps = trainer.state.max_steps or max(trainer.args.max_steps, 1)
-        batches, _ = trainer.get_batch_samples(iter(inner), count, trainer.args.device)
-    return [_moved(batch, trainer.args.device) for batch in batches]
+        return list(islice(batches_of(trainer, count), count))
+
+
+def batches_of(trainer: Trainer, at_once: int = 1) -> Iterator[Inputs]:
+    """The batches of a pass, one after the other; to be used inside `unchanged`."""
+    loader = trainer.get_train_dataloader()
+    # Around it Accelerate keeps count of the pass at work, which is not this one.
+    inner = iter(loader.base_dataloader if isinstance(loader, DataLoaderStateMixin) else loader)
+    trainer.state.max_steps = trainer.state.max_steps or max(trainer.args.max_steps, 1)
+    while True:
+        batches, _ = trainer.get_batch_samples(inner, at_once, trainer.args.device)
+        if not batches:
+            return
+        yield from (_moved(batch, trainer.args.device) for batch in batches)
 
 
 @torch.no_grad()
