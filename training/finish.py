@@ -40,8 +40,16 @@ def is_finished(run: Run, resumable: Resumable) -> bool:
     """Whether nothing is left to do: all steps done, the root whole, its figures those of the last step, the card
     there.
     """
-    steps = run.training.max_steps
-    return resumable.finished or (resumable.step >= steps and finished_steps(run.output_dir) == steps)
+    return resumable.finished or (is_over(run, resumable) and finished_steps(run.output_dir) == resumable.step)
+
+
+def is_over(run: Run, resumable: Resumable) -> bool:
+    """Whether all steps are done, or the run was ended early and its patience is no larger now."""
+    if resumable.path is None or resumable.step >= run.training.max_steps:
+        return resumable.step >= run.training.max_steps
+    state = RunState()
+    state.restore(resumable.path)
+    return not state.is_patient(run.evaluation.early_stopping_patience)
 
 
 def show_score(run_dir: Path) -> None:
@@ -60,7 +68,15 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
     (run.output_dir / CARD_FILE).unlink(missing_ok=True)  # of fewer steps; a card says that all of this is done
     kept = fill_root_from_best(run.output_dir, run_state)
     growth = {} if run_state.growth is None else {"growth": run_state.growth}
-    write_json({"milestones": run_state.milestones, **growth}, run.output_dir / MILESTONES_FILE)
+    early = run_state.milestones[-1]["step"] < run.training.max_steps
+    ended = {"ended_early": True} if early else {}
+    write_json({"milestones": run_state.milestones, **growth, **ended}, run.output_dir / MILESTONES_FILE)
+    if early:
+        last, since = run_state.milestones[-1]["step"], run_state.evaluations_without_gain
+        print(
+            f"ended early, at step {last:,}: {run.evaluation.best_metric} was best at step {run_state.best_step:,}, "
+            f"and no better in {since} evaluation{'s' * (since != 1)} since"
+        )
     plot_run(run.output_dir / LOG_FILE, run.output_dir / CURVES_FILE)
     shown = family.at_end(run, prepared)
     record = _score(run) if run.evaluation.final_score else None

@@ -106,7 +106,7 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
     from training.run.examples import batch_note, count_examples
     from training.runtime.memory import held_bytes, naming_what_to_try
     from training.runtime.outputs import show_notes
-    from training.trainer.build import build_config, build_model, check_device, prepare_data
+    from training.trainer.build import build_config, build_model, check_device, prepare_data, with_steps
 
     show_notes()
     check_device(run)
@@ -115,6 +115,7 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
     run = family.with_files(run)
     libraries = held_bytes()
     prepared = prepare_data(run, family)
+    run = with_steps(run, prepared)
 
     def measured(run: Run) -> "RunEstimate":
         model = build_model(run, family, build_config(run, family, prepared), prepared)
@@ -128,7 +129,8 @@ def plan(run: Run, wishes: Wishes | None = None, clock: Callable[[], float] = ti
             run = run.with_settings(data={"max_vocab": suggest_vocabulary(count_examples(prepared))})
             prepared = prepare_data(run, family)  # what is known decides what counts
         seconds = None if wishes.minutes is None else _PLANNED * 60 * wishes.minutes - loading
-        run, estimate = suggest(run, family, prepared, wishes.given, seconds, measured)
+        given = wishes.given | ({"max_steps"} if run.training.num_train_epochs is not None else set())
+        run, estimate = suggest(run, family, prepared, given, seconds, measured)
         lines = suggestion_lines(run, wishes)
     estimate = estimate or measured(run)
     lines += plan_lines(run, family, prepared, estimate, judge(run, family, prepared, estimate))

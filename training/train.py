@@ -77,7 +77,14 @@ def train(run: "Run", launcher: int | None = None) -> int:
     from training.run_folder.claim import describe_run, locked
     from training.runtime.memory import held_bytes
     from training.runtime.processes import cpu_threads, first_then_others, missing_processes, once, start_processes
-    from training.trainer.build import build_config, build_model, check_device, check_trackers, prepare_data
+    from training.trainer.build import (
+        build_config,
+        build_model,
+        check_device,
+        check_trackers,
+        prepare_data,
+        with_steps,
+    )
 
     check_device(run)
     check_trackers(run)
@@ -94,6 +101,7 @@ def train(run: "Run", launcher: int | None = None) -> int:
         if not run.dry_run:
             once(processes, lambda: held.enter_context(locked(run.output_dir)))
         prepared = first_then_others(processes, lambda: prepare_data(run, family))
+        run = with_steps(run, prepared, processes.num_processes)
         if run.own_source and run.evaluation.own_samples:
             run = run.with_settings(evaluation={"sample_phrases": family.own_phrases(prepared)})
         config = build_config(run, family, prepared)
@@ -160,7 +168,7 @@ def _train_and_finish(
     from accelerate import PartialState
 
     from training.estimate import fixed_bytes
-    from training.finish import finish, is_finished, show_score
+    from training.finish import finish, is_finished, is_over, show_score
     from training.init_from.growing import measure_growth
     from training.run.state import RunState
     from training.runtime.memory import naming_what_to_try
@@ -179,7 +187,7 @@ def _train_and_finish(
         growth = measure_growth(run, family, prepared, model)
         run_state.growth = growth.to_dict()
         say(growth.line())
-    if resumable.step < run.training.max_steps:
+    if not is_over(run, resumable):
         trainer = build_trainer(run, family, prepared, model, run_state, watch)
         trainer.args.eval_on_start &= resumable.path is None
         with naming_what_to_try(run, fixed_bytes(model)):

@@ -215,6 +215,7 @@ _UNIVERSAL = {
     "stage": "stage to train, for families that grow by stages",
     "device": "auto, cpu, cuda or mps [auto]",
     "threads": "threads of each process on a CPU; auto: OMP_NUM_THREADS, else every core [auto]",
+    "log_format": "of the rows on the screen: auto (a table on a terminal, else plain), table, plain or json [auto]",
     "diagnose_steps": "as --diagnose, and every so many steps",
     "hub_model_id": "where --push_to_hub publishes to: OWNER/NAME",
 }
@@ -223,10 +224,8 @@ _INSTEAD = {
     **dict.fromkeys(
         ("batch_size", "train_batch_size"), "use --per_device_train_batch_size (rows of a step on each process)"
     ),
-    **dict.fromkeys(
-        ("num_train_epochs", "epochs", "num_epochs"),
-        "use --max_steps: a run's length is in optimizer steps, and --dry_run says how many passes that is",
-    ),
+    **dict.fromkeys(("epochs", "num_epochs"), "use --num_train_epochs"),
+    **dict.fromkeys(("patience", "early_stopping"), "use --early_stopping_patience"),
     **dict.fromkeys(("lr", "rate"), "use --learning_rate"),
     **dict.fromkeys(("warmup_steps", "warmup"), "use --num_warmup_steps"),
 }
@@ -238,6 +237,7 @@ def _add_universal(parser: argparse.ArgumentParser) -> None:
     for name, text in _UNIVERSAL.items():
         parser.add_argument(f"--{name}", help=text, metavar="X", type=int if name in _WHOLE_NUMBERS else str)
     parser.add_argument("--extend", action="store_true", help="go on with a finished run to a longer max_steps")
+    parser.add_argument("--log_parts", action="store_true", help="also show the parts of the loss")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and time, and end")
     parser.add_argument(
         "--diagnose", action="store_true", help="let the doctor look before step 1 and after the last one"

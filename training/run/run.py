@@ -14,6 +14,7 @@ from training.settings.common import EvaluationSettings, TrainingSettings
 from training.settings.recipes import SETTINGS_SECTIONS, config_class_of
 from training.settings.schema import shortened
 
+LOG_FORMATS = ("auto", "table", "plain", "json")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -40,6 +41,8 @@ class Run:
     dry_run: bool = False
     device: str = "auto"
     threads: str = "auto"
+    log_format: str = "auto"
+    log_parts: bool = False
     diagnose: bool = False
     diagnose_steps: int | None = None
     push_to_hub: bool = False
@@ -93,6 +96,10 @@ def _validate(run: Run) -> None:
         )
     if run.device not in DEVICES:
         raise InputError(f"device: got {run.device!r}; use one of {', '.join(DEVICES)}")
+    if run.log_format not in LOG_FORMATS:
+        raise InputError(f"log_format: got {run.log_format!r}; use one of {', '.join(LOG_FORMATS)}")
+    if run.training.num_train_epochs is not None and run.data.streaming:
+        raise InputError("num_train_epochs: nobody knows how long a stream is; give --max_steps")
     if run.threads != "auto" and not (run.threads.isdecimal() and int(run.threads) > 0):
         raise InputError(f"threads: got {run.threads!r}; use auto, or a whole number of at least 1")
     if run.diagnose_steps is not None and run.diagnose_steps < 1:

@@ -84,6 +84,7 @@ class RunState:
     smoothed: float | None = None
     best_value: float | None = None
     best_step: int | None = None
+    evaluations_without_gain: int = 0
     milestones: list[dict[str, Any]] = field(default_factory=list)
     advice: dict[str, float] = field(default_factory=dict)  # pattern -> how bad it was when it was said
     cursor: dict[str, Any] | None = None  # of a stream: after the last batch that was trained on
@@ -104,9 +105,14 @@ class RunState:
         if self.best_value is not None:
             better = self.smoothed < self.best_value if lower_is_better else self.smoothed > self.best_value
             if not better:
+                self.evaluations_without_gain += 1
                 return False
-        self.best_value, self.best_step = self.smoothed, step
+        self.best_value, self.best_step, self.evaluations_without_gain = self.smoothed, step, 0
         return True
+
+    def is_patient(self, patience: int) -> bool:
+        """Whether a better model may still come; a patience of 0 waits for ever."""
+        return patience == 0 or self.evaluations_without_gain < patience
 
     def save(self, folder: Path) -> None:
         """Write `run_state.json` (finite numbers round-trip exactly)."""

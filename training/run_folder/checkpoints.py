@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -232,9 +233,21 @@ def finished_steps(run_dir: Path) -> int | None:
     if root_step(run_dir) is None or not (run_dir / CARD_FILE).is_file():
         return None
     try:  # the last step is always the last milestone
-        return json.loads((run_dir / MILESTONES_FILE).read_text(encoding="utf-8"))["milestones"][-1]["step"]
+        return _milestones(run_dir)["milestones"][-1]["step"]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
+
+
+def ended_early(run_dir: Path) -> bool:
+    """Whether the run in `run_dir` was ended before its last step, as nothing better came."""
+    try:
+        return bool(_milestones(run_dir).get("ended_early"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _milestones(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / MILESTONES_FILE).read_text(encoding="utf-8"))
 
 
 def start_over(run_dir: Path) -> None:

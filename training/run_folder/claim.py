@@ -24,6 +24,7 @@ from training.run_folder.checkpoints import (
     Resumable,
     check_whole,
     clean_leftovers,
+    ended_early,
     find_resumable,
     finished_steps,
     set_aside,
@@ -206,7 +207,7 @@ def _without_checkpoints(run: Run, description: dict[str, Any]) -> Resumable:
     refuse_another_run(run, description, folder)
     if not any((folder / name).exists() for name in (MANIFEST, *MODEL_FILES)):
         return Resumable(None)
-    if finished_steps(folder) != run.training.max_steps:
+    if finished_steps(folder) != run.training.max_steps and not ended_early(folder):
         raise NoWholeCheckpointError(
             f"no checkpoint in {folder} to go on from, and the model there is not whole and that of this run's last "
             "step with its card: give another --output_dir, or start over with --resume never"

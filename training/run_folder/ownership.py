@@ -13,7 +13,7 @@ from training.run_folder.checkpoints import list_checkpoints
 # What may differ between two starts of the same run: output, logging and saving cadence, speed of reading.
 _NOT_IDENTITY = (
     *("logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to", "run_name"),
-    "on_non_finite",
+    *("on_non_finite", "num_train_epochs", "early_stopping_patience"),
     *("milestones", "sample_phrases", "sample_steps", "final_score", "score_rows"),
 )
 

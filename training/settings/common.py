@@ -15,6 +15,7 @@ TRACKERS = tuple(
     "none all azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab tensorboard "
     "trackio wandb".split()
 )
+ABOVE_0 = Allowed(lambda value: value > 0, "a number above 0")
 RATE = Allowed(lambda value: 0 < value < 1, "a rate above 0 and below 1 (1e-3 is usual)")
 KEPT_SHARE = Allowed(lambda value: 0 <= value < 1, "a share from 0 to below 1")
 
@@ -27,6 +28,9 @@ class TrainingSettings:
     adaptable: ClassVar[str] = "give its checkpoint with --init_from"
 
     max_steps: int = option(2000, "optimizer steps of the whole run", at_least(1))
+    num_train_epochs: float | None = option(
+        None, "passes over the training rows, in place of max_steps, which then follows from them", ABOVE_0
+    )
     per_device_train_batch_size: int = option(64, "rows per process and forward pass", at_least(1))
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", at_least(1))
     learning_rate: float = option(1e-3, "peak rate; 1e-4 to 5e-3 are sensible", RATE)
@@ -133,6 +137,9 @@ class EvaluationSettings:
     best_metric: str = option("mrr", "decides which checkpoint is kept: mrr, top1, top5, top10 or acc_ema")
     best_smoothing: float = option(
         0.5, "share of its old value that the smoothed best_metric keeps (0 to below 1)", KEPT_SHARE
+    )
+    early_stopping_patience: int = option(
+        0, "end the run after so many evaluations without a better best_metric; 0: never", at_least(0)
     )
     milestones: list[int] = option(
         [0, 100, 500, 1000, 5000],

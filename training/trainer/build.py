@@ -1,5 +1,6 @@
 """From a checked `Run` and prepared data to a model and a trainer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,16 @@ def prepare_data(run: Run, family: Family) -> Prepared:
     if run.evaluation.final_score:
         _ = prepared.test  # a test part that cannot be used should not come to light after the last step
     return prepared
+
+
+def with_steps(run: Run, prepared: Prepared, num_processes: int = 1) -> Run:
+    """The run with the steps that its epochs take, where its length was given in epochs."""
+    if run.training.num_train_epochs is None:
+        return run
+    settings = run.training
+    rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * num_processes
+    steps = math.ceil(settings.num_train_epochs * len(prepared.train) / rows)
+    return run.with_settings(training={"max_steps": max(1, steps)})
 
 
 def build_config(run: Run, family: Family, prepared: Prepared) -> JepaConfig:
@@ -105,7 +116,12 @@ def build_trainer(
     parts = build_parts(run, family, prepared, model.config, arguments, score)
     parts = replace(parts, write_card=partial(write_checkpoint_card, run, family, sizes_of(model)))
     phrases = SamplePhrases(run.evaluation.sample_phrases, family.make_sample(prepared), prepared.tokenizer)
-    callbacks = [TeacherUpdate(run_state), HeldOut(run.evaluation, run_state, phrases), JsonlLog(), Progress()]
+    callbacks = [
+        TeacherUpdate(run_state),
+        HeldOut(run.evaluation, run_state, phrases),
+        JsonlLog(),
+        Progress(run, family),
+    ]
     trainer = JepaTrainer(model, arguments, prepared.tokenizer, parts, run_state, callbacks)
     trainer.remove_callback(PrinterCallback)  # our progress says it
     trainer.add_callback(Advise(family.facts(run, model.config, prepared, trainer.rows_per_step), run_state))

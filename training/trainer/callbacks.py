@@ -32,7 +32,7 @@ class TeacherUpdate(TrainerCallback):
 
 
 class HeldOut(TrainerCallback):
-    """Decides when held-out rows are scored, which checkpoint is the best, and keeps the milestone rows.
+    """Decides when held-out rows are scored, which checkpoint is the best and when to stop, and keeps the milestones.
 
     Only the regular evaluations count for the best: then the choice does not hang on which milestones a recipe shows.
     """
@@ -64,7 +64,9 @@ class HeldOut(TrainerCallback):
                 state.global_step, value, self.settings.best_smoothing, lower_is_better=lower
             ):
                 control.should_save = True
-        if self._is_milestone(state) or state.global_step >= state.max_steps:
+            if not self.run_state.is_patient(self.settings.early_stopping_patience):
+                control.should_save = control.should_training_stop = True
+        if self._is_milestone(state) or state.global_step >= state.max_steps or control.should_training_stop:
             figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
             row = {"step": state.global_step, "loss": self._last_loss(state), **figures}
             self.run_state.milestones.append({**row, "samples": self.phrases.fill(kwargs["model"])})

@@ -142,7 +142,7 @@ def test_a_typo_ends_with_code_2_and_without_a_traceback_or_the_models(repositor
     ("flag", "instead"),
     [
         ("--batch_size", "--per_device_train_batch_size"),
-        ("--num_train_epochs", "--max_steps"),
+        ("--epochs", "--num_train_epochs"),
         ("--lr", "--learning_rate"),
     ],
 )
