@@ -256,6 +256,9 @@ def _by_sorting(groups: torch.Tensor, queries: torch.Tensor, count: int) -> torc
 def _gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """`(B, N, S, D)`, places `(B, C, K)` -> `(B, N, C, K, D)`."""
     batch, heads, places, width = states.shape
+    if not (states.is_contiguous() or torch.compiler.is_compiling()):  # to make it so would copy the whole cache
+        rows = torch.arange(batch, device=index.device)[:, None, None]
+        return states.transpose(1, 2)[rows, index].permute(0, 3, 1, 2, 4)
     first = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1) * places
     rows = index[:, None] + first
     return states.reshape(-1, width).index_select(0, rows.flatten()).view(*rows.shape, width)

@@ -25,6 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 from configuration_jepa.configuration_staged_generator import LAST_STAGE, StagedGeneratorConfig
 from modeling_jepa.chunked_cross_entropy import NextTokenParts, chunked_cross_entropy, cross_entropy_parts
 from modeling_jepa.graph_routing import FarAttention
+from modeling_jepa.growing_cache import growing
 from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
 from modeling_jepa.losses import part
 from modeling_jepa.modeling_base import ClassifierMixin, JepaPreTrainedModel
@@ -145,6 +146,7 @@ class StagedGeneratorModel(StagedGeneratorPreTrainedModel):
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        past_key_values = growing(past_key_values)
         # A static cache gives the very tensor that it counts on.
         past = 0 if past_key_values is None else past_key_values.get_seq_length() + 0
         self._refuse_too_long(embeddings.shape[1], past)

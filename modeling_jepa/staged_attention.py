@@ -237,7 +237,7 @@ def make_plan(
     # A static cache holds more places than there are tokens.
     has_past = cache is not None and not (isinstance(first, int) and first == 0 and ids.shape[1] == length)
     queries = first + torch.arange(length, device=ids.device)
-    real = _real(ids, present, queries)
+    real = _real(ids, present, queries, first)
     documents = _documents(positions, real, documents_begin, isinstance(first, int) and has_past)
     last, previous = _previous(ids, real, documents)
     earlier, before = _earlier(previous, last, real, queries, has_past)
@@ -268,13 +268,19 @@ def _remember(
     return ids, positions
 
 
-def _real(ids: torch.Tensor, present: torch.Tensor | None, queries: torch.Tensor) -> torch.Tensor | None:
-    """Which places hold a token, `(B or 1, S)`."""
+def _real(
+    ids: torch.Tensor, present: torch.Tensor | None, queries: torch.Tensor, first: int | torch.Tensor
+) -> torch.Tensor | None:
+    """Which places hold a token, `(B or 1, S)`; None for all of them."""
     places = ids.shape[1]
+    is_full = isinstance(first, int) and places == first + queries.shape[0]
     if present is None:
-        if places == queries.shape[0]:
+        if is_full:
             return None
         return (torch.arange(places, device=ids.device) <= queries[-1])[None]
+    # Where it costs no wait for a device.
+    if is_full and present.device.type == "cpu" and not torch.compiler.is_compiling() and bool(present.all()):
+        return None
     lacking = places - present.shape[1]
     return pad(present.bool(), (0, lacking)) if lacking else present.bool()
 

@@ -35,6 +35,7 @@ from training.settings.common import OptimizerSettings
 
 _SHOWN = 110  # characters of a row in a plan
 Sample = Callable[[PreTrainedModel, PreTrainedTokenizerBase, str], str]
+Scorer = Callable[[PreTrainedModel], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,10 @@ class Family:
     def score_held_out(self, model: PreTrainedModel, prepared: Prepared, max_rows: int) -> dict[str, Any]:
         """Figures of held-out rows, in bounded memory and without random state."""
         raise NotImplementedError
+
+    def scores_beside(self, run: Run, prepared: Prepared) -> Scorer:
+        """What gives a model's figures of further held-out text, to stand beside those of `score_held_out`."""
+        return lambda model: {}
 
     def make_sample(self, prepared: Prepared) -> Sample:
         """(model, tokenizer, phrase) -> one line of text that shows what the model says."""

@@ -5,7 +5,7 @@ All of it can be done again: a run that is killed here does it at its next start
 
 import json
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from eval.score import score, score_table
 from eval.scorers.request import ScoreRequest
 from training.cards.record import CardRecord, facts_of
 from training.cards.writing import write_run_card
-from training.common.layout import CARD_FILE, CURVES_FILE, LOG_FILE, MILESTONES_FILE, SCORE_FILE
+from training.common.layout import CARD_FILE, CURVES_FILE, KEPT, LOG_FILE, MILESTONES_FILE, SCORE_FILE
 from training.common.manifest import read_run
 from training.common.records import write_json
 from training.data.prepared import OVERLAP_NOTE, Prepared
@@ -84,7 +84,8 @@ def finish(run: Run, run_state: RunState, model_facts: dict[str, Any], prepared:
         family.plot_score(record, run.output_dir)
     card = CardRecord(
         run=read_run(run.output_dir) or {},
-        facts=facts_of(run, family, model_facts, kept, run_state) | {"data_notes": data_notes(record, prepared)},
+        facts=facts_of(run, family, model_facts, kept, run_state)
+        | {"data_notes": [*data_notes(record, prepared), *kept_notes(run, run_state)]},
         machine=describe_machine(read_log(run.output_dir / LOG_FILE)),
         score=record,
         milestones=run_state.milestones,
@@ -149,6 +150,16 @@ def data_notes(record: dict[str, Any] | None, prepared: Prepared) -> list[str]:
             f"{seen['whole_pairs']:,} of them as answers to the same turn."
         )
     return notes
+
+
+def kept_notes(run: Run, run_state: RunState) -> list[str]:
+    """What a card says of the text that was to be kept: the figures of its first and last milestone."""
+    rows = [row for row in run_state.milestones if row.get(KEPT[0]) is not None]
+    if not rows:
+        return []
+    name = PurePath(run.evaluation.keep).name
+    figures = [f"{row[KEPT[0]]:,.1f} at step {row['step']:,}" for row in (rows[0], rows[-1])]
+    return [f"Perplexity on held-out text of {name}, which was to be kept: {', '.join(figures)}."]
 
 
 def _print_table(record: dict[str, Any]) -> None:

@@ -106,6 +106,7 @@ def _applies(check: Check, subject: Subject) -> bool:
         "latent": subject.latent is not None,
         "average": subject.average is not None,
         "dialogues": bool(subject.parts) and subject.traits.dialogues,
+        "documents": subject.traits.documents,
         "texts": bool(subject.parts),
         "tokenizer": subject.tokenizer is not None,
         "future": subject.foretells,

@@ -88,16 +88,16 @@ def sees_everything_in_a_chunk(model: PreTrainedModel) -> PreTrainedModel:
     return masked_by(model, lambda query, key: torch.ones_like(query + key, dtype=torch.bool), only_cached=True)
 
 
-def routes_to_the_next(model: PreTrainedModel) -> PreTrainedModel:
-    """Of our graph routing: far edges that all lead to the token after, through open gates."""
+def routes_to(model: PreTrainedModel, target: Callable[[Tensor, int], Tensor]) -> PreTrainedModel:
+    """Of our graph routing: far edges from places (1, T) to `target(places, the last one)`, through open gates."""
     base = type(model.model)
 
     def plan(self: nn.Module, *given: Any) -> Any:
         found = base._plan(self, *given)
         rows, length = given[1].shape[:2]
         last = found.first + length - 1
-        after = torch.arange(found.first, last + 1).expand(rows, -1)[..., None] + 1
-        edges = ListedEdges(after.clamp_max(last), after <= last)
+        to = target(torch.arange(found.first, last + 1).expand(rows, -1), last)[..., None]
+        edges = ListedEdges(to.clamp(0, last), (to >= 0) & (to <= last))
         return replace(found, far=dict.fromkeys(found.far, edges))
 
     for name, parameter in model.named_parameters():
@@ -105,6 +105,21 @@ def routes_to_the_next(model: PreTrainedModel) -> PreTrainedModel:
             nn.init.ones_(parameter)
     model.model.__class__ = type(f"Own{base.__name__}", (base,), {"_plan": plan, "__module__": __name__})
     return model
+
+
+def routes_to_the_next(model: PreTrainedModel) -> PreTrainedModel:
+    """Far edges that all lead to the token after."""
+    return routes_to(model, lambda places, last: places + 1)
+
+
+def routes_beyond_the_query(model: PreTrainedModel) -> PreTrainedModel:
+    """Far edges of every third token lead to a successor that stands after it."""
+    return routes_to(model, lambda places, last: torch.where(places % 3 == 0, places + 4, -1))
+
+
+def routes_to_the_first(model: PreTrainedModel) -> PreTrainedModel:
+    """Far edges that lead to the first place, whether it is of another document or padding."""
+    return routes_to(model, lambda places, last: torch.where(places > 0, 0 * places, -1))
 
 
 def mixes_rows(model: PreTrainedModel) -> PreTrainedModel:

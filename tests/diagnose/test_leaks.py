@@ -102,9 +102,18 @@ def test_an_edge_to_the_next_token_is_told_by_the_first_layer_that_has_it() -> N
     assert (found.evidence["leak_begins_at_distance"], found.evidence["leak_ends_at_distance"]) == (1, 1)
 
 
-def test_an_edge_of_the_graph_to_the_next_token_is_found() -> None:
-    model = broken.routes_to_the_next(generator(3, zero_init_residual=False))
-    assert "leak.future_tokens" in look(model, words()).fails()
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (broken.routes_to_the_next, "leak.future_tokens"),
+        (broken.routes_beyond_the_query, "leak.future_tokens"),
+        (broken.routes_to_the_first, "leak.documents"),
+        (broken.routes_to_the_first, "leak.padding"),
+    ],
+)
+def test_a_far_edge_that_leads_where_it_must_not_is_found(change, expected: str) -> None:
+    model = change(generator(3, zero_init_residual=False))
+    assert expected in look(model, words()).fails()
 
 
 def test_a_leak_in_long_rows_only_is_found() -> None:

@@ -1,6 +1,7 @@
 """A card's text, from its record by the template of its family."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.cards.record import CardRecord
-from training.common.layout import CURVES_FILE, PICTURES, TEMPLATES
+from training.common.layout import CURVES_FILE, KEPT, PICTURES, TEMPLATES
 from training.common.wording import max_rows_flag, millions, printable
 from training.family import CardStyle
 from training.runtime.hardware import hardware_line
@@ -81,6 +82,7 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
     """Everything that a template may name."""
     run, facts, score = record.run, record.facts, record.score
     recipe, training = run["recipe"], run["recipe"]["training"]
+    shown = milestone_figures(style, record.milestones)
     rows_per_step = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     return {
         "name": facts["name"],
@@ -110,8 +112,8 @@ def _variables(record: CardRecord, style: CardStyle, pictures: str) -> dict[str,
         "score": score,
         "figures": [_heading(name) for name in style.figures],
         "rows": _result_rows(score, style.figures),
-        "milestone_figures": [_heading(name) for name in style.milestone_figures],
-        "milestones": [_milestone(row, style.milestone_figures) for row in record.milestones],
+        "milestone_figures": [_heading(name) for name in shown],
+        "milestones": [_milestone(row, shown) for row in record.milestones],
         "samples": record.milestones[-1]["samples"] if record.milestones else [],
         "samples_step": f"{record.milestones[-1]['step']:,}" if record.milestones else None,
         "stage": run.get("stage"),
@@ -175,6 +177,11 @@ def _plain_id(data: str) -> str:
 def _heading(name: str) -> str:
     words = (word.upper() if word in _ABBREVIATIONS else word for word in name.split("_"))
     return _HEADINGS.get(name) or " ".join(words)
+
+
+def milestone_figures(style: CardStyle, rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Columns of the table of milestones: the family's, and those of a text that was to be kept."""
+    return (*style.milestone_figures, *(name for name in KEPT if any(name in row for row in rows)))
 
 
 def _milestone(row: dict[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.plots.curves import read_log
 from training.cards.record import CardRecord, facts_of, load_record, read_record
-from training.cards.render import render_card
+from training.cards.render import milestone_figures, render_card
 from training.common.layout import (
     CARD_FILE,
     CARD_RECORD_FILE,
@@ -129,7 +129,7 @@ def _described(source: str | None) -> dict[str, Any]:
 
 def _compact(record: CardRecord) -> CardRecord:
     """Without what a card does not show."""
-    names = ("step", "samples", *load_family(record.family).card.milestone_figures)
+    names = ("step", "samples", *milestone_figures(load_family(record.family).card, record.milestones))
     rows = [{name: row.get(name) for name in names} for row in record.milestones]
     score = record.score
     if score is not None:

@@ -17,6 +17,7 @@ SCORE_FILE = "results/score.json"
 CARD_RECORD_FILE = "results/card.json"
 MILESTONES_FILE = "results/milestones.json"
 CURVES_FILE = "plots/loss.png"
+KEPT = ("keep_perplexity",)  # figures of the text that `evaluation.keep` names, beside the run's own
 ADAPTER_FOLDER = "adapter"  # what `peft` reads, beside the merged weights
 LORA_FILE = "lora.safetensors"  # in a checkpoint that is trained with adapters, beside its merged weights
 TRANSCRIPT_FILE = "results/transcript.json"

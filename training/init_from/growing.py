@@ -26,7 +26,7 @@ from training.run_folder.checkpoints import find_resumable
 
 _SAMPLE_BLOCKS, _SAMPLE_TOKENS = 4, 128
 _SAME = 1e-4  # rounding of float32 logits of some tens
-_OF_A_TEXT = ("tokenizer", "lowercase", "max_vocab")
+OF_A_TEXT = ("tokenizer", "lowercase", "max_vocab")
 _SHOWN = 4
 
 
@@ -265,7 +265,7 @@ def _shapes(family: Family, config: JepaConfig) -> dict[str, tuple[int, ...]]:
 def _refuse_another_tokenizer(run: Run) -> None:
     """The checkpoint's tokenizer is used; a recipe that asks for another is no continuation of it."""
     before = (read_run(run.init_from) or {}).get("recipe", {}).get("data", {})
-    differing = [name for name in _OF_A_TEXT if name in before and before[name] != getattr(run.data, name)]
+    differing = [name for name in OF_A_TEXT if name in before and before[name] != getattr(run.data, name)]
     if run.data.tokenizer not in TRAINED_TOKENIZERS:  # a given one has its vocabulary and its case
         differing = [name for name in differing if name == "tokenizer"]
     if differing:

@@ -16,6 +16,9 @@ The most responsible part of the most responsible block gets its full update, it
 others 5 %. Adam divides a gradient by its own size, so scaling gradients changes nothing (measured: a constant 0.001
 changes parameters by 0.3 %); the *update* is scaled, by the learning rate of the part's group during `step()`. The
 rate is put back right after it, so that a scheduler, which rewrites or multiplies rates, never sees the scaled one.
+
+To learn a new text and keep the old one (`freezes`), the other blocks get nothing. Between two choices they are not
+differentiated at all: backward ends at the lowest part that learns.
 """
 
 import random
@@ -46,6 +49,7 @@ class CreditRules:
         siblings, rest: share of the update for the other parts of its block, and for all other blocks.
         floor: no share is below this.
         scales: whether updates are scaled, or only attributed.
+        freezes: whether parts with a share of 0 are not differentiated in the steps between choices.
         measure: "relative" to what is usual for a part, or "absolute".
         control: "none", or what is done instead to compare with: "gradient_scaling", "random_part", "equal_rate".
         seed: of the random part.
@@ -56,6 +60,7 @@ class CreditRules:
     rest: float = 0.05
     floor: float = 0.05
     scales: bool = True
+    freezes: bool = False
     measure: str = "relative"
     control: str = "none"
     seed: int = 0
@@ -124,8 +129,25 @@ class Credit:
             count = sum(parameter.numel() for parameter in group["params"])
             self.sizes[group["part"]] = self.sizes.get(group["part"], 0) + count
         self._rates: list[Any] = []
+        self._groups = optimizer.param_groups
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
+
+    def begin_step(self) -> None:
+        """Before the first forward pass of a step: what it leaves as it is needs no gradient, save where it is to
+        choose.
+        """
+        if not self.rules.freezes:
+            return
+        state = self._state()
+        shares = {} if self._chooses(state) else self._shares(state["chosen"])
+        for group in self._groups:
+            learns = shares.get(group["part"], 1.0) > 0
+            for parameter in group["params"]:
+                parameter.requires_grad_(learns)
+
+    def _chooses(self, state: dict[str, Any]) -> bool:
+        return state["steps"] % self.rules.steps == 0
 
     def take_figures(self) -> dict[str, float]:
         """For a log row: each part's mean share of the error since the last row, and of its update."""
@@ -153,10 +175,11 @@ class Credit:
         if errors is None:  # a step that is skipped
             return
         state = self._state()
-        for part, error in errors.items():
+        chooses = self._chooses(state)
+        for part, error in errors.items() if chooses or not self.rules.freezes else ():
             state["error"][part] += error
             state["logged_error"][part] += error
-        if state["steps"] % self.rules.steps == 0:
+        if chooses:
             self._choose(state)
         state["steps"] += 1
         state["logged_steps"] += 1
@@ -172,8 +195,8 @@ class Credit:
         if self.rules.control == "random_part":
             state["chosen"] = random.Random(f"{self.rules.seed} {state['choices']}").choice(list(self.sizes))
         state["choices"] += 1
-        # The first choice has one step to go by; the others `steps` of them.
-        counted = 1 if state["choices"] == 1 else self.rules.steps
+        # The first choice has one step to go by; the others `steps` of them, but where parts are frozen in between.
+        counted = 1 if state["choices"] == 1 or self.rules.freezes else self.rules.steps
         means = {part: error / counted for part, error in state["error"].items()}
         before = state["usual"] or means
         state["usual"] = {part: _KEEP * before[part] + (1 - _KEEP) * mean for part, mean in means.items()}

@@ -55,6 +55,11 @@ class Run:
         """Keyword arguments for the family's configuration class."""
         return {**self.model, **self.loss, **({} if self.stage is None else {"stage": self.stage})}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a second text is scored, that the model should not forget."""
+        return getattr(self.evaluation, "keep", None) is not None
+
     def with_settings(self, **sections: dict[str, Any]) -> "Run":
         """A copy with some settings changed, such as `training={"max_steps": 10}`; checked again."""
         changed = {

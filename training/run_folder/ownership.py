@@ -14,7 +14,7 @@ from training.run_folder.checkpoints import list_checkpoints
 _NOT_IDENTITY = (
     *("logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "report_to", "run_name"),
     *("on_non_finite", "num_train_epochs", "early_stopping_patience"),
-    *("milestones", "sample_phrases", "sample_steps", "final_score", "score_rows"),
+    *("milestones", "sample_phrases", "sample_steps", "keep", "final_score", "score_rows"),
 )
 
 # What is no part of a run where it is off: runs that are older than these settings go on.

@@ -27,9 +27,10 @@ class GeneratorTrainingSettings(OptimizerSettings):
     credit: str = option(
         "auto",
         "hierarchical credit assignment: off; analyse (attribute the error to the parts, and log it); scale (the "
-        "most responsible part gets its full update, the others a share of theirs); auto: scale at stage 2, else "
-        "off",
-        one_of("auto", "off", "analyse", "scale"),
+        "most responsible part gets its full update, the others a share of theirs); adapt (to learn a new text and "
+        "keep the old one: the most responsible part and, less, its siblings; in between choices the other blocks are "
+        "frozen, which saves their share of the backward pass); auto: scale at stage 2, else off",
+        one_of("auto", "off", "analyse", "scale", "adapt"),
     )
     credit_steps: int = option(10, "credit: choose the most responsible part every so many steps", at_least(1))
     credit_siblings: float = option(
@@ -54,7 +55,7 @@ class GeneratorTrainingSettings(OptimizerSettings):
     )
 
     def credit_mode(self, stage: int | None) -> str:
-        """`credit` with `auto` resolved: off, analyse or scale."""
+        """`credit` with `auto` resolved: off, analyse, scale or adapt."""
         if self.credit != "auto":
             return self.credit
         return "scale" if stage == CREDIT_STAGE else "off"
@@ -72,6 +73,11 @@ class GeneratorEvaluationSettings(EvaluationSettings):
     best_metric: str = option("perplexity", "decides which checkpoint is kept: " + ", ".join(best_metrics))
     sample_phrases: list[str] = option(
         [], "prompts, continued greedily and by top-k side by side at every milestone and every sample_steps"
+    )
+    keep: str | None = option(
+        None,
+        "a text that the model should not forget, such as that of its first training: its held-out part is scored "
+        "beside the new one",
     )
     sample_steps: int | None = option(
         None, "also continue the prompts every so many steps; null: at milestones only", at_least(1)

@@ -105,11 +105,11 @@ def build_trainer(
     _refuse_too_few_rows(run, len(prepared.train))
     arguments = training_arguments(run)
 
+    score_beside = family.scores_beside(run, prepared)
+
     def score(model: PreTrainedModel) -> dict[str, Any]:
-        figures, beside = (
-            family.score_held_out(model, prepared, run.evaluation.eval_rows),
-            prepared.figures_of("valid"),
-        )
+        (first_name, first_figure), *rest = family.score_held_out(model, prepared, run.evaluation.eval_rows).items()
+        figures, beside = {first_name: first_figure, **score_beside(model), **dict(rest)}, prepared.figures_of("valid")
         first = beside.get("unknown_share", 0.0) > UNKNOWN_NOTE  # a line of the screen shows the first figures
         return {**beside, **figures, **beside} if first else {**figures, **beside}
 

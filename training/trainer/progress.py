@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.common.layout import KEPT
 from training.common.wording import duration
 from training.family import Family
 from training.run.run import Run
@@ -37,7 +38,8 @@ class Progress(TrainerCallback):
 
     def __init__(self, run: Run, family: Family) -> None:
         self._format, self._parts = run.log_format, run.log_parts
-        self._figures = [name for name in family.card.milestone_figures if name != "loss"]
+        first, *rest = (name for name in family.card.milestone_figures if name != "loss")
+        self._figures = [first, *(KEPT if getattr(run, "keeps", False) else ()), *rest]
         self._bar: tqdm | None = None
         self._ended: float | None = None
         self._seconds: list[float] = []

@@ -149,6 +149,8 @@ class JepaTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The masked batches of one optimizer step, and the number of their holes over all processes."""
         self.window.start_clock()
+        if self.credit is not None:
+            self.credit.begin_step()
         self._step_loss = torch.zeros((), device=device)
         progress = self.state.global_step / self.state.max_steps
         batches = list(itertools.islice(epoch_iterator, num_batches))
@@ -208,6 +210,11 @@ class JepaTrainer(Trainer):
             return super().create_optimizer(model)
         self.optimizer = own
         if self.parts.credit is not None:
+            if self.parts.credit.freezes and self.args.world_size > 1:
+                raise InputError(
+                    "credit: adapt freezes other parts at every choice, which several processes cannot follow; use "
+                    "one process (python training/train.py), or --credit scale"
+                )
             self.credit = Credit(self.parts.credit, own, self.run_state)
         return own
 

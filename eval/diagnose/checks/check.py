@@ -21,8 +21,8 @@ class Check:
         run: subject -> what it found.
         kinds: of models that it can look at, or `ANY`.
         needs: `record` (a run folder), `trainer`, `latent` (a model that predicts latents), `average` (one with a
-            moving average), `dialogues` (a dialogue model and text), `texts`, `tokenizer` or `future` (a model whose
-            loss asks what follows); without it the check is left out.
+            moving average), `documents` (one whose rows may hold several), `dialogues` (a dialogue model and text),
+            `texts`, `tokenizer` or `future` (a model whose loss asks what follows); without it the check is left out.
         group: that it belongs to.
     """
 

@@ -261,6 +261,24 @@ def _judge_step(rule: Rule, rate: float, middle: float, evidence: dict[str, Any]
     return rule.passed(evidence)
 
 
+@check("gradient.closed_gates", "no gate of a trained model still stands at the zero that it began at", kinds=ANY)
+def closed_gates(subject: Subject, rule: Rule) -> Finding | list[Finding]:
+    """Parts behind a gate that training never opened: they cost time and say nothing."""
+    gates = {name: p for name, p in subject.model.named_parameters() if name.endswith("gate") and p.ndim < 2}
+    if not gates or untouched(subject) is not False:
+        return []
+    closed = [name for name, gate in gates.items() if not gate.any()]
+    evidence = {"gates": len(gates), "closed": len(closed), "such_as": closed[:3]}
+    if not closed:
+        return rule.passed(evidence)
+    return rule.noted(
+        evidence,
+        "some gates never opened: no optimizer holds them, their rate is too small, or the run was short",
+        "see that every parameter is in a group of the optimizer; give new parts a rate of their own (new_part_rate), "
+        "or train the stage before on",
+    )
+
+
 def _rate(subject: Subject) -> float | None:
     """The rate of the training; None where nobody tells."""
     if subject.trainer is not None:
@@ -286,4 +304,4 @@ def _after_steps(subject: Subject, seen: Backward, rate: float) -> float | None:
     return lowest if all(map(math.isfinite, losses)) else None
 
 
-CHECKS = (non_finite, flow, update_ratio)
+CHECKS = (non_finite, flow, update_ratio, closed_gates)

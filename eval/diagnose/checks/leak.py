@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList
 
 from eval.diagnose import thresholds
 from eval.diagnose.checks.check import check
-from eval.diagnose.checks.leak_invariance import batch_mates, padding, position_ignored
+from eval.diagnose.checks.leak_invariance import batch_mates, documents, padding, position_ignored
 from eval.diagnose.probes.exact import (
     EXACT,
     Yardstick,
@@ -315,4 +315,4 @@ def _largest(difference: Tensor) -> float:
     return float(difference.abs().max())
 
 
-CHECKS = (future_tokens, cache, batch_mates, padding, position_ignored)
+CHECKS = (future_tokens, cache, batch_mates, documents, padding, position_ignored)

@@ -53,6 +53,38 @@ def batch_mates(subject: Subject, rule: Rule) -> Finding:
     )
 
 
+@check(
+    "leak.documents",
+    f"in a row of several documents none moves a logit of another beyond rounding, {EXACT}",
+    kinds=("causal",),
+    needs="documents",
+)
+def documents(subject: Subject, rule: Rule) -> Finding:
+    """Each document of a row says what it says alone, whatever stands before or after it."""
+    row = subject.batch(1, subject.fitting_length(2 * _LENGTH, rows=4))
+    bar, half = yardstick(subject, row), row.input_ids.shape[1] // 2
+    positions = torch.arange(half, device=row.input_ids.device).repeat(2)[None]
+    # The same tokens on both sides of the border, so that every far edge has a place to lead to.
+    ids = row.input_ids[:, :half].repeat(1, 2)
+    both = replace(row, input_ids=ids, attention_mask=torch.ones_like(ids))
+    alone = replace(both, input_ids=ids[:, :half], attention_mask=both.attention_mask[:, :half])
+    said = clean(subject.logits_with(both, position_ids=positions).logits)
+    single = clean(subject.logits_with(alone, position_ids=positions[:, :half]).logits)
+    moved = {
+        "first": float((said[:, :half] - single).abs().max()),
+        "second": float((said[:, half:] - single).abs().max()),
+    }
+    evidence = {**bar.evidence(max(moved.values())), "moved": moved, "length": half}
+    if max(moved.values()) <= bar.between_shapes:
+        return rule.passed(evidence)
+    return rule.failed(
+        evidence,
+        "documents of one row see each other: a mask, a convolution, a state or far edges cross the border between "
+        "them",
+        "compare document numbers (a position of 0 begins one) wherever a position reads another; then train again",
+    )
+
+
 @check("leak.padding", f"padding moves no logit at a token beyond rounding, {EXACT}")
 def padding(subject: Subject, rule: Rule) -> Finding:
     """Rows of different lengths say in a batch what each says alone, padded on either side."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from configuration_jepa import DialogueJepaConfig, TextJepaConfig, VideoJepaConfig
+from configuration_jepa import DialogueJepaConfig, StagedGeneratorConfig, TextJepaConfig, VideoJepaConfig
 from eval.diagnose.subject.sample import Batch
 
 
@@ -99,6 +99,7 @@ class Traits:
         auto_class: that opens a family without text, else None.
         subject: `module:function` that makes the subject of a family without text, see `make_video_subject`.
         checks: module with checks of its own, beside those of every model of its kind.
+        documents: whether a position of 0 begins a document, which nothing else of the row is seen from.
     """
 
     latent: Callable[[PreTrainedModel], Latent | None] = _none
@@ -108,10 +109,12 @@ class Traits:
     auto_class: Any = None
     subject: str = ""
     checks: str = ""
+    documents: bool = False
 
 
 _FAMILIES = {
     TextJepaConfig.model_type: Traits(latent=_text_latent, average=_text_average),
+    StagedGeneratorConfig.model_type: Traits(documents=True),
     DialogueJepaConfig.model_type: Traits(
         kind="seq2seq", average=_dialogue_average, dialogues=True, checks="eval.diagnose.checks.dialogue"
     ),

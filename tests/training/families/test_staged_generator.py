@@ -256,6 +256,50 @@ def test_accumulated_batches_give_the_losses_of_one_large_batch(recipe: Path, tm
         assert [row[name] for row in half] == pytest.approx([row[name] for row in whole], rel=1e-4), name
 
 
+# ---- learning a new text and keeping the old one ----
+
+
+@pytest.fixture
+def adaptation(tmp_path: Path) -> Path:
+    """A recipe that names neither size nor vocabulary, and texts of another kind."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name, count in (("train", 60), ("valid", 10), ("test", 10)):
+        lines = [f"a hen finds {number % 7} birds and eats the big cat ." for number in range(count)]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe = RECIPE.format(data=folder)
+    sizes = recipe[recipe.index("model:") : recipe.index("data:")]
+    path = tmp_path / "adapt.yaml"
+    path.write_text(recipe.replace(sizes, "").replace("  max_vocab: 300\n", ""), encoding="utf-8")
+    return path
+
+
+def test_a_checkpoint_is_adapted_as_it_is_and_the_text_to_keep_is_scored_beside_the_new_one(
+    recipe: Path, stages, adaptation: Path, tmp_path: Path
+) -> None:
+    flags = f"--init_from {stages[0][1]} --credit adapt --keep {recipe.parent} --final_score true"
+    ending = train(adaptation, tmp_path / "run", flags)
+    assert ending.code == 0, ending
+    run, before = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "run", stages[0][1]))
+    assert all(run[name] == before[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size", "stage"))
+    rows = [row for row in log_rows(tmp_path / "run") if "eval_perplexity" in row]
+    kept = [row["eval_keep_perplexity"] for row in log_rows(stages[0][1]) if "eval_keep_perplexity" in row]
+    assert kept == []
+    assert all(row["eval_keep_perplexity"] > 1 for row in rows)
+    assert rows[0]["eval_keep_perplexity"] != rows[-1]["eval_keep_perplexity"]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "which was to be kept" in card
+    assert str(tmp_path) not in card
+
+
+def test_a_text_to_keep_that_is_none_is_named(stages, adaptation: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n")
+    for text in (tmp_path / "empty.txt", tmp_path / "nowhere.txt"):
+        ending = train(adaptation, tmp_path / "run", f"--init_from {stages[0][1]} --keep {text}")
+        assert ending.code == 2
+        assert "error: keep: " in ending.err
+
+
 # ---- exact resumes ----
 
 KINDS = {
@@ -263,6 +307,7 @@ KINDS = {
     "stage 1 by Muon": "--stage 1 --optimizer muon",
     "credit": "--stage 2",
     "credit by Muon": "--stage 2 --optimizer muon --credit_steps 3",
+    "adaptation by Muon": "--stage 1 --credit adapt --optimizer muon --credit_steps 3",
     "accumulation": "--stage 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 2",
     "routing": "--stage 3 --credit analyse",
     "checkpointing in bf16": "--stage 3 --gradient_checkpointing true --bf16",

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from training.optim.credit import Credit, CreditRules, most_responsible, part_of, shares_of_update
+from training.optim.credit import Credit, CreditRules, block_of, most_responsible, part_of, shares_of_update
 from training.optim.optimizers import BY_PART, ONE_PART, MuonWithAdamW, grouped_adamw
 from training.run.state import RunState
 from training.settings.staged_generator import GeneratorTrainingSettings
@@ -243,6 +243,26 @@ def test_a_step_without_gradients_counts_nothing(model: Tiny) -> None:
     Credit(CreditRules(), optimizer, state)
     optimizer.step()
     assert state.credit is None
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_between_choices_the_other_blocks_are_not_differentiated_and_stay(model: Tiny, muon: bool) -> None:
+    optimizer = (MuonWithAdamW if muon else grouped_adamw)(model, SETTINGS, BY_PART)
+    state = RunState()
+    credit = Credit(CreditRules(steps=3, rest=0.0, floor=0.0, freezes=True), optimizer, state)
+    learnt = []
+    for step in range(7):
+        credit.begin_step()
+        needs = {part_of(name) for name, p in model.named_parameters() if p.requires_grad}
+        backward(model, step)
+        without = {part_of(name) for name, p in model.named_parameters() if p.grad is None}
+        moved = changes(model, optimizer)
+        own = {part for part in PARTS if block_of(part) == block_of(state.credit["chosen"])}
+        assert {part_of(name) for name, change in moved.items() if change.any()} <= own
+        assert any(change.any() for change in moved.values())
+        assert (needs, without) == ((set(PARTS), set()) if step % 3 == 0 else (own, set(PARTS) - own))
+        learnt.append(state.credit["choices"])
+    assert learnt == [1, 1, 1, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize("muon", [False, True])
