@@ -25,7 +25,7 @@ from typing import Any
 
 from training.common.records import package_versions
 
-SETS = ("faults", "unseen", "family_faults", "healthy", "strangers", "family_healthy")
+SETS = ("faults", "unseen", "conversion", "family_faults", "healthy", "strangers", "family_healthy")
 WELL = ("healthy", "strangers", "family_healthy")
 _PLACE = {False: "planted in", True: "parameters"}
 
@@ -111,14 +111,13 @@ def write(rows: Sequence[Row], path: Path) -> list[Row]:
 
 def choose(options: argparse.Namespace) -> list[Task]:
     """The tasks that the flags ask for, in the order of the tables."""
-    from tests.diagnose.family_faults import FAMILY_FAULTS, FAMILY_HEALTHY
-    from tests.diagnose.faults import FAULTS, ROUND
+    from tests.diagnose.family_faults import FAMILY_HEALTHY
+    from tests.diagnose.faults import ROUND
     from tests.diagnose.healthy import HEALTHY, STRANGERS
-    from tests.diagnose.unseen_faults import UNSEEN
 
     sets = [name for name in SETS if getattr(options, name)] or ["faults", "healthy"]
     tasks = []
-    for of, faults in (("faults", FAULTS), ("unseen", UNSEEN), ("family_faults", FAMILY_FAULTS)):
+    for of, faults in _faults().items():
         for fault in faults if of in sets else ():
             taken = fault.architectures if options.architectures == "all" else fault.architectures[:1]
             for count in range(options.seeds):
@@ -226,27 +225,33 @@ def _key(row: Row) -> tuple[str, str, str, int]:
 
 def _names() -> list[str]:
     """Of all faults and models, in the order of the tables."""
-    from tests.diagnose.family_faults import FAMILY_FAULTS, FAMILY_HEALTHY
-    from tests.diagnose.faults import FAULTS
+    from tests.diagnose.family_faults import FAMILY_HEALTHY
     from tests.diagnose.healthy import HEALTHY, STRANGERS
+
+    planted = [fault for faults in _faults().values() for fault in faults]
+    return [each.name for each in (*planted, *HEALTHY, *STRANGERS, *FAMILY_HEALTHY)]
+
+
+def _faults() -> dict[str, Sequence[Any]]:
+    """The planted ones, by set."""
+    from tests.diagnose.conversion_faults import CONVERSION
+    from tests.diagnose.family_faults import FAMILY_FAULTS
+    from tests.diagnose.faults import FAULTS
     from tests.diagnose.unseen_faults import UNSEEN
 
-    every = (*FAULTS, *UNSEEN, *FAMILY_FAULTS, *HEALTHY, *STRANGERS, *FAMILY_HEALTHY)
-    return [each.name for each in every]
+    return {"faults": FAULTS, "unseen": UNSEEN, "conversion": CONVERSION, "family_faults": FAMILY_FAULTS}
 
 
 def _made(task: Task) -> tuple[Sequence[str], Any]:
     """The expected findings, and what is handed to the doctor."""
     import torch
 
-    from tests.diagnose.family_faults import FAMILY_FAULTS, FAMILY_HEALTHY
-    from tests.diagnose.faults import FAULTS
+    from tests.diagnose.family_faults import FAMILY_HEALTHY
     from tests.diagnose.healthy import HEALTHY, STRANGERS, pretrained
-    from tests.diagnose.unseen_faults import UNSEEN
 
     torch.set_num_threads(1)
     if task.of not in WELL:
-        fault = next(fault for fault in (*FAULTS, *UNSEEN, *FAMILY_FAULTS) if fault.name == task.name)
+        fault = next(fault for fault in _faults()[task.of] if fault.name == task.name)
         return fault.expected, fault.make(task.architecture, task.seed)
     own = (*HEALTHY, *STRANGERS, *FAMILY_HEALTHY, *([pretrained(Path(task.pretrained))] if task.pretrained else []))
     healthy = next(healthy for healthy in own if healthy.name == task.name)

@@ -10,6 +10,7 @@ from tests.diagnose import broken_models as models
 from tests.diagnose import broken_training as training
 from tests.diagnose import page, table
 from tests.diagnose.cases import Case, data
+from tests.diagnose.conversion_faults import CONVERSION
 from tests.diagnose.family_faults import FAMILY_FAULTS
 from tests.diagnose.faults import FAULTS
 from tests.diagnose.healthy import HEALTHY
@@ -78,7 +79,7 @@ def test_no_unseen_fault_is_one_of_the_others():
     assert not {fault.name for fault in UNSEEN} & {fault.name for fault in FAULTS}
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *UNSEEN, *FAMILY_FAULTS], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*FAULTS, *UNSEEN, *CONVERSION, *FAMILY_FAULTS], ids=lambda fault: fault.name)
 def test_every_expected_finding_belongs_to_a_group(fault):
     assert {name.split(".")[0] for name in fault.expected} <= set(GROUPS)
 

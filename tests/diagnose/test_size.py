@@ -3,6 +3,7 @@ import torch
 
 from eval.diagnose.checks import size
 from eval.diagnose.subject.subject import Subject
+from tests.diagnose.conversion_faults import last_layer_of_another
 from tests.diagnose.tiny_subjects import MAKERS, texts, trained, untrained
 
 
@@ -92,3 +93,13 @@ def test_tokens_of_long_text_are_counted_in_a_part(monkeypatch):
     monkeypatch.setattr(size, "COUNTED_CHARACTERS", 2000)
     assert size._count_tokens(subject, texts()) == pytest.approx(48 * 40, rel=0.05)
     assert subject.notes
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+def test_a_block_that_learnt_nothing_among_others_that_did_is_named(name):
+    subject = trained(name, steps=300)
+    assert size.fresh_layer(subject).verdict == "pass"
+    last_layer_of_another(subject.model)
+    found = size.fresh_layer(subject)
+    assert found.verdict == "fail"
+    assert len(found.evidence["fresh"]) == 1

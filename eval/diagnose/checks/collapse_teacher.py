@@ -3,7 +3,6 @@
 A teacher that stands still gives random targets for ever; a loss that falls on them looks like progress.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import check
-from eval.diagnose.probes.anatomy import untouched
+from eval.diagnose.probes.anatomy import above_random, untouched
 from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.families import Average
 from eval.diagnose.subject.subject import Subject
@@ -41,18 +40,6 @@ def teacher_frozen(subject: Subject, rule: Rule) -> list[Finding] | Finding:
     figures = _figures(subject, average)
     cause = _cause(figures, is_trained=not untouched(subject))
     return rule.passed(figures) if cause is None else rule.failed(figures, cause, _REMEDY)
-
-
-def above_random(weight: Tensor) -> float:
-    """Largest singular value over that of random numbers of the same shape and size, less 1.
-
-    Independent entries of standard deviation s in (m, n) have s (sqrt(m) + sqrt(n)) (the edge of the
-    Marchenko-Pastur law), so 0 is a matrix that nothing was learnt in.
-    """
-    values = weight.detach().double()
-    rows, columns = values.shape
-    edge = values.square().mean().sqrt() * (math.sqrt(rows) + math.sqrt(columns))
-    return float(torch.linalg.matrix_norm(values, ord=2) / edge.clamp_min(1e-300)) - 1.0
 
 
 def _cause(figures: dict[str, Any], is_trained: bool) -> str | None:

@@ -10,10 +10,12 @@ from transformers import PreTrainedModel
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
 from eval.diagnose.probes.anatomy import (
+    above_random,
     blocks,
     gradients_of,
     in_rows,
     learning_batch,
+    matrices,
     matrix_layers,
     random_tokens,
     share_of_zeros,
@@ -27,6 +29,7 @@ from eval.diagnose.subject.subject import Subject
 from eval.rules import Verdict, judge_generator_size, judge_text_size, readable
 
 SHOWN = 5
+_CUT, _NARROW = 512, 16  # rows and columns that are enough to tell, and too few to
 COUNTED_CHARACTERS = 300_000
 # A part of the predictions: this asks for the loss alone.
 SHARE = 0.25
@@ -243,4 +246,31 @@ def _share_alike(gradient: Tensor, groups: list[list[int]]) -> float:
     return alike / len(gradient)
 
 
-CHECKS = (loss_at_start, dead_units, symmetric_units, parameters_for_data)
+@check(
+    "size.fresh_layer",
+    f"no block's matrices are all like random numbers (largest singular value within {limit.LIKE_RANDOM:.0%}) where "
+    f"those of the others are {limit.UNLIKE_RANDOM:.0%} above",
+    kinds=ANY,
+)
+def fresh_layer(subject: Subject, rule: Rule) -> Finding | list[Finding]:
+    """A block that learnt nothing among others that did: it was not in the file, or no optimizer held it."""
+    above = {
+        name: max((above_random(matrix[:_CUT, :_CUT]) for matrix in held), default=0.0)
+        for name, block in blocks(subject.model).items()
+        if (held := [p for p in matrices(block).values() if p.ndim == 2 and min(p.shape) >= _NARROW and p.any()])
+    }
+    learnt = [name for name, value in above.items() if value > limit.UNLIKE_RANDOM]
+    fresh = [name for name, value in above.items() if value < limit.LIKE_RANDOM]
+    evidence = {"blocks": len(above), "fresh": fresh[:SHOWN], "above_random": above}
+    if not fresh or 2 * len(learnt) < len(above):
+        return rule.passed(evidence)
+    return rule.failed(
+        evidence,
+        f"the weights of {', '.join(fresh[:SHOWN])} are those that a block begins with, and the other blocks have "
+        "learnt: a shard or a layer was missing when the model was opened, or the optimizer did not hold it",
+        "open the model from all of its files and look at what loading reports as missing; see that every parameter "
+        "is in a group of the optimizer",
+    )
+
+
+CHECKS = (loss_at_start, dead_units, symmetric_units, fresh_layer, parameters_for_data)

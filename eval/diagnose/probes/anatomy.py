@@ -1,6 +1,7 @@
 """What a model is made of, found by looking: its blocks, its matrices, what flows through them. No class of model."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +45,18 @@ def trainable(subject: Subject) -> dict[str, nn.Parameter]:
     """Parameters that an optimizer would get, tied ones once."""
     teacher = frozen_teacher(subject)
     return {name: p for name, p in subject.model.named_parameters() if p.requires_grad and p not in teacher}
+
+
+def above_random(weight: Tensor) -> float:
+    """Largest singular value over that of random numbers of the same shape and size, less 1.
+
+    Independent entries of standard deviation s in (m, n) have s (sqrt(m) + sqrt(n)) (the edge of the
+    Marchenko-Pastur law), so 0 is a matrix that nothing was learnt in.
+    """
+    values = weight.detach().double()
+    rows, columns = values.shape
+    edge = values.square().mean().sqrt() * (math.sqrt(rows) + math.sqrt(columns))
+    return float(torch.linalg.matrix_norm(values, ord=2) / edge.clamp_min(1e-300)) - 1.0
 
 
 def blocks(model: nn.Module) -> Named:

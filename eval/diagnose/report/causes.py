@@ -15,6 +15,7 @@ EXPLAINS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("parity.unused_layers", ("repair.", *_BEHAVIOUR)),
     ("parity.tokenizer_size", ("repair.", *_BEHAVIOUR)),
     ("data.tokens", ("repair.", *_BEHAVIOUR)),
+    ("size.fresh_layer", ("repair.", *_BEHAVIOUR)),
     ("gradient.flow", ("repair.broken_layer", *_BEHAVIOUR)),
     ("parity.own_loss", _LEARNT),
     ("parity.offset", ("repair.", "parity.own_loss", *_LEARNT)),
