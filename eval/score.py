@@ -20,8 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.command import add_checkpoint, new_parser, run_command
-from eval.plots.frame_curves import plot_frames
-from eval.scorers.checkpoint import choose_split, data_settings, family_of, scorer_of
 from eval.scorers.request import AFFORDABLE, BATCH_SIZE, MAX_CLIPS, MAX_PAIRS, MAX_ROWS, ScoreRequest
 from training.common.errors import InputError
 from training.common.records import check_target, package_versions, write_json
@@ -42,6 +40,8 @@ def score(request: ScoreRequest) -> dict[str, Any]:
     Raises:
         InputError: bad checkpoint, source or setting. NonFiniteError: the model's scores are NaN.
     """
+    from eval.scorers.checkpoint import choose_split, data_settings, family_of, scorer_of
+
     if request.batch_size < 1:
         raise InputError(f"batch_size must be at least 1, was given {request.batch_size}")
     request.rows(MAX_ROWS)
@@ -68,6 +68,8 @@ def score(request: ScoreRequest) -> dict[str, Any]:
 
 def score_table(record: dict[str, Any]) -> Table:
     """All figures of a Score JSON beside its baselines, as the family shows them."""
+    from eval.scorers.checkpoint import scorer_of
+
     return scorer_of(record["family"]).table(record)
 
 
@@ -77,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> None:
+    from eval.plots.frame_curves import plot_frames
+    from eval.scorers.checkpoint import family_of, scorer_of
+
     asked = {one.name: getattr(arguments, one.name) for one in fields(ScoreRequest) if one.name != "progress"}
     request = ScoreRequest(**asked, progress=sys.stderr.isatty())
     for target in (arguments.json, arguments.plot):

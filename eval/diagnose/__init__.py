@@ -7,29 +7,40 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-
-from eval.diagnose.examine import Progress, choose_groups, examine
-from eval.diagnose.opening import Data, make_subject
 from eval.diagnose.report.report import Finding, Report
-from eval.diagnose.subject.subject import Limits
+
+if TYPE_CHECKING:  # they take seconds, and `--help` should not
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from eval.diagnose.examine import Progress
+    from eval.diagnose.opening import Data
+    from eval.diagnose.subject.subject import Limits
 
 __all__ = ["Finding", "Limits", "Report", "diagnose"]
 
 
+def __getattr__(name: str) -> Any:
+    if name != "Limits":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from eval.diagnose.subject.subject import Limits
+
+    return Limits
+
+
 def diagnose(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    data: Data | None = None,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    data: "Data | None" = None,
     run: str | Path | None = None,
-    trainer: Trainer | None = None,
+    trainer: "Trainer | None" = None,
     *,
-    limits: Limits | None = None,
+    limits: "Limits | None" = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     name: str | None = None,
-    progress: Progress = lambda group: None,
+    progress: "Progress" = lambda group: None,
 ) -> Report:
     """Examine a causal, masked or sequence-to-sequence language model, or this package's video model; it is left as it
     was.
@@ -51,5 +62,8 @@ def diagnose(
     Raises:
         InputError: a model that is no language model, data or a run that cannot be read, an unknown group.
     """
+    from eval.diagnose.examine import choose_groups, examine
+    from eval.diagnose.opening import make_subject
+
     groups = choose_groups(only, skip)
     return examine(make_subject(model, tokenizer, data, run, trainer, limits=limits, name=name), groups, (), progress)

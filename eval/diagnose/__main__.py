@@ -18,50 +18,56 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
 from rich.console import Console
 
-from eval.advice.record import is_run
-from eval.diagnose.against import compare, print_comparison
-from eval.diagnose.examine import GROUPS, Progress, choose_groups, examine
-from eval.diagnose.opening import make_subject, open_checkpoint
-from eval.diagnose.report.html import report_html
+from eval.diagnose.checks import GROUPS
 from eval.diagnose.report.report import Report
-from eval.diagnose.report.text import print_report
-from eval.diagnose.subject.subject import Limits
-from eval.loading import quiet_libraries
 from training.common.errors import InputError
 from training.common.records import check_target, plain, write_json, write_text
+
+if TYPE_CHECKING:
+    from eval.diagnose.examine import Progress
 
 _REPEATED = ("data", "text_column", "run", "tokenizer", "seed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    quiet_libraries()
     try:
         arguments = _parser().parse_args(argv)
-        if arguments.against is not None:
-            return _compare(arguments)
-        report = _examine(arguments)
-        if arguments.json is not None:
-            write_json(plain(report.to_dict()), arguments.json)
-        if arguments.html is not None:
-            write_text(report_html(report), arguments.html)
+        return _compare(arguments) if arguments.against is not None else _report(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Examine, write, show; only from here on are libraries loaded that take seconds."""
+    import torch
+
+    from eval.diagnose.report.html import report_html
+    from eval.diagnose.report.text import print_report
+    from eval.loading import quiet_libraries
+
+    quiet_libraries()
+    try:
+        report = _examine(arguments)
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        print(f"error: out of memory while opening the model: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        raise InputError(f"out of memory while opening the model: {' '.join(str(error).split())}") from None
+    if arguments.json is not None:
+        write_json(plain(report.to_dict()), arguments.json)
+    if arguments.html is not None:
+        write_text(report_html(report), arguments.html)
     print_report(report)
     return report.exit_code
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Two runs beside each other; 0 where nothing that they keep differs, 1 where something does."""
+    from eval.diagnose.against import compare, print_comparison
+
     compared = compare(arguments.model, arguments.against)
     if arguments.json is not None:
         write_json(plain(compared.to_dict()), arguments.json)
@@ -84,6 +90,11 @@ def newest_model(name: str) -> str:
 
 def _examine(arguments: argparse.Namespace) -> Report:
     """Everything that can be refused at once is, before anything is opened."""
+    from eval.advice.record import is_run
+    from eval.diagnose.examine import choose_groups, examine
+    from eval.diagnose.opening import make_subject, open_checkpoint
+    from eval.diagnose.subject.subject import Limits
+
     groups = choose_groups(arguments.only, arguments.skip)
     for target in (arguments.json, arguments.html):
         if target is not None:
@@ -121,7 +132,7 @@ def _as_asked(again: str, name: str, arguments: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _progress(number: int) -> Iterator[Progress]:
+def _progress(number: int) -> Iterator["Progress"]:
     """On a terminal, one line that says what is looked at; elsewhere nothing."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from eval.diagnose.checks import GROUPS as GROUPS
 from eval.diagnose.checks.check import Check
 from eval.diagnose.report.causes import causes_first
 from eval.diagnose.report.report import Finding, Report, Rule, as_list, said_by
@@ -18,22 +19,6 @@ from eval.diagnose.subject.subject import Subject, TooLargeError
 from training.common.errors import InputError
 from training.common.records import package_versions
 
-# Each is a module of `eval.diagnose.checks`, in the order in which they run: what others rest on first, the slowest
-# last.
-GROUPS = (
-    "leak",
-    "size",
-    "gradient",
-    "distribution",
-    "repair",
-    "collapse",
-    "ranking",
-    "parity",
-    "data",
-    "training",
-    "sampling",
-    "memorise",
-)
 Progress = Callable[[str], None]
 
 

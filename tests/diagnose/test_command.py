@@ -285,7 +285,7 @@ def test_out_of_memory_is_one_line_and_code_2(
     def full(*arguments: object, **named: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("eval.diagnose.__main__.open_checkpoint", full)
+    monkeypatch.setattr("eval.diagnose.opening.open_checkpoint", full)
     assert main([str(checkpoint)]) == 2
     assert capsys.readouterr().err == "error: out of memory while opening the model: no room\n"
 
