@@ -21,7 +21,7 @@ from training.common.records import write_json
 from training.data.prepared import OVERLAP_NOTE, Prepared
 from training.families import load_family
 from training.run.run import Run
-from training.run.state import RunState
+from training.run.state import RUN_STATE, RunState
 from training.run_folder.checkpoints import (
     PREFIX,
     NoWholeCheckpointError,
@@ -48,7 +48,8 @@ def is_over(run: Run, resumable: Resumable) -> bool:
     if resumable.path is None or resumable.step >= run.training.max_steps:
         return resumable.step >= run.training.max_steps
     state = RunState()
-    state.restore(resumable.path)
+    if (resumable.path / RUN_STATE).is_file():  # else the resume refuses it by name
+        state.restore(resumable.path)
     return not state.is_patient(run.evaluation.early_stopping_patience)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from eval.benchmarks import (
     dialogue_collapse,
     dialogue_twin,
+    generator_cost,
     generator_stages,
     generator_twin,
     pretrained_decoder,
@@ -135,12 +136,13 @@ def optimizer_rows(record: dict[str, Any]) -> list[list[str]]:
 
 _BENCHMARKS = [
     *(text_twin.COMPARISON, text_ablation.COMPARISON, text_probe.BENCHMARK),
-    *(generator_twin.COMPARISON, generator_stages.COMPARISON),
+    *(generator_twin.COMPARISON, generator_stages.COMPARISON, generator_cost.BENCHMARK),
     *(dialogue_twin.COMPARISON, dialogue_collapse.COMPARISON, pretrained_decoder.COMPARISON),
     video_objectives.COMPARISON,
 ]
 RENDERERS: dict[str, Callable[[dict[str, Any]], list[list[str]]]] = {
     **{benchmark.name: partial(benchmark.table, on_page=True) for benchmark in _BENCHMARKS},
+    "generator_grown": partial(generator_stages.COMPARISON.table, on_page=True),
     "video_training": partial(video_objectives.COMPARISON.table, on_page=True),
     "dailydialog_cpu": partial(score_rows, figures(dialogue_twin.METRICS)),
     "staged_quickstart": partial(score_rows, figures(generator_twin.METRICS)),

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.utils import CONFIG_NAME
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -28,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
+from transformers.utils import ADAPTER_CONFIG_NAME, is_peft_available
 
 from eval.advice.record import TrainingRecord, read_record
 from eval.diagnose.report.report import Finding, Rule, said_by
@@ -93,7 +92,7 @@ def open_checkpoint(
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,
         )
-        model = model if base is None else _merged(PeftModel.from_pretrained(model, name))
+        model = model if base is None else _merged(_peft_model().from_pretrained(model, name))
     except (InputError, MemoryError):
         raise
     except Exception as error:  # a configuration may be wrong in any way, and model code of others may raise anything
@@ -127,7 +126,7 @@ def make_subject(
     Raises:
         InputError: a source or folder that cannot be read, or a model that gives no logits over a vocabulary.
     """
-    if isinstance(model, PeftModel):
+    if is_peft_available() and isinstance(model, _peft_model()):
         model = _merged(copy.deepcopy(model))
     record = None if run is None else read_record(run)
     traits = traits_of(model.config.model_type)
@@ -244,14 +243,21 @@ def unused_layers(model: PreTrainedModel, info: Mapping[str, Any]) -> list[Findi
     ]
 
 
-def _merged(model: PeftModel) -> PreTrainedModel:
+def _peft_model() -> Any:
+    """The class of adapted models; raises InputError where `peft` is not installed, which training brings."""
+    if not is_peft_available():
+        raise InputError("an adapter is opened with peft, which is not installed: pip install peft")
+    return importlib.import_module("peft").PeftModel
+
+
+def _merged(model: Any) -> PreTrainedModel:
     """The base with its adapter in its weights, all of them trainable."""
     return model.merge_and_unload().requires_grad_(True).eval()
 
 
 def _base_of_adapter(name: str) -> str | None:
     """The model that an adapter's folder is for; None for another folder. Raises InputError where it does not say."""
-    config = Path(name) / CONFIG_NAME
+    config = Path(name) / ADAPTER_CONFIG_NAME
     if not config.is_file() or (Path(name) / "config.json").is_file():
         return None
     try:

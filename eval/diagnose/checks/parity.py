@@ -90,6 +90,8 @@ def kind(subject: Subject, rule: Rule) -> Finding:
         for name, side in (("earlier_tokens", places < place), ("later_tokens", places > place))
     }
     evidence = {"moved_by": moved, "tolerance": bar.tolerance, "class": type(subject.model).__name__}
+    if bar.repeat > bar.exact:  # it says something else in every pass, see parity.random_in_evaluation
+        return rule.passed(evidence)
     if moved["later_tokens"] > bar.tolerance or moved["earlier_tokens"] <= thresholds.READS * bar.spread:
         return rule.passed(evidence)
     return rule.failed(
