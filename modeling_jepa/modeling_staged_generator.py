@@ -25,8 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 from configuration_jepa.configuration_staged_generator import LAST_STAGE, StagedGeneratorConfig
 from modeling_jepa.chunked_cross_entropy import NextTokenParts, chunked_cross_entropy, cross_entropy_parts
 from modeling_jepa.graph_routing import FarAttention
-from modeling_jepa.growing_cache import growing
-from modeling_jepa.layers import Block, RMSNorm, rotary_position_embeddings
+from modeling_jepa.layers import Block, RMSNorm, growing, rotary_position_embeddings
 from modeling_jepa.losses import part
 from modeling_jepa.modeling_base import ClassifierMixin, JepaPreTrainedModel
 from modeling_jepa.semantic_blocks import BlockAttention, block_cosines, block_decorrelation

@@ -23,7 +23,7 @@ from transformers import (
 from configuration_jepa import TextJepaConfig
 from eval.diagnose.checks import data
 from eval.diagnose.checks.data_batches import padding_in_loss, special_targets, visible_positions
-from eval.diagnose.checks.training_time import step_time
+from eval.diagnose.checks.training import step_time
 from eval.diagnose.opening import make_subject
 from eval.diagnose.subject.onlooker import training_batches, training_loss
 from modeling_jepa import TextJepaForMaskedLM

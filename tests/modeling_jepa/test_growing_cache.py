@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, StaticLayer
 
-from modeling_jepa.growing_cache import GrowingLayer, growing
+from modeling_jepa.layers import GrowingLayer, growing
 
 
 def states(length: int, rows: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

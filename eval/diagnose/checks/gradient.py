@@ -9,8 +9,8 @@ from torch import Tensor
 
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
-from eval.diagnose.checks.gradient_backward import Backward, look_at_blocks, look_back, loss_moves, parts_of, slope
 from eval.diagnose.probes.anatomy import first_tensor, gradients_of, learning_batch, trained_copy, untouched, watching
+from eval.diagnose.probes.backward import Backward, look_at_blocks, look_back, loss_moves, parts_of, slope
 from eval.diagnose.report.report import Finding, Rule
 from eval.diagnose.subject.subject import Subject
 

@@ -1,14 +1,18 @@
-"""The course of a training run, from its log: broken numbers, the learning rate, and what the loss did.
+"""The course of a training run, from its log: broken numbers, the learning rate, what the loss did; and of a Trainer,
+where a step's time goes (X11).
 
 Works on the rows of our own runs and of the plain `transformers` Trainer; our own are also shown to the log patterns
 that training itself asks (`eval.advice.patterns`).
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+
+import torch
 
 from eval.advice import run_log
 from eval.advice.facts import facts_of
@@ -17,9 +21,10 @@ from eval.advice.record import TrainingRecord, is_finite
 from eval.advice.run_log import Advice, RunFacts, RunLog
 from eval.diagnose import thresholds as limit
 from eval.diagnose.checks.check import ANY, check
-from eval.diagnose.checks.training_time import step_time
+from eval.diagnose.probes.anatomy import check_room_to_train
 from eval.diagnose.probes.predictions import look_at_predictions
 from eval.diagnose.report.report import FAIL, NOTE, Finding, Rule
+from eval.diagnose.subject.onlooker import batches_of, unchanged
 from eval.diagnose.subject.subject import Subject
 
 Row = dict[str, Any]
@@ -194,6 +199,57 @@ def advice(subject: Subject, rule: Rule) -> list[Finding]:
         return [rule.passed({"rows": len(record.rows), "steps": record.steps})]
     facts = replace(facts, from_nothing=facts.from_nothing and subject.foretells)
     return [_finding_of(rule, one, log, facts) for one in said]
+
+
+@check(
+    "training.time",
+    f"under {limit.WAITING_NOTE:.0%} of a step's time waits for data",
+    kinds=ANY,
+    needs="trainer",
+)
+def step_time(subject: Subject, rule: Rule) -> Finding | list[Finding]:
+    """Seconds that a step waits for its batch, and that it computes: some steps on a copy, without the optimizer."""
+    assert subject.trainer is not None
+    check_room_to_train(subject)
+    waiting, computing, tokens = [], [], []
+    twin, began = subject.copy(dropout=True), time.monotonic()
+    with unchanged(subject.trainer):
+        batches = batches_of(subject.trainer)
+        while len(waiting) <= limit.BATCHES_TO_TIME and time.monotonic() - began < limit.SECONDS_TO_TIME:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                break
+            given = time.monotonic()
+            with torch.enable_grad():
+                subject.trainer.compute_loss(twin, dict(batch)).backward()
+            twin.zero_grad(set_to_none=True)
+            if subject.device.type == "cuda":
+                torch.cuda.synchronize(subject.device)
+            waiting.append(given - asked)
+            computing.append(time.monotonic() - given)
+            tokens.append(batch["input_ids"].numel() if "input_ids" in batch else 0)
+    if len(waiting) < 2:
+        return []
+    # The first batch starts workers, and the first step makes its kernels.
+    waited, computed, seen = sum(waiting[1:]), sum(computing[1:]), sum(tokens[1:])
+    share = waited / (waited + computed)
+    evidence: dict[str, Any] = {
+        "waiting_share": share,
+        "seconds_waiting_a_step": waited / len(waiting[1:]),
+        "seconds_computing_a_step": computed / len(waiting[1:]),
+        "tokens_per_second": seen / (waited + computed),
+        "steps": len(waiting[1:]),
+    }
+    if share < limit.WAITING_NOTE:
+        return rule.passed(evidence)
+    return rule.found(
+        FAIL if share > limit.WAITING_FAIL else NOTE,
+        evidence,
+        f"{share:.0%} of a step waits for its batch: reading, tokenizing or masking is slower than the model",
+        "tokenize once and keep the result (datasets.map), set dataloader_num_workers to 2 or more, and do no work "
+        "row by row in the collator",
+    )
 
 
 # ---- what the log says ----
