@@ -62,13 +62,17 @@ def render(name: str) -> str:
 
 def headline_rows() -> list[list[str]]:
     """One figure per family and what stands beside it, each from the last step of its comparison."""
-    text, language, dialogue, video = map(_record, ("text_twin", "generator_twin", "dialogue_twin", "mnist_small"))
+    names = ("text_twin", "generator_twin", "dialogue_twin", "mnist_small", "generator_grown")
+    text, language, dialogue, video, grown = map(_record, names)
 
     def top1(arm: str) -> str:
         return f"{list(text['arms'][arm]['at'].values())[-1]['top1']['mean']:.3f}"
 
     def perplexity(arm: str) -> str:
         return f"{language['arms'][arm]['at'][str(language['steps'])]['perplexity']['mean']:.1f}"
+
+    def after_growing(arm: str, figure: str) -> str:
+        return f"{list(grown['arms'][arm]['at'].values())[-1][figure]['mean']:.1f}"
 
     def first_of_20(arm: str) -> str:
         return f"{dialogue['arms'][arm]['figures']['hits_at_1']['mean']:.3f}"
@@ -87,6 +91,13 @@ def headline_rows() -> list[list[str]]:
             "WikiText-2 test perplexity, lower is better",
             perplexity("ours"),
             f"{perplexity('llama')} Llama and {perplexity('gpt2')} GPT-2 of this size, both with AdamW",
+        ],
+        [
+            "`staged_generator`, grown to stage 3",
+            "the same in a shorter training, after 300 steps more",
+            after_growing("stage 3", "perplexity"),
+            f"{after_growing('stage 0', 'perplexity')} stage 0 after as many; with 4,096 tokens of context "
+            f"{after_growing('stage 3', 'perplexity_at_4096')} and {after_growing('stage 0', 'perplexity_at_4096')}",
         ],
         [
             "`dialogue_jepa`",
